@@ -1,0 +1,1 @@
+"""Data and preprocessing, observers, ranges, and the oracle that they are collected with."""

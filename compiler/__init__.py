@@ -1,0 +1,1 @@
+"""The framework: it knows passes and targets by their interfaces only."""

@@ -1,0 +1,98 @@
+"""Samples as a pass sees them: raw as they were captured, with the preprocessing declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From raw samples to what the model takes: `(raw * scale - mean) / std`, per channel.
+
+    `mean` and `std` hold one value, or one per channel. `layout` is the raw samples' own: "hw"
+    (grey images without a channel axis), "hwc", "chw", or "as-is" for tensors that are only scaled.
+    The output is float32, NCHW for images.
+    """
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "as-is"
+
+    def __call__(self, raw: Array) -> npt.NDArray[np.float32]:
+        """Preprocess a batch: shape (N, …) in, float32 (N, …) out, contiguous."""
+        x = raw.astype(np.float32) * np.float32(self.scale)
+        if self.layout == "hw":
+            x = x[:, None]
+        elif self.layout == "hwc":
+            x = x.transpose(0, 3, 1, 2)
+        tail = (1,) * (x.ndim - 2)
+        mean = np.asarray(self.mean, np.float32).reshape(1, -1, *tail)
+        std = np.asarray(self.std, np.float32).reshape(1, -1, *tail)
+        return np.ascontiguousarray((x - mean) / std, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some samples of a data set, with labels (class indices) where there are any."""
+
+    name: str
+    raw: Array
+    labels: npt.NDArray[np.int64] | None
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def inputs(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+        """Samples `start` to `stop`, preprocessed: float32 (n, …)."""
+        return self.preprocess(self.raw[start:stop])
+
+    def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Every sample once, in order, `size` at a time (the last batch may be smaller)."""
+        for start in range(0, len(self), size):
+            yield self.inputs(start, start + size)
+
+    def head(self, count: int) -> Split:
+        """The first `count` samples."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Split(self.name, self.raw[:count], labels, self.preprocess)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where samples come from; what a data set's factory returns.
+
+    `digest` identifies the content (a digest of the files and options behind it) and is cheap:
+    nothing is decoded for it. `load` gives raw samples (N, …) and labels (N,), or None.
+    """
+
+    name: str
+    classes: int
+    digest: str
+    preprocess: Preprocess
+    load: Callable[[], tuple[Array, npt.NDArray[np.int64] | None]]
+
+
+class Splits(Protocol):
+    """The three splits of a recipe's data; none shares a sample with another.
+
+    `digest` identifies all samples, labels and preprocessing without reading more than it must;
+    the splits themselves are read when first asked for.
+    """
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def train(self) -> Split: ...
+    @property
+    def calibration(self) -> Split: ...
+    @property
+    def test(self) -> Split: ...

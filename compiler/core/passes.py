@@ -1,0 +1,149 @@
+"""The pass contract. A pass is a value: a frozen dataclass whose fields are its options.
+
+`name` is kebab-case and equals the file's and the class's name (`insert_qdq.py`, `InsertQdq`,
+`insert-qdq`). A pass owns the bytes it is given, gives a new unit back, and says what bound its
+output keeps: `Exact` within a tolerance, or `Bounded` in a named metric. The pipeline checks the
+bound on real samples after every pass, so a pass never judges itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from rtc.compiler.core.data import Split, Splits
+from rtc.compiler.core.precision import PrecisionPlan
+from rtc.compiler.core.progress import Progress, silent
+from rtc.compiler.core.target import DeviceProfile, QuantScheme
+from rtc.compiler.core.unit import Level, Unit
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Outputs equal the input's within `|a - b| <= atol + rtol * |b|`, every element."""
+
+    atol: float = 1e-5
+    rtol: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Outputs may change, and `metric` says by how much at most.
+
+    Metrics: "top1_drop" (top-1 accuracy before minus after, as a fraction; needs labels) and
+    "disagreement" (fraction of samples whose top-1 class changes).
+    """
+
+    metric: str
+    limit: float
+
+
+Bound = Exact | Bounded
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A statistic that a pass needs of one tensor: `kind` names an observer of rtc.calibration."""
+
+    tensor: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """What an observer saw: the range to quantise, and the extremes it was taken from."""
+
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    kind: str
+    samples: int
+
+
+Statistics = Mapping[str, TensorRange]
+"""Ranges by tensor name."""
+
+
+@dataclass(frozen=True)
+class TargetContext:
+    """What a per-target pass knows of where the model goes."""
+
+    profile: DeviceProfile
+    backend: str
+    scheme: QuantScheme
+    batch: int
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may use besides the unit. Nothing here can be written to."""
+
+    data: Splits
+    seed: int = 0
+    target: TargetContext | None = None
+    statistics: Statistics = field(default_factory=dict)
+    plan: PrecisionPlan | None = None
+    progress: Progress = silent
+
+    def where(self) -> TargetContext:
+        """The target; asking for it before any target is a bug of the caller."""
+        if self.target is None:
+            raise TypeError("this pass runs once per target")
+        return self.target
+
+    def calibration(self) -> Split:
+        return self.data.calibration
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass gives back.
+
+    Attributes:
+        unit: the new model (the same object where nothing changed).
+        modified: whether anything changed.
+        summary: one line for a person: what was found or done.
+        details: what the report shows, JSON types only; the pass's module documents the keys.
+        plan: set by passes that decide precision.
+    """
+
+    unit: Unit
+    modified: bool
+    summary: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    plan: PrecisionPlan | None = None
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One step of the pipeline. Subclasses are frozen dataclasses; see the module's docstring."""
+
+    name: ClassVar[str]
+    takes: ClassVar[Level]
+    gives: ClassVar[Level]
+    version: ClassVar[int] = 1  # raised when the same input would give another output
+    uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the output
+    data_used: ClassVar[
+        tuple[str, ...]
+    ] = ()  # splits that `apply` reads: "train", "calibration", …
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    @property
+    def bound(self) -> Bound:
+        """What the output keeps of the input; checked by the pipeline."""
+        return Exact()
+
+    def needs(self, unit: Unit) -> frozenset[Observation]:
+        """Statistics to collect over the calibration set before `apply`."""
+        return frozenset()
+
+    @abstractmethod
+    def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
+        """Transform the unit."""
+
+    def options(self) -> dict[str, Any]:
+        """The fields, as JSON types."""
+        return asdict(self)

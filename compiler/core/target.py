@@ -1,0 +1,191 @@
+"""Where a model goes: what a device is, what a runtime can do with it, and what it built."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar
+
+from rtc.compiler.core.data import Array
+from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.unit import Signature
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """How a runtime wants INT8 and its half type written into the graph (FACTS: targets differ).
+
+    Attributes:
+        activation: "uint8" (affine, any zero point) or "int8" (symmetric, zero point 0).
+        per_channel: weight scales per output channel; per tensor where False.
+        half: "fp16", "bf16", or None where the runtime gains nothing from a half type.
+        half_in_graph: True where Cast nodes carry the half type. False where the runtime takes it
+            as one execution precision for every float layer; the graph then says so in its
+            metadata (`rtc.half`), and the backend reads it from there.
+    """
+
+    activation: str
+    per_channel: bool = True
+    half: str | None = None
+    half_in_graph: bool = True
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Dense peaks of a device. TFLOPS by precision name; bandwidth in GB/s."""
+
+    bandwidth_gbs: float
+    tflops: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """A device as data (`targets/profiles/*.yaml`)."""
+
+    name: str
+    vendor: str
+    kind: str  # "cpu" or "gpu"
+    backends: tuple[str, ...]  # in order of preference
+    compute_capability: str | None = None  # "8.9"
+    memory_gb: float | None = None
+    peaks: Peaks | None = None
+    scheme_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether something works here; where not, what is missing and the command that installs it."""
+
+    ok: bool
+    version: str = ""
+    missing: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a build is asked for.
+
+    `batches` is (smallest, best, largest) batch; `optimise_for` is the second. `threads` is the
+    number of CPU threads the engine may use, 0 for the runtime's own choice.
+    """
+
+    profile: DeviceProfile
+    batches: tuple[int, int, int]
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class BuiltLayer:
+    """A layer as the builder made it.
+
+    Attributes:
+        name: the runtime's name for it.
+        kind: the runtime's operator or kernel type.
+        onnx_nodes: names of the ONNX nodes fused into it; empty where the builder added it.
+        precision: what it computes in; None where it only moves data.
+        inputs, outputs: (tensor, datatype, format or layout) as the runtime names them.
+        bytes_moved: activations and weights read and written at the profile's best batch, if known.
+        flops: multiply-accumulates × 2 at that batch, if known.
+    """
+
+    name: str
+    kind: str
+    onnx_nodes: tuple[str, ...]
+    precision: Precision | None
+    inputs: tuple[tuple[str, str, str], ...] = ()
+    outputs: tuple[tuple[str, str, str], ...] = ()
+    bytes_moved: int | None = None
+    flops: int | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine and what the builder says of it."""
+
+    engine: bytes
+    layers: tuple[BuiltLayer, ...]
+    runtime: str  # "onnxruntime 1.31.1"
+    binding: Mapping[
+        str, str
+    ]  # what the engine refuses to run without: {"compute_capability": "8.9"}
+    details: Mapping[str, Any] = field(default_factory=dict)  # JSON types, for the report
+
+
+class Runner(ABC):
+    """A loaded engine. Feeds and results are numpy arrays by tensor name; a context manager."""
+
+    signature: Signature
+
+    @abstractmethod
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs in host memory to outputs in host memory."""
+
+    @abstractmethod
+    def bind(self, feeds: Mapping[str, Array]) -> None:
+        """Place inputs (and room for outputs) where the device reads them, for `enqueue`."""
+
+    @abstractmethod
+    def enqueue(self) -> None:
+        """Run once on what `bind` placed, and wait: forward only, no transfer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the runtime holds."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """One per runtime. Heavy imports happen inside the methods."""
+
+    name: ClassVar[str]
+    extra: ClassVar[str]  # the pip extra that installs it: "openvino"
+    engine_file: ClassVar[str]  # the engine's file name in a bundle: "engine.onnx"
+    version: ClassVar[int] = 1  # raised when the same input would give another engine
+
+    @abstractmethod
+    def scheme(self, profile: DeviceProfile) -> QuantScheme:
+        """How this runtime wants the graph on that device."""
+
+    @abstractmethod
+    def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:
+        """Variants to leave out on that device, and why; an empty mapping leaves none out."""
+
+    @abstractmethod
+    def available(self) -> Availability:
+        """Whether engines can be built here."""
+
+    @abstractmethod
+    def runnable(self, profile: DeviceProfile) -> Availability:
+        """Whether engines for that device can be run here."""
+
+    @abstractmethod
+    def build(self, graph: bytes, request: BuildRequest) -> Built:
+        """Build an engine from a serialised ONNX model. Runs in a child process.
+
+        Raises:
+            ModelError: the runtime cannot take this graph; every reason it gives is listed.
+            BuilderError: the builder failed.
+        """
+
+    @abstractmethod
+    def load(self, engine: bytes, request: BuildRequest) -> Runner:
+        """Load an engine whose bytes were verified.
+
+        Raises:
+            MachineError: this machine is not one it runs on; both versions or devices are named.
+        """

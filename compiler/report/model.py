@@ -1,0 +1,146 @@
+"""What a report says, as data: `report.json`. The HTML page and the terminal are drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rtc.compiler.core.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """A gate: what was asked and found; `evidence` is None where it is not a number."""
+
+    name: str
+    asked: str
+    found: str
+    passed: bool
+    reason: str = ""
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A step of the pipeline: how long it took when it ran, and what it found."""
+
+    name: str
+    seconds: float
+    found: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class CertificateRow:
+    """A pass's check: what it promised, what was measured, over how many samples.
+
+    `bound` reads as a sentence ("exact within 1e-05 + 1e-04·|x|"); `measured` as its answer.
+    """
+
+    stage: str
+    exact: bool
+    bound: str
+    measured: str
+    samples: int
+    passed: bool
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """Quality of one model on the test set. Fractions between 0 and 1; loss in nats."""
+
+    subject: str  # "float model", "shipped engine", "teacher", …
+    top1: Evidence
+    top5: Evidence
+    loss: Evidence
+    agreement: Evidence | None  # with the float model; None for the float model itself
+    runs_on: str
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Latency of one subject in one mode at one batch; milliseconds per batch.
+
+    `mode` is "forward" or "end-to-end". `evidence.value` is the median. `percentiles` by name
+    ("p50" … "p99.9"), `samples_ms` a thinned series for the picture, `fps` = batch / median.
+    """
+
+    subject: str
+    mode: str
+    batch: int
+    evidence: Evidence
+    fps: float | None = None
+    speedup: float | None = None  # against the baseline row of the same mode and batch
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+    samples_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One engine built and compared; `state`: "shipped", "slower", "refused" or "failed"."""
+
+    name: str  # "openvino int8"
+    backend: str
+    variant: str
+    latency: Evidence | None
+    top1: Evidence | None
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of the shipped engine, planned against built.
+
+    `verdict`: "kept", "folded", or "changed": a silent fallback, the builder runs the layer in
+    another precision than the plan says.
+    """
+
+    name: str
+    op: str
+    shape: str
+    planned: str
+    built: str
+    verdict: str
+    reason: str
+    snr_db: float | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy by epoch of one trained model (fractions on held-out samples), and its time."""
+
+    subject: str
+    stage: str
+    accuracy: tuple[float, ...]
+    loss: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a bundle's report says, verdict first."""
+
+    recipe: str
+    version: str
+    target: str
+    passed: bool
+    headline: str
+    shipped: str
+    baseline: str
+    batch: int
+    device: Mapping[str, str]
+    gates: tuple[GateRow, ...]
+    accuracy: tuple[AccuracyRow, ...]
+    latency: tuple[LatencyRow, ...]
+    candidates: tuple[CandidateRow, ...]
+    layers: tuple[LayerRow, ...]
+    certificates: tuple[CertificateRow, ...]
+    stages: tuple[StageRow, ...]
+    curves: tuple[Curve, ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
