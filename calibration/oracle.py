@@ -1,41 +1,62 @@
 """The reference: ONNX Runtime with every graph optimisation disabled.
 
 Optimised ORT is never the reference: its fusions have been seen to change results (`Pad` fused into
-`MaxPool`). See the "Oracles lie" section of the troubleshooting notes.
+`MaxPool`). Half types are emulated (rtc.calibration.rounding), because ORT computes in float32
+around FP16 operators on x86 and has no BF16 ones. See "Oracles lie" in the troubleshooting notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rtc.compiler.core.data import Array
+from rtc.calibration.rounding import emulate_half
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 
 class Oracle:
     """An unoptimised CPU session over one model; a context manager.
 
     Args:
-        proto: a serialised `onnx.ModelProto`.
+        proto: a serialised `onnx.ModelProto` with one input.
         outputs: the tensors to return; the model's own outputs when not given. They must be graph
             outputs already.
         threads: CPU threads; 0 for the runtime's own choice.
+
+    Attributes:
+        batch: the batch that the model's input is fixed to, or None.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model; its reason is given.
     """
 
     def __init__(
         self, proto: bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
     ) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        self.input_name: str = self._session.get_inputs()[0].name
+        self._session = _session(emulate_half(proto), threads)
+        source = self._session.get_inputs()[0]
+        self.input_name: str = source.name
+        first = source.shape[0] if source.shape else None
+        self.batch: int | None = first if isinstance(first, int) else None
         self.outputs: tuple[str, ...] = tuple(
             outputs or [output.name for output in self._session.get_outputs()]
         )
+
+    def batches(self, split: Split, size: int) -> Iterator[tuple[int, Array]]:
+        """The split's inputs, `size` at a time, each with the index of its first sample.
+
+        A batch that the model fixes goes before `size`; samples that do not fill it are left out.
+        """
+        size, end = self.batch or size, len(split)
+        if self.batch:
+            end -= end % self.batch
+        for start in range(0, end, size):
+            yield start, split.inputs(start, min(start + size, end))
 
     def run(self, inputs: Array) -> dict[str, Array]:
         """Every asked-for tensor by name, for one batch of the model's single input."""
@@ -52,3 +73,40 @@ class Oracle:
         trace: TracebackType | None,
     ) -> None:
         del self._session
+
+
+def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:
+    """The model with `tensors` among its graph outputs; their types are left to be inferred."""
+    import onnx
+
+    model = onnx.load_model_from_string(proto)
+    known = {output.name for output in model.graph.output}
+    for tensor in tensors:
+        if tensor not in known:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
+    return bytes(model.SerializeToString())
+
+
+def evaluate(proto: bytes) -> list[Array]:
+    """The outputs of a model without inputs.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model; its reason is given.
+    """
+    outputs: list[Array] = _session(proto, threads=1).run(None, {})
+    return outputs
+
+
+def _session(proto: bytes, threads: int) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    except Exception as cause:  # ORT raises a dozen unrelated classes
+        raise ModelError(
+            f"ONNX Runtime cannot load the model: {cause}", id="model-not-loadable"
+        ) from cause

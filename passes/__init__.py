@@ -1,0 +1,1 @@
+"""One file per pass; `registry` knows those that a recipe may name."""

@@ -1,0 +1,1 @@
+"""Devices as data, and the runtimes that build for them."""

@@ -22,7 +22,7 @@ from rtc.compiler.core.unit import Level, Unit
 
 @dataclass(frozen=True)
 class Exact:
-    """Outputs equal the input's within `|a - b| <= atol + rtol * |b|`, every element."""
+    """Outputs equal the input's within `|a - b| <= max(atol, rtol * |b|)`, every element."""
 
     atol: float = 1e-5
     rtol: float = 1e-4

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.precision import Precision, Variant
@@ -23,13 +23,20 @@ class QuantScheme:
         half: "fp16", "bf16", or None where the runtime gains nothing from a half type.
         half_in_graph: True where Cast nodes carry the half type. False where the runtime takes it
             as one execution precision for every float layer; the graph then says so in its
-            metadata (`rtc.half`), and the backend reads it from there.
+            metadata (`rtc.half`: "bf16" or "fp16"), and the backend reads it from there.
+        bias: "int32" (a DQ of scale input x weight), or "float" where the runtime refuses that.
+        quantise_outputs: True where a layer computes in INT8 only if its output (after the
+            activation that is fused into it) is quantised as well.
+        int8_ops: ONNX operators with weights that the runtime has an INT8 kernel for.
     """
 
     activation: str
     per_channel: bool = True
     half: str | None = None
     half_in_graph: bool = True
+    bias: str = "float"
+    quantise_outputs: bool = False
+    int8_ops: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Peaks:
 
     bandwidth_gbs: float
     tflops: Mapping[str, float]
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,14 @@ class DeviceProfile:
 
     name: str
     vendor: str
-    kind: str  # "cpu" or "gpu"
+    kind: Literal["cpu", "gpu"]
     backends: tuple[str, ...]  # in order of preference
     compute_capability: str | None = None  # "8.9"
     memory_gb: float | None = None
     peaks: Peaks | None = None
-    scheme_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: str = ""
     source: str = ""
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,9 @@ class BuiltLayer:
         onnx_nodes: names of the ONNX nodes fused into it; empty where the builder added it.
         precision: what it computes in; None where it only moves data.
         inputs, outputs: (tensor, datatype, format or layout) as the runtime names them.
-        bytes_moved: activations and weights read and written at the profile's best batch, if known.
-        flops: multiply-accumulates × 2 at that batch, if known.
+        bytes_per_sample: activations read and written for each sample of a batch, if known.
+        bytes_fixed: weights, and whatever else is read or written at any batch, if known.
+        flops_per_sample: multiply-accumulates × 2 for each sample, if known.
     """
 
     name: str
@@ -99,8 +108,9 @@ class BuiltLayer:
     precision: Precision | None
     inputs: tuple[tuple[str, str, str], ...] = ()
     outputs: tuple[tuple[str, str, str], ...] = ()
-    bytes_moved: int | None = None
-    flops: int | None = None
+    bytes_per_sample: int | None = None
+    bytes_fixed: int | None = None
+    flops_per_sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,10 @@ class Runner(ABC):
     @abstractmethod
     def enqueue(self) -> None:
         """Run once on what `bind` placed, and wait: forward only, no transfer."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Array]:
+        """What the last `enqueue` computed, copied to host memory: the measured run is checked."""
 
     @abstractmethod
     def close(self) -> None:

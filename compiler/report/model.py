@@ -8,6 +8,10 @@ from typing import Any
 
 from rtc.compiler.core.evidence import Evidence
 
+FLOAT_MODEL = "float model"
+SHIPPED_ENGINE = "shipped engine"
+"""The two subjects of `AccuracyRow` that every report has, and that the summary compares."""
+
 
 @dataclass(frozen=True)
 class GateRow:
@@ -16,7 +20,7 @@ class GateRow:
     name: str
     asked: str
     found: str
-    passed: bool
+    passed: bool | None  # None: waits for a measurement
     reason: str = ""
     evidence: Evidence | None = None
 
@@ -54,7 +58,7 @@ class AccuracyRow:
 
     subject: str  # "float model", "shipped engine", "teacher", …
     top1: Evidence
-    top5: Evidence
+    top5: Evidence | None
     loss: Evidence
     agreement: Evidence | None  # with the float model; None for the float model itself
     runs_on: str
@@ -64,8 +68,11 @@ class AccuracyRow:
 class LatencyRow:
     """Latency of one subject in one mode at one batch; milliseconds per batch.
 
+    The summary compares the rows whose `subject` is the report's `shipped` and its `baseline`.
     `mode` is "forward" or "end-to-end". `evidence.value` is the median. `percentiles` by name
     ("p50" … "p99.9"), `samples_ms` a thinned series for the picture, `fps` = batch / median.
+    `statistics`: "first" (the first inference of this case), "mean", "std", "min", "max", and
+    "outliers" (how many lie further than 3 std from the mean).
     """
 
     subject: str
@@ -76,6 +83,7 @@ class LatencyRow:
     speedup: float | None = None  # against the baseline row of the same mode and batch
     percentiles: Mapping[str, float] = field(default_factory=dict)
     samples_ms: tuple[float, ...] = ()
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,3 +152,16 @@ class Report:
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    engine_bytes: int | None = None
+
+    def accuracy_of(self, subject: str) -> AccuracyRow | None:
+        return next((row for row in self.accuracy if row.subject == subject), None)
+
+    def latency_of(self, subject: str, mode: str, batch: int) -> tuple[LatencyRow, ...]:
+        """The rows of one case: one, or an estimate and what the device has yet to measure."""
+        wanted = (subject, mode, batch)
+        return tuple(r for r in self.latency if (r.subject, r.mode, r.batch) == wanted)
+
+    def changed(self) -> tuple[LayerRow, ...]:
+        """The layers that the builder runs in another precision than planned."""
+        return tuple(row for row in self.layers if row.verdict == "changed")

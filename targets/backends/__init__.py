@@ -1,0 +1,1 @@
+"""One module per runtime; `rtc.targets.loader` imports one when it is asked for."""

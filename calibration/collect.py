@@ -1,0 +1,62 @@
+"""One streaming walk over the calibration set, for every statistic that passes ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+from rtc.calibration.observers import Observer, make_observer
+from rtc.calibration.oracle import Oracle, with_outputs
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.passes import Observation, Statistics
+from rtc.compiler.core.progress import Progress, silent
+
+_BATCH = 16  # every observed activation of one batch is in memory at once
+
+
+def collect(
+    proto: bytes,
+    observations: frozenset[Observation],
+    split: Split,
+    progress: Progress = silent,
+) -> Statistics:
+    """The ranges of the observed tensors of a float model, by unoptimised ONNX Runtime.
+
+    Raises:
+        DataError: a tensor that is NaN or infinite on a sample; the layer and sample are named.
+        RecipeError: an observer of a kind that does not exist.
+    """
+    if not observations:
+        return {}
+    kinds = {each.tensor: each.kind for each in sorted(observations, key=lambda o: o.tensor)}
+    observers = {tensor: make_observer(kind) for tensor, kind in kinds.items()}
+    layers = _layers(proto)
+    inner = [tensor for tensor in kinds if tensor in layers]
+    with Oracle(with_outputs(proto, inner), inner or None) as oracle:
+        for start, inputs in oracle.batches(split, _BATCH):
+            values = {oracle.input_name: inputs, **oracle.run(inputs)}
+            for tensor, observer in observers.items():
+                _take(observer, values[tensor], tensor, layers.get(tensor, "the input"), start)
+            progress(start + len(inputs), len(split), f"{len(kinds)} tensors")
+    return {tensor: observers[tensor].result(kind) for tensor, kind in kinds.items()}
+
+
+def _take(observer: Observer, values: Array, tensor: str, layer: str, start: int) -> None:
+    finite = np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()
+    if not finite:
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        raise DataError(
+            "an activation is NaN or infinite",
+            where=f"layer {layer}",
+            seen=f"tensor {tensor}, calibration sample {start + int(bad.argmax())}",
+            fix="check the preprocessing and the model's weights",
+            id="not-finite-activation",
+        )
+    observer.update(values)
+
+
+def _layers(proto: bytes) -> dict[str, str]:
+    """The name of the node that computes each tensor."""
+    import onnx
+
+    graph = onnx.load_model_from_string(proto).graph
+    return {name: node.name or node.op_type for node in graph.node for name in node.output}

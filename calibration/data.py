@@ -1,0 +1,224 @@
+"""Samples divided into train, calibration and test; nothing is read before a split is asked for.
+
+Divided by label (each class keeps its share in every split), by a seed, and without overlap: a
+sample that occurs twice, bit for bit, is used once.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rtc.compiler.core.data import Array, Dataset, Preprocess, Split, Splits
+from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.hashing import digest, file_digest
+
+Indices = npt.NDArray[np.int64]
+
+_RANKS = {"hw": 3, "hwc": 4, "chw": 4}  # of a batch of raw samples
+_CHANNEL_AXIS = {"hwc": 3, "chw": 1, "as-is": 1}
+
+
+def load_splits(
+    dataset: Dataset,
+    fractions: tuple[float, float, float],
+    seed: int,
+    preprocess: Preprocess | None = None,
+) -> Splits:
+    """The splits (train, calibration, test) of a data set, by fractions that add up to 1 at most.
+
+    `preprocess` goes before the data set's own. Errors are raised when a split is first asked for:
+
+    Raises:
+        DataError: samples and labels that do not fit together or are not numbers, a label out of
+            range, samples that the preprocessing does not fit, a split without a sample.
+    """
+    return _Splits(dataset, fractions, seed, preprocess or dataset.preprocess)
+
+
+def npz_dataset(path: Path, classes: int, preprocess: Preprocess) -> Dataset:
+    """An .npz file with arrays `x` (raw samples, N first) and `y` (labels), both of numbers.
+
+    Raises:
+        DataError: no such file; when it is read: not an .npz, or without these arrays.
+    """
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), id="no-data-file")
+    return Dataset(path.stem, classes, file_digest(path), preprocess, lambda: _read_npz(path))
+
+
+@dataclass(frozen=True)
+class _Splits:
+    dataset: Dataset
+    fractions: tuple[float, float, float]
+    seed: int
+    preprocess: Preprocess
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(
+            {
+                "dataset": self.dataset.digest,
+                "classes": self.dataset.classes,
+                "fractions": list(self.fractions),
+                "seed": self.seed,
+                "preprocess": asdict(self.preprocess),
+            }
+        )
+
+    @cached_property
+    def train(self) -> Split:
+        return self._split("train", 0)
+
+    @cached_property
+    def calibration(self) -> Split:
+        return self._split("calibration", 1)
+
+    @cached_property
+    def test(self) -> Split:
+        return self._split("test", 2)
+
+    @cached_property
+    def _samples(self) -> tuple[Array, npt.NDArray[np.int64] | None]:
+        raw, labels = self.dataset.load()
+        _check_samples(self.dataset, raw)
+        _check_preprocess(self.dataset.name, self.preprocess, raw)
+        return raw, None if labels is None else _checked_labels(self.dataset, labels, len(raw))
+
+    @cached_property
+    def _parts(self) -> tuple[Indices, ...]:
+        raw, labels = self._samples
+        chosen = _first_occurrences(raw)
+        groups = np.zeros(len(chosen), np.int64) if labels is None else labels[chosen]
+        return tuple(chosen[part] for part in _divide(groups, self.fractions, self.seed))
+
+    def _split(self, name: str, index: int) -> Split:
+        raw, labels = self._samples
+        part = self._parts[index]
+        if not len(part):
+            raise DataError(
+                f"the {name} split has no samples",
+                where=f"data.split.{name}",
+                seen=f"fraction {self.fractions[index]:g} of {len(raw)} samples",
+                fix="raise the fraction, or give more samples",
+                id="empty-split",
+            )
+        return Split(name, raw[part], None if labels is None else labels[part], self.preprocess)
+
+
+def _divide(
+    groups: npt.NDArray[np.int64], fractions: tuple[float, float, float], seed: int
+) -> Iterator[Indices]:
+    """Shuffled positions for each fraction, every group divided alike.
+
+    A group of n samples is cut at ⌊n·f + u⌋ with one random u in [0, 1) per group, so that small
+    groups are not all rounded to the same side.
+    """
+    random = np.random.default_rng(seed)
+    edges = np.minimum(np.cumsum((0.0, *fractions)) + 1e-9, 1.0)  # 0.7 + 0.1 + 0.2 < 1 in binary
+    parts: tuple[list[Indices], ...] = ([], [], [])
+    for group in np.unique(groups):
+        members = random.permutation(np.flatnonzero(groups == group))
+        cuts = np.floor(edges * len(members) + random.random()).astype(int)
+        for index, part in enumerate(parts):
+            part.append(members[cuts[index] : cuts[index + 1]])
+    return (random.permutation(np.concatenate(part)) for part in parts)
+
+
+def _first_occurrences(raw: Array) -> Indices:
+    """Positions of the samples that no earlier one equals bit for bit."""
+    rows = np.ascontiguousarray(raw).reshape(len(raw), -1).view(np.uint8)
+    seen = {row.tobytes(): index for index, row in reversed(list(enumerate(rows)))}
+    return np.array(sorted(seen.values()), np.int64)
+
+
+def _check_samples(dataset: Dataset, raw: Array) -> None:
+    if raw.dtype.kind not in "buif":
+        raise DataError(
+            "the samples are not numbers", where=dataset.name, seen=f"dtype {raw.dtype}"
+        )
+    if raw.ndim < 2 or not raw.size:
+        raise DataError("there are no samples", where=dataset.name, seen=f"shape {raw.shape}")
+    if raw.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(raw).reshape(len(raw), -1).all(axis=1))
+        if len(bad):
+            raise DataError(
+                "samples that are NaN or infinite",
+                where=dataset.name,
+                seen=f"{len(bad)} of {len(raw)}, first at {bad[0]}",
+                id="not-finite-sample",
+            )
+
+
+def _checked_labels(dataset: Dataset, labels: Array, count: int) -> npt.NDArray[np.int64]:
+    """The labels as int64 (N,), each in [0, classes)."""
+    if labels.dtype.kind not in "bui":
+        raise DataError(
+            "the labels are not integers", where=dataset.name, seen=f"dtype {labels.dtype}"
+        )
+    if labels.shape != (count,):
+        raise DataError(
+            "samples and labels differ in number",
+            where=dataset.name,
+            seen=f"{count} samples, labels of shape {labels.shape}",
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= dataset.classes))
+    if len(bad):
+        raise DataError(
+            "a label is out of range",
+            where=f"{dataset.name}, sample {bad[0]}",
+            seen=str(labels[bad[0]]),
+            expected=f"0 to {dataset.classes - 1}",
+            id="label-out-of-range",
+        )
+    return labels.astype(np.int64)
+
+
+def _check_preprocess(name: str, preprocess: Preprocess, raw: Array) -> None:
+    rank = _RANKS.get(preprocess.layout, raw.ndim)
+    if raw.ndim != rank:
+        raise DataError(
+            f'samples do not fit the layout "{preprocess.layout}"',
+            where=name,
+            seen=f"shape {raw.shape}",
+            expected=f"{rank} dimensions, N first",
+            id="wrong-layout",
+        )
+    axis = _CHANNEL_AXIS.get(preprocess.layout)
+    channels = 1 if axis is None else raw.shape[axis]
+    for field, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+        if len(values) not in (1, channels):
+            raise DataError(
+                f"preprocess.{field} does not fit the samples' channels",
+                where=name,
+                seen=f"{len(values)} values for {channels} channels",
+                expected="one value, or one per channel",
+                id="wrong-layout",
+            )
+
+
+def _read_npz(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError("not an .npz file but a single array", where=str(path))
+            missing = {"x", "y"} - set(archive.files)
+            if missing:
+                raise DataError(
+                    f"the file has no array {' and no '.join(sorted(missing))}",
+                    where=str(path),
+                    seen=", ".join(sorted(archive.files)) or "no arrays",
+                    expected="x (samples) and y (labels)",
+                    id="wrong-arrays",
+                )
+            return archive["x"], archive["y"]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
+        raise DataError(
+            f"not an .npz file of plain numbers: {cause}", where=str(path), id="unreadable-data"
+        ) from cause

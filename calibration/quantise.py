@@ -1,0 +1,92 @@
+"""Affine INT8 quantisation: scales, zero points and integer weights, as ONNX defines them.
+
+    q = saturate(round_half_even(x / scale) + zero_point)        x' = (q - zero_point) * scale
+
+Weights are symmetric int8 within ±127, so that a zero weight stays zero and -w quantises as -q.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rtc.compiler.core.data import Array
+from rtc.compiler.core.passes import TensorRange
+
+Floats = npt.NDArray[np.float32]
+
+_TINY = float(np.finfo(np.float32).tiny)  # runtimes refuse a scale of zero; a denormal becomes one
+_BIAS_LIMIT = 2.0**30  # half of what int32 holds
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """`scale` (float32) and `zero_point` (uint8 or int8): scalars, or one value per channel."""
+
+    scale: Floats
+    zero_point: npt.NDArray[Any]
+
+
+def activation_parameters(seen: TensorRange, kind: str) -> Parameters:
+    """Scale and zero point that cover a range, zero included (padding must stay exact).
+
+    `kind`: "uint8" (affine) or "int8" (symmetric, zero point 0), as in `QuantScheme.activation`.
+    """
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    if kind == "uint8":
+        scale = max((high - low) / 255, _TINY)
+        zero_point = np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
+    else:
+        scale = max(-low, high, 127 * _TINY) / 127
+        zero_point = np.array(0, np.int8)
+    return Parameters(np.array(scale, np.float32), zero_point)
+
+
+def weight_parameters(
+    weight: Array, axis: int | None, *, at_least: Floats | float = 0.0
+) -> Parameters:
+    """Symmetric int8 scales of a weight tensor: one per index of `axis`, or one where it is None.
+
+    A channel of zeros gets the largest scale of the others: a scale of zero is an error in every
+    runtime, and a tiny one overflows the int32 bias. `at_least` bounds the scales from below.
+    """
+    rest = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
+    peak = np.abs(weight.astype(np.float64)).max(axis=rest)
+    scale = np.asarray(np.maximum(peak / 127, at_least), np.float32)
+    dead = scale < _TINY
+    alive = scale[~dead]
+    scale = np.where(dead, alive.max() if alive.size else np.float32(1.0), scale)
+    return Parameters(scale.astype(np.float32), np.zeros(scale.shape, np.int8))
+
+
+def least_weight_scale(bias: Array | None, input_scale: Array) -> Floats | float:
+    """Weight scales below this would overflow a bias stored as int32 with scale input × weight."""
+    if bias is None:
+        return 0.0
+    return np.asarray(np.abs(bias) / (float(input_scale) * _BIAS_LIMIT), np.float32)
+
+
+def quantise_weight(
+    weight: Array, parameters: Parameters, axis: int | None
+) -> npt.NDArray[np.int8]:
+    """The int8 values; the shape stays."""
+    scale = _along(parameters.scale, axis, weight.ndim)
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+
+
+def dequantise_weight(
+    values: npt.NDArray[np.int8], parameters: Parameters, axis: int | None
+) -> Floats:
+    """The float32 values that int8 weights stand for."""
+    scale = _along(parameters.scale, axis, values.ndim)
+    return (values.astype(np.float32) * scale).astype(np.float32)
+
+
+def _along(scale: Floats, axis: int | None, rank: int) -> Floats:
+    if axis is None or scale.ndim == 0:
+        return scale
+    shape = [1] * rank
+    shape[axis] = -1
+    return scale.reshape(shape)

@@ -1,0 +1,198 @@
+"""What each candidate is worth: accuracy on the test set, and latency.
+
+Where the device is here, both are measured on the shipped bytes, all candidates and the baseline in
+one interleaved run. Where it is not, accuracy is that of the candidate's graph in the reference on
+the CPU, and says so; latency is estimated from the built plan and pending on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
+
+from rtc.compiler.building import Candidate
+from rtc.compiler.core.data import Array, Split, Splits
+from rtc.compiler.core.errors import DataError, RtcError
+from rtc.compiler.core.evidence import Estimated, Pending
+from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.progress import Progress
+from rtc.compiler.core.target import DeviceProfile
+from rtc.compiler.core.unit import Unit
+from rtc.compiler.front import Front
+from rtc.compiler.measure.accuracy import accuracy_row
+from rtc.compiler.measure.latency import MODES, Bench, engine_subject, float_subject
+from rtc.compiler.measure.provenance import hardware, machine
+from rtc.compiler.measure.reference import REFERENCE, reference_logits
+from rtc.compiler.measure.worker import FORWARD
+from rtc.compiler.recipe import Recipe
+from rtc.compiler.report.model import FLOAT_MODEL, SHIPPED_ENGINE, AccuracyRow, LatencyRow
+from rtc.compiler.stages import Files, Stages, versions
+from rtc.targets import roofline
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """One candidate's figures: `latency` in every mode at batch 1 and at the recipe's batch."""
+
+    accuracy: AccuracyRow
+    latency: tuple[LatencyRow, ...]
+
+
+@dataclass(frozen=True)
+class Appraised:
+    """All candidates' figures, and those of what they are compared with.
+
+    Attributes:
+        of: appraisals by the candidate's name.
+        failed: why a candidate has none, by name.
+        float_model: the float ONNX model in the reference.
+        baseline: whose latency is the yardstick.
+        baseline_latency: its rows.
+        notes: what a reader must know of the measurement.
+    """
+
+    of: Mapping[str, Appraisal]
+    failed: Mapping[str, str]
+    float_model: AccuracyRow
+    baseline: str
+    baseline_latency: tuple[LatencyRow, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+_APPRAISED: TypeAdapter[Appraised] = TypeAdapter(Appraised)
+
+
+def appraise(
+    recipe: Recipe,
+    data: Splits,
+    front: Front,
+    profile: DeviceProfile,
+    built: Sequence[Candidate],
+    stages: Stages,
+) -> Appraised:
+    """Figures of every candidate, measured where the device is here."""
+    from rtc.targets.loader import backend
+
+    here = {each.name for each in built if backend(each.backend).runnable(profile).ok}
+    inputs = {
+        "model": front.model.digest,
+        "eager": front.eager.digest if front.eager else "",
+        "engines": {each.name: digest(each.built.engine) for each in built},
+        "graphs": {each.name: each.graph.digest for each in built},
+        "here": sorted(here),
+        "data": data.digest,
+        "batch": recipe.batch,
+        "measure": recipe.measure.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "machine": hardware(),
+        "versions": versions(("numpy", "onnxruntime", "openvino", "tensorrt-rtx-cu13", "torch")),
+    }
+
+    def work(progress: Progress) -> tuple[Files, str]:
+        job = _Work(recipe, data.test, front, profile, built)
+        appraised = job.on_device(progress) if here else job.off_device(progress)
+        found = f"{len(appraised.of)} candidates, {len(data.test)} test samples"
+        return {"appraised.json": _APPRAISED.dump_json(appraised)}, found
+
+    files = stages.run("measure", inputs, work, target=profile.name)
+    return _APPRAISED.validate_json(files["appraised.json"])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The measurement of one target's candidates."""
+
+    recipe: Recipe
+    test: Split
+    front: Front
+    profile: DeviceProfile
+    built: Sequence[Candidate]
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys((1, self.recipe.batch)))
+
+    def on_device(self, progress: Progress) -> Appraised:
+        """Accuracy and latency of the shipped bytes, in one interleaved run with the baseline."""
+        subject = self.front.eager or self.front.model
+        baseline = "torch eager" if self.front.eager else REFERENCE
+        threads = self.recipe.measure.threads
+        subjects = [float_subject(baseline, subject, threads)]
+        subjects += [
+            engine_subject(each.name, each.backend, each.built.engine, each.request)
+            for each in self.built
+        ]
+        reference = reference_logits(self.front.model.onnx.proto, self.test)
+        scored: dict[str, AccuracyRow] = {}
+        with Bench(subjects, self.test, self.batches, progress) as bench:
+            for each in self.built:
+                try:
+                    logits = bench.logits(each.name, self.recipe.batch)
+                    where = f"{each.built.runtime} on {machine()}"
+                    scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
+                except RtcError as error:
+                    bench.failures.setdefault(each.name, error)
+            seconds, seed = self.recipe.measure.seconds, self.recipe.seed
+            compared = bench.time(seconds, seed=seed, progress=progress)
+            failures = {name: str(error) for name, error in bench.failures.items()}
+        if baseline in failures:
+            raise bench.failures[baseline]
+        rows = compared.rows(baseline, machine())
+        return Appraised(
+            of={
+                name: Appraisal(row, tuple(r for r in rows if r.subject == name))
+                for name, row in scored.items()
+                if name not in failures
+            },
+            failed=failures,
+            float_model=self._score(FLOAT_MODEL, reference, None, f"{REFERENCE} on {machine()}"),
+            baseline=baseline,
+            baseline_latency=tuple(row for row in rows if row.subject == baseline),
+            notes=compared.notes(),
+        )
+
+    def off_device(self, progress: Progress) -> Appraised:
+        """Accuracy of each graph in the reference; latency estimated from the plan, and pending."""
+        reference = reference_logits(self.front.model.onnx.proto, self.test)
+        where = f"the engine's graph in {REFERENCE} on {machine()}"
+        of: dict[str, Appraisal] = {}
+        failed: dict[str, str] = {}
+        for done, each in enumerate(self.built):
+            progress(done, len(self.built), each.name)
+            try:
+                logits = reference_logits(each.graph.onnx.proto, self.test)
+                row = self._score(SHIPPED_ENGINE, logits, reference, where)
+                of[each.name] = Appraisal(row, self._foreseen(each))
+            except RtcError as error:
+                failed[each.name] = str(error)
+        baseline = "torch eager" if self.front.eager else "the float engine"
+        return Appraised(
+            of=of,
+            failed=failed,
+            float_model=self._score(FLOAT_MODEL, reference, None, f"{REFERENCE} on {machine()}"),
+            baseline=baseline,
+            baseline_latency=tuple(
+                self._pending(baseline, m, b) for m in MODES for b in self.batches
+            ),
+        )
+
+    def _score(
+        self, subject: str, logits: Array, reference: Array | None, where: str
+    ) -> AccuracyRow:
+        if self.test.labels is None:
+            raise DataError("the test split has no labels", fix="accuracy needs them")
+        return accuracy_row(subject, logits, self.test.labels, reference, where)
+
+    def _foreseen(self, each: Candidate) -> tuple[LatencyRow, ...]:
+        rows = [self._pending(each.name, mode, b) for mode in MODES for b in self.batches]
+        for batch in self.batches:
+            estimate = roofline.estimate(each.built.layers, self.profile, batch)
+            if isinstance(estimate, Estimated):
+                fps = 1e3 * batch / estimate.value
+                rows.append(LatencyRow(each.name, FORWARD, batch, estimate, fps))
+        return tuple(rows)
+
+    def _pending(self, subject: str, mode: str, batch: int) -> LatencyRow:
+        return LatencyRow(subject, mode, batch, Pending("ms", self.profile.name))

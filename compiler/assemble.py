@@ -1,0 +1,133 @@
+"""The report of one target, put together from what every stage found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rtc.compiler import gates
+from rtc.compiler.appraise import Appraised
+from rtc.compiler.choice import Choice, find
+from rtc.compiler.contract import changed
+from rtc.compiler.core.evidence import Estimated, Measured
+from rtc.compiler.core.target import DeviceProfile
+from rtc.compiler.front import Front
+from rtc.compiler.measure.statistics import wilson
+from rtc.compiler.recipe import Recipe
+from rtc.compiler.report.facts import speedup
+from rtc.compiler.report.model import AccuracyRow, CertificateRow, Curve, Report, StageRow
+
+
+def assemble(
+    recipe: Recipe,
+    version: str,
+    profile: DeviceProfile,
+    front: Front,
+    choice: Choice,
+    appraised: Appraised,
+    certificates: Iterable[CertificateRow],
+    stages: Iterable[StageRow],
+    provenance: Mapping[str, Any],
+) -> Report:
+    """Everything that the bundle of `choice` says of itself."""
+    shipped = choice.candidate
+    passed = choice.passed
+    return Report(
+        recipe=recipe.name,
+        version=version,
+        target=profile.name,
+        passed=passed,
+        headline=_headline(choice, appraised, recipe.batch),
+        shipped=shipped.name,
+        baseline=appraised.baseline,
+        batch=recipe.batch,
+        device=_device(profile, shipped.built.runtime, shipped.built.binding),
+        gates=choice.gates,
+        accuracy=(*_trained(front), appraised.float_model, choice.appraisal.accuracy),
+        latency=(*appraised.baseline_latency, *choice.appraisal.latency),
+        candidates=choice.rows,
+        layers=shipped.layers,
+        certificates=tuple(certificates),
+        stages=tuple(stages),
+        curves=_curves(front),
+        notes=_notes(choice, appraised, front),
+        provenance=dict(provenance),
+        engine_bytes=len(shipped.built.engine),
+    )
+
+
+def _headline(choice: Choice, appraised: Appraised, batch: int) -> str:
+    """One sentence: what ships, how much faster it is, and what it costs."""
+    name = choice.candidate.name
+    if not choice.passed:
+        return f"{name} fails: {gates.reasons(choice.gates)}"
+    parts = [f"Ships {name}", _speed_words(choice, appraised, batch)]
+    before, after = appraised.float_model.top1, choice.appraisal.accuracy.top1
+    if isinstance(before, Measured) and isinstance(after, Measured):
+        parts.append(f"top-1 {(after.value - before.value) * 100:+.2f} pt")
+    return ": ".join(parts[:1]) + ": " + ", ".join(part for part in parts[1:] if part)
+
+
+def _speed_words(choice: Choice, appraised: Appraised, batch: int) -> str:
+    row = find(choice.appraisal.latency, "forward", batch)
+    if isinstance(row.evidence, Measured) and row.speedup is not None:
+        return f"{speedup(row.speedup)} than {appraised.baseline} at batch {batch}"
+    if isinstance(row.evidence, Estimated):
+        return f"an estimated {row.evidence.value:.3g} ms at batch {batch}, pending on the device"
+    return ""
+
+
+def _device(profile: DeviceProfile, runtime: str, binding: Mapping[str, str]) -> dict[str, str]:
+    facts = {"name": profile.name, "vendor": profile.vendor, "runtime": runtime, **binding}
+    if profile.compute_capability:
+        facts["compute capability"] = profile.compute_capability
+    return facts
+
+
+def _curves(front: Front) -> tuple[Curve, ...]:
+    return tuple(
+        Curve(
+            subject=curve["subject"],
+            stage=stage,
+            accuracy=tuple(curve["accuracy"]),
+            loss=tuple(curve["loss"]),
+            seconds=curve["seconds"],
+        )
+        for stage, details in front.details
+        for curve in details.get("curves", ())
+    )
+
+
+def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
+    """What a reader must know: changed layers first, then warnings of the measurement."""
+    broken = changed(choice.candidate.layers)
+    notes = [f"The builder changed {row.name}: {row.reason}." for row in broken]
+    notes += appraised.notes
+    notes += [
+        f"{stage}: {details['because']}" for stage, details in front.details if "because" in details
+    ]
+    return tuple(notes)
+
+
+def _trained(front: Front) -> tuple[AccuracyRow, ...]:
+    """Teacher, student and control of each distillation, on the test set."""
+    return tuple(
+        _trained_row(who, details[who]["test"])
+        for stage, details in front.details
+        if stage == "distill"
+        for who in ("teacher", "student", "control")
+    )
+
+
+def _trained_row(who: str, score: Mapping[str, Any]) -> AccuracyRow:
+    samples = score["samples"]
+    share = wilson(round(score["top1"] * samples), samples)
+    where = "PyTorch eager"
+    return AccuracyRow(
+        subject=who,
+        top1=Measured(share.value, "fraction", where, samples, share.low, share.high),
+        top5=None,
+        loss=Measured(score["loss"], "nats", where, samples),
+        agreement=None,
+        runs_on=where,
+    )

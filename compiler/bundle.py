@@ -1,0 +1,300 @@
+"""Bundles: an engine with everything that proves it, published whole or not at all.
+
+    <out>/<recipe>/<target>/<version>+<digest>/          a sealed folder with `manifest.json`
+    <out>/<recipe>/<target>/<version>+<digest>.failed/   likewise, when a gate failed
+    <out>/<recipe>/<target>/latest                       link to the last one that passed
+
+A failed bundle has a name of its own, so it can never stand where one that passed stood, nor where
+`latest` leads. Nothing in a bundle is used before all of it was verified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtc.compiler import files as durable
+from rtc.compiler import sealed
+from rtc.compiler.core.data import Preprocess
+from rtc.compiler.core.errors import IntegrityError, InternalError, RecipeError
+from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.progress import Nobody
+from rtc.compiler.core.unit import Signature
+from rtc.compiler.sealed import FileDigest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+LATEST = "latest"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\+[0-9a-f]{12}")
+_quiet = Nobody().warned
+_ELSEWHERE = "choose another folder with --out DIR"
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """The engine in a bundle, and what it must be loaded with.
+
+    Attributes:
+        backend: the name of the backend that built it.
+        file: its file in the bundle.
+        runtime: the runtime and its version: "onnxruntime 1.31.1".
+        binding: what it refuses to run without: {"compute_capability": "8.9"}.
+        batches: smallest, best and largest batch.
+        threads: CPU threads it was measured with, 0 for the runtime's own choice.
+    """
+
+    backend: str
+    file: str
+    runtime: str
+    binding: Mapping[str, str]
+    batches: tuple[int, int, int]
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself, JSON types throughout.
+
+    Attributes:
+        name: the recipe's name.
+        version: the recipe's version and 12 digits of the digest of all inputs: "1.0.0+0123…cdef".
+        target: the device profile it was compiled for.
+        passed: whether every gate passed.
+        preprocess: from raw samples to what the engine takes.
+        sources: digest by name of what it was made from; names are relative paths.
+        versions: version by name of the libraries that made it.
+        certificates: the check of each pass.
+        gates: each gate, asked and found.
+        files: every other file of the bundle; filled in by `publish`.
+    """
+
+    name: str
+    version: str
+    target: str
+    passed: bool
+    engine: EngineEntry
+    signature: Signature
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    certificates: tuple[Mapping[str, Any], ...] = ()
+    gates: tuple[Mapping[str, Any], ...] = ()
+    files: Mapping[str, FileDigest] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def folder(self) -> str:
+        """The name of the bundle's folder."""
+        return self.version if self.passed else f"{self.version}.failed"
+
+    def to_json(self) -> bytes:
+        """The content of `manifest.json`."""
+        return sealed.render(asdict(self))
+
+    @classmethod
+    def from_json(cls, raw: bytes, where: str = MANIFEST) -> Manifest:
+        """The inverse of `to_json`.
+
+        Raises:
+            IntegrityError: not byte for byte what `to_json` gives, or made by a newer rtc.
+        """
+        return _manifest(sealed.parse(raw, schema=SCHEMA, where=where), where)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A bundle whose every byte was checked; `files` holds those bytes, without the manifest."""
+
+    path: Path
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+    @property
+    def engine(self) -> bytes:
+        return self.files[self.manifest.engine.file]
+
+
+def publish(
+    out: Path,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    *,
+    replace: bool = False,
+    warn: Callable[[str], None] = _quiet,
+) -> Path:
+    """Write a bundle, and let `latest` lead to it if it passed; the bundle's folder.
+
+    A bundle of the same inputs that is there already, and whole, stays (its engine may differ byte
+    for byte: builders are not deterministic) unless `replace`. A damaged one is moved
+    aside under a hidden name, and `warn` is told.
+
+    Raises:
+        InternalError: a name, target or version that cannot name a folder; no engine.
+        MachineError: the disk refuses; what stood before still stands.
+    """
+    whole = dataclasses.replace(manifest, files=sealed.listing(files))
+    contents = {**files, MANIFEST: sealed.render(_without_home(asdict(whole)))}
+    if problem := _unsound(manifest, files):
+        raise InternalError(problem, where="bundle", id="bundle-fields")
+    home = out / manifest.name / manifest.target
+    final = home / manifest.folder
+    needed = sum(map(len, files.values()))
+    with durable.explained(out, elsewhere=_ELSEWHERE, needed=needed):
+        durable.make_folder(home)
+        durable.clear_stale(home)
+        damage = _damage(final, manifest)
+        if damage:
+            warn(f"{damage}; moved aside and written again")
+        if damage or replace or not final.is_dir():
+            _install(final, contents, keep_old=bool(damage))
+        if manifest.passed:
+            durable.point(home / LATEST, final.name)
+    return final
+
+
+def verify(path: Path) -> Verified:
+    """Check all of a bundle, and give the very bytes that were checked.
+
+    Args:
+        path: a bundle, its `latest` link, or the folder of a target (then its `latest`).
+
+    Raises:
+        RecipeError: there is no bundle.
+        IntegrityError: not exactly what was published; see `sealed`.
+        MachineError: it cannot be read.
+    """
+    folder = resolve(path)
+    with durable.explained(folder, elsewhere="check who may read the bundle"):
+        head, files = sealed.read_sealed(folder, MANIFEST, schema=SCHEMA)
+    return Verified(folder, _manifest(head, str(folder / MANIFEST)), files)
+
+
+def resolve(path: Path) -> Path:
+    """The bundle folder that a path means: see `verify`. Nothing in it is read.
+
+    Raises:
+        RecipeError: there is none.
+        IntegrityError: `latest` leads out of its folder.
+    """
+    with durable.explained(path, elsewhere="check who may read the bundle"):
+        if not os.path.lexists(path / MANIFEST) and os.path.lexists(path / LATEST):
+            path = path / LATEST
+        if path.name == LATEST and path.is_symlink():
+            leads_to = path.readlink()
+            if leads_to.name != str(leads_to) or leads_to.name in {"..", LATEST}:
+                raise sealed.refused("leads out of its folder", path, seen=str(leads_to))
+        if not path.is_dir():
+            raise RecipeError("no bundle here", where=str(path), fix="`rtc compile` makes one")
+        folder = path.resolve()
+        if not os.path.lexists(folder / MANIFEST) and (failed := _bundles(folder)):
+            raise RecipeError(
+                "no bundle here has passed its gates",
+                where=str(path),
+                seen=", ".join(bundle.name for bundle in failed),
+                fix="name one of them, or see its report.html",
+            )
+    return folder
+
+
+def list_bundles(out: Path) -> tuple[Path, ...]:
+    """The bundle folders under an output folder, passed and failed, by name; none is verified."""
+    with durable.explained(out, elsewhere=_ELSEWHERE):
+        targets = sorted(path for path in out.glob("*/*") if path.is_dir())
+        return tuple(bundle for target in targets for bundle in _bundles(target))
+
+
+def _bundles(target: Path) -> list[Path]:
+    found = (manifest.parent for manifest in target.glob(f"*/{MANIFEST}"))
+    return sorted(path for path in found if path.name[0] != "." and not path.is_symlink())
+
+
+def _install(final: Path, contents: Mapping[str, bytes], *, keep_old: bool) -> None:
+    with durable.drafting(final.parent) as draft:
+        durable.write_files(draft, contents)
+        durable.settle(draft, final, replace=True)
+        if keep_old and draft.exists():
+            draft.rename(draft.with_name(f".damaged-{final.name}-{secrets.token_hex(4)}"))
+
+
+def _damage(final: Path, manifest: Manifest) -> str:
+    """What is wrong with the bundle that has this name already; "" where nothing is, or no bundle.
+
+    Any error but of integrity goes up: a bundle that cannot be read now is not a damaged one.
+    """
+    try:
+        head, _ = sealed.read_sealed(final, MANIFEST, schema=SCHEMA)
+        found = _manifest(head, str(final / MANIFEST))
+    except FileNotFoundError:
+        return ""
+    except IntegrityError as error:
+        return f"{error.where}: {error.what}"
+    same = (found.name, found.target, found.folder) == (
+        manifest.name,
+        manifest.target,
+        manifest.folder,
+    )
+    return "" if same else f"{final}: is another bundle, {found.name} {found.version}"
+
+
+def _manifest(head: Mapping[str, Any], where: str) -> Manifest:
+    """The manifest in a head whose digest was checked; whoever wrote it may have meant harm."""
+    raw = canonical(head)
+    try:
+        manifest = _adapter().validate_json(raw, strict=True)
+    except ValueError as cause:
+        raise sealed.refused("is not a manifest", where) from cause
+    if canonical(asdict(manifest)) != raw:
+        raise sealed.refused("has fields that no manifest has", where)
+    if problem := _unsound(manifest, manifest.files):
+        raise sealed.refused(problem, where)
+    return manifest
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Manifest]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Manifest)
+
+
+def _unsound(manifest: Manifest, files: Mapping[str, object]) -> str:
+    """What makes a manifest unfit to name folders and files, or ""."""
+    for what, value, form in (
+        ("name", manifest.name, _NAME),
+        ("target", manifest.target, _NAME),
+        ("version", manifest.version, _VERSION),
+    ):
+        if not form.fullmatch(value):
+            return f"{what} {value[:80]!r} cannot name a folder"
+    if manifest.engine.file not in files:
+        return f"the engine {manifest.engine.file[:80]!r} is not among the files"
+    return ""
+
+
+def _without_home(value: Any) -> Any:
+    """JSON in which the user's home folder reads "~": a bundle goes to others.
+
+    A home of one level, "/root", is no one's secret, and might as well begin a layer's name.
+    """
+    home = os.environ.get("HOME", "")
+    if len(Path(home).parts) < 3:
+        return value
+    if isinstance(value, str):
+        return value.replace(home, "~")
+    if isinstance(value, Mapping):
+        return {_without_home(key): _without_home(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_home(item) for item in value]
+    return value

@@ -1,0 +1,207 @@
+"""`rtc inspect | run | eval | bench`: what can be done with a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rtc.compiler.cli.answer import Answer, command
+from rtc.compiler.cli.watching import step
+from rtc.compiler.core.errors import DataError, GateError, RecipeError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rtc.compiler.report.model import AccuracyRow
+    from rtc.compiler.revisit import Revisited
+
+app = typer.Typer()
+_SHOWN = 20  # samples that `run` prints
+
+Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="The recipe's file, where its data lies beside it."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@command(app, "inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or an ONNX file.")],
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
+) -> Answer:
+    """Verify a bundle and show its report, or show what an ONNX file holds.
+
+    \b
+    Example:
+      rtc inspect build/lenet5-mnist/cpu --layers
+    """
+    if path.suffix == ".onnx":
+        from rtc.compiler.cli.onnx_file import inspect_onnx
+
+        return inspect_onnx(path, layers=layers)
+    if path.suffix in (".yaml", ".yml"):
+        raise RecipeError("that is no bundle", where=str(path), fix=f"rtc recipe check {path}")
+    return _inspect_bundle(path, layers)
+
+
+def _inspect_bundle(path: Path, layers: bool) -> Answer:
+    from rtc.compiler import bundle
+    from rtc.compiler.report.serial import from_json
+    from rtc.compiler.report.terminal import details
+
+    verified = bundle.verify(path)
+    content = verified.files["report.json"]
+    report = from_json(content)
+    document = {
+        "bundle": str(verified.path),
+        "manifest": json.loads(verified.manifest.to_json()),
+        "report": json.loads(content),
+    }
+    return Answer(document, details(report if layers else replace(report, layers=())))
+
+
+@command(app, "run")
+def run(
+    *,
+    bundle: Bundle,
+    input: Annotated[
+        Path, typer.Option("--input", "-i", help="Samples: .npy, or .npz with an array x.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the engine's output here (.npy).")
+    ] = None,
+    preprocessed: Annotated[
+        bool, typer.Option("--preprocessed/--raw", help="Whether samples are preprocessed already.")
+    ] = False,
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show for each sample.")] = 3,
+) -> Answer:
+    """Verify a bundle, load its engine and run it on samples.
+
+    \b
+    Example:
+      rtc run build/lenet5-mnist/cpu --input digits.npy --output logits.npy
+    """
+    from rtc.compiler.cli import samples
+    from rtc.compiler.engine import load
+
+    given = samples.read(input)
+    with load(bundle) as engine:
+        found = samples.infer(engine, given, preprocessed=preprocessed)
+    if output is not None:
+        samples.write(output, found)
+    document = {"samples": len(found), "shape": list(found.shape), "output": str(output or "")}
+    if found.ndim != 2:
+        return Answer(document, f"{len(found)} samples, output {found.shape}")
+    best = samples.top_classes(found, top)
+    return Answer({**document, "top": best}, _classes(best))
+
+
+def _classes(best: list[list[dict[str, Any]]]) -> str:
+    """A line for each of the first samples."""
+    lines = [
+        f"{i:>5}  " + "   ".join(f"{b['class']} ({b['probability']:.1%})" for b in row)
+        for i, row in enumerate(best[:_SHOWN])
+    ]
+    more = len(best) - _SHOWN
+    return "\n".join(lines + ([f"  … and {more} more; --json shows all"] if more > 0 else []))
+
+
+@command(app, "eval")
+def evaluate(bundle: Bundle, recipe: RecipeFile = None, quiet: Quiet = False) -> Answer:
+    """Verify a bundle and measure the accuracy of its engine once more, on the recipe's test set.
+
+    \b
+    Example:
+      rtc eval build/lenet5-mnist/cpu
+    """
+    from rtc.compiler import revisit
+
+    again = revisit.revisit(bundle, recipe)
+    with step("eval", quiet) as progress:
+        rows = revisit.evaluate(again, progress)
+    document = {"bundle": str(again.verified.path), "same_data": again.same_data}
+    return Answer(
+        {**document, "accuracy": [_row(row) for row in rows]}, _accuracy(rows), _other_data(again)
+    )
+
+
+def _row(row: AccuracyRow) -> dict[str, Any]:
+    from rtc.compiler.core import evidence
+
+    figures = ("top1", "top5", "loss", "agreement")
+    values = {name: getattr(row, name) for name in figures}
+    told = {name: None if v is None else evidence.to_dict(v) for name, v in values.items()}
+    return {"subject": row.subject, **told, "runs_on": row.runs_on}
+
+
+def _accuracy(rows: Iterable[AccuracyRow]) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+    from rtc.compiler.report.terminal import evidence_text
+
+    table = Table("model", "top-1", "top-5", "loss", "agreement", "runs on", box=SIMPLE_HEAD)
+    for row in rows:
+        others = (evidence_text(figure) for figure in (row.top5, row.loss, row.agreement))
+        top1 = evidence_text(row.top1, spread=True)
+        table.add_row(Text(row.subject), top1, *others, Text(row.runs_on))
+    return table
+
+
+def _other_data(again: Revisited) -> DataError | None:
+    if again.same_data:
+        return None
+    return DataError(
+        "these samples are not those that the bundle was compiled with",
+        where=str(again.verified.path),
+        seen=again.data.digest,
+        expected=again.verified.manifest.sources.get("data", ""),
+        id="other-data",
+    )
+
+
+@command(app, "bench")
+def bench(
+    *,
+    bundle: Bundle,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", "-b", min=1, help="A batch to time; may be given several times."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, max=3600, help="Time for all timings together.")
+    ] = 6.0,
+    recipe: RecipeFile = None,
+    quiet: Quiet = False,
+) -> Answer:
+    """Verify a bundle and time its engine on this machine.
+
+    Figures that waited for this device are written beside the bundle, as BUNDLE.bench.json and
+    BUNDLE.bench.html, and gates that waited are judged.
+
+    \b
+    Example:
+      rtc bench build/lenet5-mnist/rtx4060ti --batch 1 --batch 64
+    """
+    from rtc.compiler import gates, revisit
+    from rtc.compiler.report.serial import to_json
+    from rtc.compiler.report.terminal import details
+
+    again = revisit.revisit(bundle, recipe)
+    with step("bench", quiet) as progress:
+        report = revisit.bench(again, batch or (), seconds, progress)
+    written, page = revisit.publish(again, report)
+    document = {
+        "bundle": str(again.verified.path),
+        "written": [str(written), str(page)],
+        "report": json.loads(to_json(report)),
+    }
+    shown = replace(report, layers=(), candidates=(), accuracy=())
+    reasons = gates.reasons(report.gates)
+    failure = GateError(f"a gate failed: {reasons}", fix=f"see {page}") if reasons else None
+    return Answer(document, details(shown), failure)

@@ -1,0 +1,85 @@
+"""`rtc compile`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rtc.compiler.cli.answer import Answer, command
+from rtc.compiler.cli.cache import Folder, open_store
+from rtc.compiler.cli.watching import watched
+from rtc.compiler.core.errors import GateError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rtc.compiler.pipeline import CompileResult
+
+app = typer.Typer()
+
+
+@command(app, "compile")
+def compile_recipe(
+    *,
+    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="A device to compile for; may be given several times."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The folder for bundles.")] = Path("build"),
+    cache: Folder = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Use no earlier result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> Answer:
+    """Compile a recipe: an engine bundle for each target, with its proof.
+
+    Ends with exit code 8 when a gate failed; the bundle is written all the same, marked failed.
+
+    \b
+    Example:
+      rtc compile recipes/lenet5-mnist.yaml --target cpu --target rtx4060ti
+    """
+    from rtc.compiler.pipeline import compile as run
+
+    with watched(quiet) as listener:
+        results = run(
+            recipe,
+            targets=target or None,
+            out=out,
+            store=open_store(cache, warn=listener.warned),
+            listener=listener,
+            fresh=fresh,
+        )
+    text = "\n".join(str(r.bundle) for r in results) if quiet else _summary(results)
+    return Answer({"results": [_document(r) for r in results]}, text, _failure(results))
+
+
+def _summary(results: Sequence[CompileResult]) -> RenderableType:
+    from rtc.compiler.report.terminal import summary
+
+    return summary([r.report for r in results], [r.bundle for r in results])
+
+
+def _document(result: CompileResult) -> dict[str, Any]:
+    from rtc.compiler.report.serial import to_json
+
+    return {
+        "target": result.target,
+        "bundle": str(result.bundle),
+        "passed": result.passed,
+        "reused": result.reused,
+        "report": json.loads(to_json(result.report)),
+    }
+
+
+def _failure(results: Sequence[CompileResult]) -> GateError | None:
+    """The gates that failed, all in one line."""
+    from rtc.compiler.gates import reasons
+
+    failed = [f"{r.target}: {reasons(r.report.gates)}" for r in results if not r.passed]
+    if not failed:
+        return None
+    advice = "the bundle is written, marked failed; see its report.html"
+    return GateError(f"a gate failed: {'; '.join(failed)}", fix=advice)

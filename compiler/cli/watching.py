@@ -1,0 +1,28 @@
+"""Progress of a command's single long step, on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from rtc.compiler.core.progress import Listener, Nobody, Progress
+
+
+def watched(quiet: bool) -> AbstractContextManager[Listener]:
+    """Who watches a command: the terminal, or nobody."""
+    if quiet:
+        return nullcontext(Nobody())
+    from rtc.compiler.report.progress import TerminalListener
+
+    return TerminalListener()
+
+
+@contextmanager
+def step(name: str, quiet: bool) -> Iterator[Progress]:
+    """Show one step while it runs, and the time that it took."""
+    begun = time.perf_counter()
+    with watched(quiet) as listener:
+        listener.started(name, "")
+        yield lambda done, total, found="": listener.progressed(name, done, total, found)
+        listener.finished(name, time.perf_counter() - begun, "", cached=False)

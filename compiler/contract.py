@@ -1,0 +1,73 @@
+"""The contract: the planned precision of every layer against what the builder made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan
+from rtc.compiler.core.target import BuiltLayer
+from rtc.compiler.report.model import LayerRow
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def contract(
+    plan: PrecisionPlan, layers: Sequence[BuiltLayer], shapes: Mapping[str, str]
+) -> tuple[LayerRow, ...]:
+    """One row for each planned layer, in plan order.
+
+    Args:
+        plan: what was asked for, by ONNX node name.
+        layers: what the builder reports, each with the ONNX nodes fused into it.
+        shapes: the output shape of each layer as text, for the report.
+    """
+    owners: dict[str, list[BuiltLayer]] = {}
+    for layer in layers:
+        for node in layer.onnx_nodes:
+            owners.setdefault(node, []).append(layer)
+    return tuple(
+        _row(name, decision, owners.get(name, ()), shapes.get(name, ""))
+        for name, decision in plan.layers.items()
+    )
+
+
+def changed(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
+    """The layers that the builder silently runs in another precision than planned."""
+    return tuple(row for row in rows if row.verdict == "changed")
+
+
+def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
+    built = _computes_in(owners)
+    verdict, why = _judge(decision, built, owners)
+    return LayerRow(
+        name=name,
+        op=decision.op,
+        shape=shape,
+        planned=decision.precision.value,
+        built=built.value if built else "",
+        verdict=verdict,
+        reason=f"{decision.because}; {why}" if why else decision.because,
+        snr_db=decision.snr_db,
+        pinned=decision.pinned,
+    )
+
+
+def _computes_in(owners: Sequence[BuiltLayer]) -> Precision | None:
+    """The widest precision among the kernels that carry the layer; None where none computes."""
+    width = list(Precision)  # from the widest to the narrowest
+    found = [layer.precision for layer in owners if layer.precision is not None]
+    return min(found, key=width.index) if found else None
+
+
+def _judge(
+    decision: LayerDecision, built: Precision | None, owners: Sequence[BuiltLayer]
+) -> tuple[str, str]:
+    if built is None:
+        return "folded", "" if owners else "the builder lists no kernel for it"
+    if built is decision.precision:
+        return "kept", ""
+    if decision.op not in WEIGHTED and built is Precision.INT8:
+        # A layer without weights between two INT8 layers only passes their integers on.
+        return "kept", "runs on its neighbours' INT8 values"
+    kernels = ", ".join(sorted({layer.kind for layer in owners if layer.precision is built}))
+    return "changed", f"planned {decision.precision}, the builder runs {built} ({kernels})"

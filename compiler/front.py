@@ -1,0 +1,108 @@
+"""The front: everything that is done once, whatever the target.
+
+source → the recipe's passes → the float model; observe → the ranges of its tensors
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rtc.compiler.core.data import Splits
+from rtc.compiler.core.hashing import canonical, file_digest
+from rtc.compiler.core.passes import PassContext, Statistics, TensorRange
+from rtc.compiler.core.precision import Variant
+from rtc.compiler.core.progress import Progress
+from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.passing import run_pass
+from rtc.compiler.recipe import Recipe
+from rtc.compiler.report.model import CertificateRow
+from rtc.compiler.source import source_unit
+from rtc.compiler.stages import Files, Stages, referenced_code, versions
+
+
+@dataclass(frozen=True)
+class Front:
+    """What every target starts from.
+
+    Attributes:
+        model: the float ONNX model, the baseline of every accuracy.
+        eager: the last PyTorch model, the baseline of every latency; None for an ONNX recipe.
+        statistics: ranges of the tensors that may be quantised.
+        details: what each pass found, by name, in the order they ran.
+        certificates: one for each pass.
+    """
+
+    model: Unit
+    eager: Unit | None
+    statistics: Statistics
+    details: tuple[tuple[str, Mapping[str, Any]], ...]
+    certificates: tuple[CertificateRow, ...]
+
+
+def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
+    """Run the source, every pass of the recipe, and the observers."""
+    unit = _source(recipe, data, stages)
+    context = PassContext(data=data, seed=recipe.seed)
+    eager = None
+    details: list[tuple[str, Mapping[str, Any]]] = []
+    certificates: list[CertificateRow] = []
+    for step in recipe.passes:
+        if unit.level is Level.TORCH:
+            eager = unit
+        passed = run_pass(step, unit, context, stages)
+        unit = passed.unit
+        details.append((step.name, passed.details))
+        certificates.append(passed.certificate)
+    statistics = _observe(recipe, unit, data, stages)
+    return Front(unit, eager, statistics, tuple(details), tuple(certificates))
+
+
+def source_files(recipe: Recipe) -> dict[str, str]:
+    """Digests of the model files that a recipe names."""
+    names = [name for name in (recipe.source.onnx, recipe.source.weights) if name]
+    return {name: file_digest(recipe.resolve(name)) for name in names}
+
+
+def _source(recipe: Recipe, data: Splits, stages: Stages) -> Unit:
+    source = recipe.source
+    inputs = {
+        "source": source.model_dump(mode="json"),
+        "files": source_files(recipe),
+        "seed": recipe.seed,
+        "data": data.digest,
+        "code": referenced_code(source.factory),
+        "versions": versions(("onnx",) if source.level is Level.ONNX else ("torch",)),
+    }
+
+    def work(progress: Progress) -> tuple[Files, str]:
+        unit = source_unit(source, data, recipe.seed, recipe.path.parent)
+        shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
+        return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"
+
+    return Unit.from_files(stages.run("source", inputs, work))
+
+
+def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:
+    from rtc.calibration.collect import collect
+    from rtc.passes.assign_precision import AssignPrecision
+
+    assign = AssignPrecision(variant=Variant.MIX, observer=recipe.precision.observer)
+    wanted = assign.needs(model)
+    inputs = {
+        "model": model.digest,
+        "wanted": sorted((each.tensor, each.kind) for each in wanted),
+        "data": data.digest,
+        "versions": versions(("numpy", "onnx", "onnxruntime")),
+    }
+
+    def work(progress: Progress) -> tuple[Files, str]:
+        ranges = collect(model.onnx.proto, wanted, data.calibration, progress)
+        content = {name: asdict(seen) for name, seen in ranges.items()}
+        found = f"{len(ranges)} tensors over {len(data.calibration)} samples"
+        return {"ranges.json": canonical(content)}, found
+
+    ranges = json.loads(stages.run("observe", inputs, work)["ranges.json"])
+    return {name: TensorRange(**fields) for name, fields in ranges.items()}

@@ -1,0 +1,130 @@
+"""Gates: what a recipe asks of an engine before it may become `latest`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rtc.compiler.contract import changed
+from rtc.compiler.core.evidence import Evidence, Measured
+from rtc.compiler.recipe import Gates
+from rtc.compiler.report.model import AccuracyRow, GateRow, LatencyRow, LayerRow
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the gates look at, for one engine.
+
+    `latency` is the engine's end-to-end row at the recipe's batch; a gate on it waits while that
+    row is estimated or pending, since an estimate can neither pass nor fail anything.
+    """
+
+    engine: AccuracyRow
+    float_model: AccuracyRow
+    latency: LatencyRow
+    layers: Sequence[LayerRow]
+
+
+def judge(gates: Gates, found: Findings) -> tuple[GateRow, ...]:
+    """A row for each gate that the recipe names; `passed` is None while a figure is pending."""
+    rows = []
+    if gates.top1_drop is not None:
+        rows.append(_top1_drop(gates.top1_drop, found))
+    if gates.parity is not None:
+        rows.append(_parity(gates.parity, found))
+    if gates.latency_ms is not None:
+        rows.append(_latency(gates.latency_ms, found.latency))
+    if gates.fps is not None:
+        rows.append(_fps(gates.fps, found.latency))
+    if gates.contract == "strict":
+        rows.append(_contract(found.layers))
+    return tuple(rows)
+
+
+def all_passed(rows: Iterable[GateRow]) -> bool:
+    """Whether no gate failed; a gate that waits for a device has not failed."""
+    return all(row.passed is not False for row in rows)
+
+
+def reasons(rows: Iterable[GateRow]) -> str:
+    """The failed gates, in one line."""
+    return "; ".join(f"{row.name}: {row.reason}" for row in rows if row.passed is False)
+
+
+def _value(evidence: Evidence | None) -> float | None:
+    return evidence.value if isinstance(evidence, Measured) else None
+
+
+def _top1_drop(limit: float, found: Findings) -> GateRow:
+    before, after = _value(found.float_model.top1), _value(found.engine.top1)
+    asked = f"drop ≤ {limit * 100:.2f} pt"
+    if before is None or after is None:
+        return GateRow("top1_drop", asked, "not measured", passed=False, reason="not measured")
+    drop = before - after
+    return GateRow(
+        "top1_drop",
+        asked,
+        f"{drop * 100:+.2f} pt ({before * 100:.2f} → {after * 100:.2f} %)",
+        passed=drop <= limit,
+        reason="" if drop <= limit else f"top-1 fell by {drop * 100:.2f} points",
+        evidence=found.engine.top1,
+    )
+
+
+def _parity(limit: float, found: Findings) -> GateRow:
+    agreement = _value(found.engine.agreement)
+    asked = f"agreement ≥ {limit * 100:.2f} %"
+    if agreement is None:
+        return GateRow("parity", asked, "not measured", passed=False, reason="not measured")
+    passed = agreement >= limit
+    return GateRow(
+        "parity",
+        asked,
+        f"{agreement * 100:.2f} % of samples",
+        passed=passed,
+        reason="" if passed else f"agrees with the float model on {agreement * 100:.2f} % only",
+        evidence=found.engine.agreement,
+    )
+
+
+def _latency(limit: float, row: LatencyRow) -> GateRow:
+    asked = f"end-to-end ≤ {limit:g} ms at batch {row.batch}"
+    value = _value(row.evidence)
+    if value is None:
+        return _waits("latency_ms", asked, row)
+    passed = value <= limit
+    reason = "" if passed else f"the median is {value:.3f} ms"
+    return GateRow("latency_ms", asked, f"{value:.3f} ms", passed, reason, row.evidence)
+
+
+def _fps(limit: float, row: LatencyRow) -> GateRow:
+    asked = f"≥ {limit:g} samples/s at batch {row.batch}"
+    value = _value(row.evidence)
+    if value is None:
+        return _waits("fps", asked, row)
+    fps = row.batch / value * 1e3
+    reason = "" if fps >= limit else f"it gives {fps:.0f} samples/s"
+    return GateRow("fps", asked, f"{fps:.0f} samples/s", fps >= limit, reason, row.evidence)
+
+
+def _waits(name: str, asked: str, row: LatencyRow) -> GateRow:
+    return GateRow(
+        name,
+        asked,
+        "pending",
+        passed=None,
+        reason="waits for a measurement on the device (rtc bench)",
+        evidence=row.evidence,
+    )
+
+
+def _contract(layers: Sequence[LayerRow]) -> GateRow:
+    broken = changed(layers)
+    names = ", ".join(f"{row.name} ({row.planned} → {row.built})" for row in broken)
+    return GateRow(
+        "contract",
+        "no layer changed",
+        f"{len(broken)} of {len(layers)} layers changed",
+        passed=not broken,
+        reason=f"the builder changed {names}" if broken else "",
+    )

@@ -1,0 +1,133 @@
+"""Quality of a classifier from its logits: top-1, top-5, loss, agreement with the float model.
+
+Every figure is `Measured` and carries its 95 % confidence interval. A model whose logits are not
+finite has no quality: it is refused, never scored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from rtc.compiler.core.data import Array
+from rtc.compiler.core.errors import DataError, GateError, ModelError
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.measure import statistics
+from rtc.compiler.report.model import AccuracyRow
+
+Labels = npt.NDArray[np.int64]
+
+
+def accuracy_row(
+    subject: str, logits: Array, labels: Labels, float_logits: Array | None, where: str
+) -> AccuracyRow:
+    """Score one model.
+
+    Args:
+        subject: whose logits these are.
+        logits: (N, classes).
+        labels: class indices (N,).
+        float_logits: the float model's on the same samples; None for the float model itself.
+        where: the machine and runtime that gave the logits.
+
+    Raises:
+        GateError: a logit is NaN or infinite.
+        ModelError: the logits are not one row of classes for each sample.
+        DataError: no samples, or a label that no logit stands for.
+    """
+    scores = _checked(subject, logits, len(labels))
+    _check_labels(subject, labels, scores.shape[1])
+    rank = ranks(scores, labels)
+    agrees = None if float_logits is None else agreement(logits, float_logits, where, subject)
+    loss = statistics.mean_interval(losses(scores, labels))
+    return AccuracyRow(
+        subject=subject,
+        top1=_fraction(rank < 1, where),
+        top5=_fraction(rank < 5, where),
+        loss=Measured(loss.value, "nats", where, len(labels), loss.low, loss.high),
+        agreement=agrees,
+        runs_on=where,
+    )
+
+
+def agreement(logits: Array, float_logits: Array, where: str, subject: str = "engine") -> Measured:
+    """The fraction of samples for which both give the same class.
+
+    Raises:
+        GateError, ModelError, DataError: as `accuracy_row`.
+    """
+    own = _checked(subject, logits, len(float_logits)).argmax(axis=1)
+    return _fraction(own == _checked("float model", float_logits, len(own)).argmax(axis=1), where)
+
+
+def top1_drop(before: Array, after: Array, labels: Labels, where: str) -> Measured:
+    """Top-1 accuracy before minus after, a fraction, with the interval of paired samples.
+
+    Raises:
+        GateError, ModelError, DataError: as `accuracy_row`.
+    """
+
+    def right(subject: str, logits: Array) -> npt.NDArray[np.bool_]:
+        scores = _checked(subject, logits, len(labels))
+        _check_labels(subject, labels, scores.shape[1])
+        return ranks(scores, labels) < 1
+
+    drop = statistics.paired_difference(right("model before", before), right("model after", after))
+    return Measured(drop.value, "fraction", where, len(labels), drop.low, drop.high)
+
+
+def ranks(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.int64]:
+    """How many classes come before the right one in each row: 0 where top-1 is right.
+
+    Of equal logits the lower class comes first, as `argmax` has it: a constant output is right for
+    one class, not for all.
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    ahead = np.arange(logits.shape[1]) < labels[:, None]
+    before: npt.NDArray[np.int64] = ((logits > own) | ((logits == own) & ahead)).sum(axis=1)
+    return before
+
+
+def losses(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+    """Cross entropy of each row in nats: log Σ exp(l - max l) + max l - l[label]."""
+    peak = logits.max(axis=1, keepdims=True)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    total: npt.NDArray[np.float64] = np.log(np.exp(logits - peak).sum(axis=1)) + (peak - own)[:, 0]
+    return total
+
+
+def _fraction(flags: npt.NDArray[np.bool_], where: str) -> Measured:
+    share = statistics.wilson(int(np.count_nonzero(flags)), len(flags))
+    return Measured(share.value, "fraction", where, len(flags), share.low, share.high)
+
+
+def _checked(subject: str, logits: Array, count: int) -> npt.NDArray[np.float64]:
+    if not count:
+        raise DataError("there are no samples to score", where=subject, id="no-samples")
+    if logits.ndim != 2 or len(logits) != count:
+        raise ModelError(
+            "not a classifier's output",
+            where=subject,
+            seen=f"shape {logits.shape}",
+            expected=f"({count}, classes)",
+            id="not-a-classifier",
+        )
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise GateError(
+            f"logits of {np.count_nonzero(~finite)} of {count} samples are not finite",
+            where=f"{subject}, sample {int(finite.argmin())}",
+            id="not-finite",
+        )
+    return logits.astype(np.float64)
+
+
+def _check_labels(subject: str, labels: Labels, classes: int) -> None:
+    strange = labels[(labels < 0) | (labels >= classes)]
+    if len(strange):
+        raise DataError(
+            "a label that the model has no class for",
+            where=subject,
+            seen=str(int(strange[0])),
+            expected=f"0 to {classes - 1}",
+            id="label-out-of-range",
+        )

@@ -1,0 +1,322 @@
+"""Latency of several subjects against each other: each in its own process, taking turns.
+
+A `Bench` starts a process for every subject and stops all but the one whose turn it is, so that
+no runtime's spinning threads disturb another's timing. For each mode and batch it goes round after
+round through the subjects in a new random order, timing a short slice of each: what else the
+machine does meanwhile falls on all alike. The first round only warms up. A subject that does not
+start, or fails on the way, is left out with its error; the others go on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import RtcError
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.progress import Progress, silent
+from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.measure import statistics, worker
+from rtc.compiler.measure.worker import END_TO_END, FORWARD
+from rtc.compiler.report.model import LatencyRow
+from rtc.compiler.sandbox import Worker
+
+MODES = (FORWARD, END_TO_END)
+ROUNDS = 7  # at least; the first is not counted among them
+SLICE_S = (0.01, 0.1)  # shortest and longest time of one subject's turn
+ENOUGH = 100  # timings below which a row is noted
+STEADY = 0.025  # coefficient of variation above which trtexec warns, too
+DRAWN = 200  # timings kept for the picture
+_START_S = 120.0
+_ANSWER_S = 300.0
+_TIMED_BATCHES = 4  # different batches that "end-to-end" goes through
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is measured: a name, and what `sandbox.Worker` needs to start it."""
+
+    name: str
+    entry: str
+    files: Mapping[str, bytes]
+    args: Mapping[str, Any]
+
+
+def engine_subject(name: str, backend: str, engine: bytes, request: BuildRequest) -> Subject:
+    """An engine in the runtime that built it."""
+    from pydantic import TypeAdapter
+
+    asked = TypeAdapter(BuildRequest).dump_python(request, mode="json")
+    args = {"backend": backend, "request": asked}
+    return Subject(name, "rtc.compiler.measure.worker:engine", {"engine": engine}, args)
+
+
+def float_subject(name: str, unit: Unit, threads: int = 0) -> Subject:
+    """A float unit: PyTorch eager, or unoptimised ONNX Runtime for a unit at the ONNX level."""
+    entry = "eager" if unit.level is Level.TORCH else "reference"
+    files, args = unit.to_files(), {"threads": threads}
+    return Subject(name, f"rtc.compiler.measure.worker:{entry}", files, args)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed at a time: a mode at a batch."""
+
+    mode: str
+    batch: int
+
+
+@dataclass
+class Series:
+    """Timings of one subject in one case: its first inference there, then a slice each round.
+
+    Milliseconds per batch.
+    """
+
+    first: float
+    rounds: list[statistics.Floats] = field(default_factory=list)
+
+    @property
+    def all(self) -> statistics.Floats:
+        return np.concatenate(self.rounds)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Timings of all subjects that came through, by case and subject; equal rounds in each case."""
+
+    series: Mapping[Case, Mapping[str, Series]]
+
+    def rows(self, baseline: str, where: str) -> tuple[LatencyRow, ...]:
+        """A row for each subject in each case; speedups are against `baseline` where it is there.
+
+        `where` names the machine. The evidence is the median, between the 5th and 95th percentile.
+        """
+        return tuple(
+            _row(subject, case, one, them.get(baseline), where)
+            for case, them in self.series.items()
+            for subject, one in them.items()
+        )
+
+    def speedup(self, subject: str, baseline: str, case: Case) -> statistics.Interval:
+        """How many times faster a subject is than the baseline, with its 95 % interval."""
+        them = self.series[case]
+        return statistics.ratio_of_medians(them[baseline].rounds, them[subject].rounds)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of how well these timings stand."""
+        told = {
+            f"{subject}, {case.mode}, batch {case.batch}": statistics.summarise(one.all)
+            for case, them in self.series.items()
+            for subject, one in them.items()
+        }
+        few = {at: one.count for at, one in told.items() if one.count < ENOUGH}
+        wide = {at: one.variation for at, one in told.items() if one.variation > STEADY}
+        notes = []
+        if few:
+            at = min(few, key=few.__getitem__)
+            notes.append(
+                f"Fewer than {ENOUGH} timings in {len(few)} of {len(told)} series; "
+                f"the fewest are {few[at]} ({at}). More seconds of measuring give more."
+            )
+        if wide:
+            at = max(wide, key=wide.__getitem__)
+            notes.append(
+                f"Unsteady timing in {len(wide)} of {len(told)} series: the coefficient of "
+                f"variation is above {100 * STEADY:g} %, at most {100 * wide[at]:.0f} % ({at}). "
+                "Other work on this machine, or its clock, disturbs it."
+            )
+        return tuple(notes)
+
+
+class Bench:
+    """Subjects in processes of their own, stopped unless it is their turn. A context manager.
+
+    Args:
+        subjects: with different names.
+        split: raw samples to infer and to time on.
+        batches: the batches that will be timed.
+        progress: told of every start.
+
+    Attributes:
+        failures: why a subject is out, by name.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        split: Split,
+        batches: Sequence[int],
+        progress: Progress = silent,
+    ) -> None:
+        self.failures: dict[str, RtcError] = {}
+        self._workers: dict[str, Worker] = {}
+        self._split = split
+        self._batches = tuple(dict.fromkeys(batches))
+        head, content = worker.packed(split.raw[: _TIMED_BATCHES * max(batches)])
+        samples = head | {"preprocess": asdict(split.preprocess)}
+        try:
+            for done, subject in enumerate(subjects):
+                progress(done, len(subjects), f"starting {subject.name}")
+                self._start(subject, samples, content)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Names of the subjects that have not failed."""
+        return tuple(self._workers)
+
+    def logits(self, name: str, batch: int) -> Array:
+        """A subject's first output for every sample of the split, `batch` at a time.
+
+        Raises:
+            RtcError: the subject's own failure; it is out from then on.
+        """
+        parts = []
+        for inputs in self._split.batches(batch):
+            head, content = worker.packed(inputs)
+            request = {"op": "infer", "inputs": head}
+            reply, files = self._turn(name, request, {"inputs": content})
+            parts.append(worker.unpacked(files["logits"], reply["logits"]))
+        return np.concatenate(parts)
+
+    def time(
+        self,
+        seconds: float,
+        *,
+        modes: Sequence[str] = MODES,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Comparison:
+        """Time every running subject in every mode at every batch.
+
+        Args:
+            seconds: time for all timings together, warm-up apart. It is overrun where a single
+                inference takes longer than its share: no subject gets less than one per round.
+            modes: of "forward" and "end-to-end".
+            seed: of the order of turns.
+            progress: told of every case and round.
+        """
+        cases = [Case(mode, batch) for mode in modes for batch in self._batches]
+        turns = max(1, len(cases) * len(self._workers))
+        slice_s = min(max(seconds / (turns * ROUNDS), SLICE_S[0]), SLICE_S[1])
+        rounds = max(ROUNDS, round(seconds / (turns * slice_s)))
+        order = random.Random(seed)  # noqa: S311 - an order of turns is no secret
+        told: dict[Case, dict[str, Series]] = {case: {} for case in cases}
+        for at, case in enumerate(cases):
+            for number in range(rounds + 1):
+                found = f"{case.mode}, batch {case.batch}"
+                progress(at * (rounds + 1) + number, len(cases) * (rounds + 1), found)
+                for name in order.sample(self.running, len(self._workers)):
+                    self._slice(name, case, told[case], slice_s)
+        # Whoever failed in a later case is out of the earlier ones too.
+        return Comparison(
+            {case: {n: told[case][n] for n in self.running if n in told[case]} for case in cases}
+        )
+
+    def close(self) -> None:
+        """End every process."""
+        for each in self._workers.values():
+            each.close()
+        self._workers.clear()
+
+    def _start(self, subject: Subject, samples: Mapping[str, Any], content: bytes) -> None:
+        try:
+            started = Worker(
+                subject.entry,
+                files={**subject.files, worker.SAMPLES: content},
+                args={**subject.args, worker.SAMPLES: samples},
+                what=subject.name,
+                deadline_s=_START_S,
+            )
+        except RtcError as error:
+            self.failures[subject.name] = error
+            return
+        started.pause()
+        self._workers[subject.name] = started
+
+    def _slice(self, name: str, case: Case, them: dict[str, Series], slice_s: float) -> None:
+        """One subject's turn: its first opens the series and warms up, each later one counts."""
+        try:
+            if name not in them:
+                them[name] = Series(first=float(self._timed(name, case, 0, 1)[0]))
+                self._timed(name, case, 0, _count(self._timed(name, case, 1, 3), slice_s))
+                return
+            series = them[name]
+            last = series.rounds[-1] if series.rounds else self._timed(name, case, 2, 3)
+            count = _count(last, slice_s)
+            series.rounds.append(self._timed(name, case, max(2, count // 10), count))
+        except RtcError:
+            return  # `_turn` has taken it out and keeps its error
+
+    def _timed(self, name: str, case: Case, warmup: int, iterations: int) -> statistics.Floats:
+        """Milliseconds of each of `iterations`."""
+        request = {"op": "time", "warmup": warmup, "iterations": iterations, **asdict(case)}
+        reply, files = self._turn(name, request, {})
+        nanoseconds: npt.NDArray[np.int64] = worker.unpacked(files["times"], reply["times"])
+        return nanoseconds / 1e6
+
+    def _turn(
+        self, name: str, request: Mapping[str, Any], files: Mapping[str, bytes]
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Let one subject run for one request; one that fails is out."""
+        process = self._workers[name]
+        process.resume()
+        try:
+            answer = process.ask(request, files, timeout_s=_ANSWER_S)
+        except RtcError as error:
+            self.failures[name] = error
+            self._workers.pop(name).close()
+            raise
+        process.pause()
+        return answer
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _count(times_ms: statistics.Floats, slice_s: float) -> int:
+    """How many inferences fill a slice."""
+    return max(1, round(1e3 * slice_s / float(times_ms.mean())))
+
+
+def _row(
+    subject: str, case: Case, series: Series, baseline: Series | None, where: str
+) -> LatencyRow:
+    summary = statistics.summarise(series.all)
+    ratio = None if baseline is None else float(np.median(baseline.all)) / summary.median
+    return LatencyRow(
+        subject=subject,
+        mode=case.mode,
+        batch=case.batch,
+        evidence=Measured(summary.median, "ms", where, summary.count, summary.low, summary.high),
+        fps=1e3 * case.batch / summary.median,
+        speedup=ratio,
+        percentiles=summary.percentiles,
+        samples_ms=tuple(float(f"{t:.4g}") for t in statistics.thin(series.all, DRAWN)),
+        statistics={
+            "first": series.first,
+            "mean": summary.mean,
+            "std": summary.std,
+            "min": summary.minimum,
+            "max": summary.maximum,
+            "outliers": summary.outliers,
+        },
+    )

@@ -1,0 +1,267 @@
+"""What one stage did to a model's outputs: the unit before against the unit after, on real samples.
+
+ONNX units run in the oracle (unoptimised ONNX Runtime), PyTorch units in eager mode, float32, both
+on the CPU. `check` judges against the bound that a pass promised; `agreement` compares the outputs
+of a shipped engine with those of the float model. Nothing that is not finite ever passes, nor does
+a comparison of no samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import (
+    GateError,
+    InternalError,
+    MachineError,
+    ModelError,
+)
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.passes import Bound, Bounded, Exact
+from rtc.compiler.core.unit import Level, TensorSpec, Unit
+from rtc.compiler.measure import accuracy
+from rtc.compiler.report.model import CertificateRow
+
+Outputs = dict[str, Array]
+"""Tensors (N, …) by name; the first is what a classifier's metrics read."""
+Verdict = tuple[bool, str]
+"""Whether it passed, and the sentence that says what was measured."""
+
+WHERE = "float reference on the CPU"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close two models' first outputs are, over the same samples.
+
+    `same_top1` is the fraction of samples with the same arg max; `cosine` the similarity of all
+    outputs as one vector; `snr_db` = 10 log10(Σ a² / Σ (a - b)²), None where either sum is 0;
+    `max_abs` the largest difference, in `worst_sample`.
+    """
+
+    same_top1: Measured
+    cosine: float
+    snr_db: float | None
+    max_abs: float
+    worst_sample: int
+
+
+def check(
+    before: Unit,
+    after: Unit,
+    bound: Bound,
+    split: Split,
+    *,
+    stage: str,
+    samples: int = 256,
+    batch: int = 64,
+) -> CertificateRow:
+    """Run both units on the first `samples` of `split` and hold the outputs against `bound`.
+
+    A signature's fixed batch goes before `batch`, and then only whole batches count. A unit that
+    does not run, or whose signature changed, fails with the reason; nothing is raised for it.
+
+    Raises:
+        MachineError: a library that one of the units needs is not installed.
+        DataError: a label that the models have no class for.
+        InternalError: the bound names a metric that does not exist.
+    """
+    fixed = _fixed_batch(before) or _fixed_batch(after)
+    count = min(samples, len(split))
+    chosen = split.head(count // fixed * fixed if fixed else count)
+    try:
+        passed, measured = _judge(before, after, bound, chosen, fixed or batch)
+    except (ModelError, GateError) as error:
+        passed, measured = False, str(error)
+    return CertificateRow(
+        stage=stage,
+        exact=isinstance(bound, Exact),
+        bound=sentence(bound),
+        measured=measured,
+        samples=len(chosen),
+        passed=passed,
+        before=before.digest,
+        after=after.digest,
+    )
+
+
+def sentence(bound: Bound) -> str:
+    """The bound in words."""
+    if isinstance(bound, Exact):
+        return f"every element within {bound.atol:g} or {bound.rtol:g}·|x|, whichever is larger"
+    if bound.metric == "top1_drop":
+        return f"top-1 accuracy drops by at most {100 * bound.limit:g} points"
+    return f"the top-1 class changes for at most {100 * bound.limit:g} % of samples"
+
+
+def agreement(float_outputs: Array, outputs: Array, where: str) -> Agreement:
+    """Compare an engine's logits (N, classes) with the float model's on the same samples.
+
+    Raises:
+        GateError, ModelError, DataError: as `accuracy.agreement`.
+    """
+    same = accuracy.agreement(outputs, float_outputs, where)
+    a, b = float_outputs.astype(np.float64), outputs.astype(np.float64)
+    power, noise = float((a**2).sum()), float(((a - b) ** 2).sum())
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    worst = np.abs(a - b).max(axis=1)
+    return Agreement(
+        same_top1=same,
+        cosine=float((a * b).sum()) / lengths if lengths else float(noise == 0),
+        snr_db=10 * math.log10(power / noise) if noise and power else None,
+        max_abs=float(worst.max()),
+        worst_sample=int(worst.argmax()),
+    )
+
+
+def signature_change(before: Unit, after: Unit) -> str:
+    """What of the signature changed, or "".
+
+    A symbolic dimension may change its name, and a change of level (export) may rename tensors;
+    anything else is a change.
+    """
+    renames = before.level is not after.level
+    for side in ("inputs", "outputs"):
+        old: tuple[TensorSpec, ...] = getattr(before.signature, side)
+        new: tuple[TensorSpec, ...] = getattr(after.signature, side)
+        if _shape_of(old, renames) != _shape_of(new, renames):
+            return f"the {side} changed from {_text(old)} to {_text(new)}"
+    return ""
+
+
+def _shape_of(tensors: tuple[TensorSpec, ...], renames: bool) -> list[tuple[object, ...]]:
+    """What must stay as it is."""
+    return [
+        ("" if renames else t.name, t.dtype, *("?" if isinstance(d, str) else d for d in t.shape))
+        for t in tensors
+    ]
+
+
+def _text(tensors: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{t.name}: {t.dtype}[{', '.join(map(str, t.shape))}]" for t in tensors)
+
+
+def _fixed_batch(unit: Unit) -> int | None:
+    first = unit.signature.inputs[0].shape[0]
+    return first if isinstance(first, int) else None
+
+
+def _judge(before: Unit, after: Unit, bound: Bound, split: Split, batch: int) -> Verdict:
+    if not len(split):
+        return False, "there are no samples to compare"
+    if reason := signature_change(before, after):
+        return False, reason
+    reference = _outputs("before", before, split, batch)
+    result = _outputs("after", after, split, batch)
+    result = dict(zip(reference, result.values(), strict=True))  # an export may rename outputs
+    if reason := _incomparable(reference, result):
+        return False, reason
+    if isinstance(bound, Exact):
+        return _exact(reference, result, bound)
+    return _bounded(next(iter(reference.values())), next(iter(result.values())), bound, split)
+
+
+def _incomparable(reference: Outputs, result: Outputs) -> str:
+    """Why there is nothing to compare, or ""."""
+    for name, expected in reference.items():
+        if result[name].shape != expected.shape:
+            return f"output {name} is {result[name].shape}, and was {expected.shape}"
+        if not expected.size:
+            return f"output {name} is empty"
+        for side, values in (("before", expected), ("after", result[name])):
+            if not np.isfinite(values).all():
+                at = _at(name, int(np.isfinite(values).argmin()), values)
+                return f"{at} is not finite {side} this stage"
+    return ""
+
+
+def _exact(reference: Outputs, result: Outputs, bound: Exact) -> Verdict:
+    """Polygraphy's element-wise rule, and the element that is furthest off in terms of it."""
+    passed = _polygraphy(reference, result, bound)
+    beyond, worst, said = 0, -1.0, ""
+    for name, expected in reference.items():
+        old, new = expected.astype(np.float64), result[name].astype(np.float64)
+        off = np.abs(new - old)
+        allowed = np.maximum(bound.atol, bound.rtol * np.abs(old))
+        beyond += int(np.count_nonzero(off > allowed))
+        shares = off / np.maximum(allowed, np.finfo(np.float64).tiny)
+        if (share := float(shares.max())) > worst:
+            worst, i = share, int(shares.argmax())
+            change = f"from {old.flat[i]:.6g} to {new.flat[i]:.6g}"
+            said = f"{_at(name, i, old)} differs by {off.flat[i]:.3g}, {change}"
+    if passed:
+        return True, f"at most {said}" if worst else "identical"
+    total = sum(values.size for values in reference.values())
+    return False, f"{said}; {beyond} of {total} elements are beyond the bound"
+
+
+def _polygraphy(reference: Outputs, result: Outputs, bound: Exact) -> bool:
+    from polygraphy.comparator import Comparator, RunResults, SimpleCompareFunc
+    from polygraphy.logger import G_LOGGER
+
+    compare = SimpleCompareFunc(
+        atol=bound.atol, rtol=bound.rtol, check_error_stat="elemwise", check_shapes=True
+    )
+    results = RunResults()
+    results.add([result], runner_name="after")
+    results.add([reference], runner_name="before")
+    # It logs to our stdout. Relative errors of values next to zero overflow, as they may.
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(over="ignore"):
+        return bool(Comparator.compare_accuracy(results, compare_func=compare))
+
+
+def _bounded(reference: Array, result: Array, bound: Bounded, split: Split) -> Verdict:
+    if bound.metric == "disagreement":
+        same = accuracy.agreement(result, reference, WHERE)
+        changed = 1 - same.value
+        count = round(changed * same.samples)
+        said = f"changes for {count} of {same.samples} samples ({100 * changed:.2f} %)"
+        return changed <= bound.limit, said
+    if bound.metric != "top1_drop":
+        raise InternalError(f'no metric is named "{bound.metric}"', where="bound")
+    if split.labels is None:
+        return False, "top-1 accuracy needs labels, and these samples have none"
+    drop = accuracy.top1_drop(reference, result, split.labels, WHERE)
+    assert drop.low is not None
+    assert drop.high is not None
+    span = f"95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f}"
+    return drop.value <= bound.limit, f"drops by {100 * drop.value:.2f} points ({span})"
+
+
+def _at(name: str, flat: int, values: Array) -> str:
+    index = np.unravel_index(flat, values.shape)
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]"
+
+
+def _outputs(side: str, unit: Unit, split: Split, batch: int) -> Outputs:
+    """Every output of a unit over a split."""
+    try:
+        with _running(unit) as run:
+            parts = [run(inputs) for inputs in split.batches(batch)]
+    except (MachineError, ImportError):
+        raise  # a missing library is no fault of the model's
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the model {side} this stage does not run", seen=reason) from error
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextmanager
+def _running(unit: Unit) -> Iterator[Callable[[Array], Outputs]]:
+    """A function from inputs (n, …) to outputs, on the CPU in float32."""
+    if unit.level is Level.ONNX:
+        from rtc.calibration.oracle import Oracle
+
+        with Oracle(unit.onnx.proto) as oracle:
+            yield oracle.run
+        return
+    from rtc.compiler.measure.worker import EagerRunner
+
+    with EagerRunner(unit) as eager:
+        name = unit.signature.inputs[0].name
+        yield lambda inputs: eager.run({name: inputs})

@@ -1,0 +1,146 @@
+"""What a measurement ran on, and with what. No host names, users or paths."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+DISTRIBUTIONS = (
+    "rtc-compiler",
+    "numpy",
+    "onnx",
+    "onnx-graphsurgeon",
+    "onnxruntime",
+    "openvino",
+    "polygraphy",
+    "tensorrt-rtx-cu13",
+    "torch",
+    "onnxscript",
+    "nvidia-modelopt",
+    "accelerate",
+)
+_FLAGS = (  # instructions that decide which kernels a runtime takes
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+_CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+
+
+def machine() -> str:
+    """The machine in a few words: "Intel(R) Xeon(R) Processor, 2 cores"."""
+    facts = hardware()
+    return f"{facts['cpu']}, {facts['cores']} cores"
+
+
+@functools.cache
+def hardware() -> dict[str, str]:
+    """What of the machine a figure depends on; the same from run to run.
+
+    Keys: cpu, instructions, cores (that this process may use), threads (likewise), memory, gpu,
+    driver; "" where there is none.
+    """
+    gpu, driver = _gpu()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": _cpu_field("model name") or platform.machine(),
+        "instructions": " ".join(flag for flag in _FLAGS if flag in _cpu_flags()),
+        "cores": str(physical_cores()),
+        "threads": str(len(os.sched_getaffinity(0))),
+        "memory": f"{pages / 1e9:.0f} GB",
+        "gpu": gpu,
+        "driver": driver,
+    }
+
+
+def clocks() -> dict[str, str]:
+    """What of the CPU's clock can be read: governor, and MHz now and at most."""
+    files = {
+        "governor": "scaling_governor",
+        "khz": "scaling_cur_freq",
+        "max_khz": "cpuinfo_max_freq",
+    }
+    found = {name: _read(_CPU / file).strip() for name, file in files.items()}
+    return {
+        "governor": found["governor"],
+        "mhz": found["khz"][:-3] or _cpu_field("cpu MHz").partition(".")[0],
+        "max_mhz": found["max_khz"][:-3],
+    }
+
+
+def software() -> dict[str, str]:
+    """Operating system, Python, and the installed version of every library that takes part."""
+    system = {
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+    return system | {name: v for name in DISTRIBUTIONS if (v := _version(name))}
+
+
+@functools.cache
+def physical_cores() -> int:
+    """Cores behind the logical processors that this process may use; at least 1."""
+    allowed = os.sched_getaffinity(0)
+    cores = set()
+    for block in _read(Path("/proc/cpuinfo")).strip().split("\n\n"):
+        fields = dict(_fields(block))
+        if fields.get("processor", "").isdigit() and int(fields["processor"]) in allowed:
+            package = fields.get("physical id", "0")
+            cores.add((package, fields.get("core id", fields["processor"])))
+    return len(cores) or len(allowed)
+
+
+def _fields(block: str) -> list[tuple[str, str]]:
+    lines = (line.partition(":") for line in block.splitlines())
+    return [(name.strip(), value.strip()) for name, _, value in lines]
+
+
+def _cpu_field(name: str) -> str:
+    return dict(_fields(_read(Path("/proc/cpuinfo")).partition("\n\n")[0])).get(name, "")
+
+
+def _cpu_flags() -> set[str]:
+    return set((_cpu_field("flags") or _cpu_field("Features")).split())
+
+
+def _gpu() -> tuple[str, str]:
+    """The first GPU and its driver, as nvidia-smi tells them; ("", "") without one."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "", ""
+    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - a fixed query
+    except (OSError, subprocess.SubprocessError):
+        return "", ""
+    name, _, driver = told.stdout.partition("\n")[0].partition(",")
+    return name.strip(), driver.strip()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,172 @@
+"""Summaries of timings, and confidence intervals for accuracies and for ratios of medians."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+PERCENTILES = (50.0, 90.0, 95.0, 97.0, 99.0, 99.9)
+CONFIDENCE = 0.95
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # 1.96
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A series of timings, in the series' own unit.
+
+    `percentiles` by name ("p50" … "p99.9", linear interpolation between order statistics), and
+    `low` and `high`, the 5th and the 95th. `std` is that of the sample (n - 1); `outliers` counts
+    observations further than 3 `std` from the mean; `first` is the first of the series.
+    """
+
+    count: int
+    first: float
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    median: float
+    low: float
+    high: float
+    percentiles: Mapping[str, float]
+    outliers: int
+
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation: std / mean."""
+        return self.std / self.mean if self.mean else 0.0
+
+
+def summarise(series: npt.ArrayLike) -> Summary:
+    """Summarise at least one observation."""
+    x = np.asarray(series, np.float64)
+    mean = float(x.mean())
+    std = float(x.std(ddof=1)) if len(x) > 1 else 0.0
+    low, high, median = np.percentile(x, (5, 95, 50))
+    named = zip(PERCENTILES, np.percentile(x, PERCENTILES), strict=True)
+    return Summary(
+        count=len(x),
+        first=float(x[0]),
+        mean=mean,
+        std=std,
+        minimum=float(x.min()),
+        maximum=float(x.max()),
+        median=float(median),
+        low=float(low),
+        high=float(high),
+        percentiles={f"p{rank:g}": float(value) for rank, value in named},
+        outliers=int(np.count_nonzero(np.abs(x - mean) > 3 * std)),
+    )
+
+
+def thin(series: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """At most `count` of a series, evenly spaced, first and last included."""
+    if len(series) <= count:
+        return series
+    kept: npt.NDArray[Any] = series[np.linspace(0, len(series) - 1, count).round().astype(int)]
+    return kept
+
+
+def mean_interval(series: npt.ArrayLike) -> Interval:
+    """The mean ± 1.96 standard errors (central limit theorem)."""
+    x = np.asarray(series, np.float64)
+    mean = float(x.mean())
+    error = _Z * float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else 0.0
+    return Interval(mean, mean - error, mean + error)
+
+
+def wilson(successes: int, total: int) -> Interval:
+    """A proportion and its score interval; sound at 0, at 1 and for few samples.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    JASA 22 (1927) 209-212.
+    """
+    p = successes / total
+    spread = 1 + _Z**2 / total
+    centre = (p + _Z**2 / (2 * total)) / spread
+    half = _Z / spread * math.sqrt(p * (1 - p) / total + _Z**2 / (4 * total**2))
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def paired_difference(before: Flags, after: Flags) -> Interval:
+    """How much rarer something is after than before, on the same samples: p(before) - p(after).
+
+    Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17 (1998) 2635-2650, method 10: the
+    two Wilson intervals, squared and added with the correlation between the pairs.
+    """
+    n = len(before)
+    both = int(np.count_nonzero(before & after))
+    lost = int(np.count_nonzero(before & ~after))
+    won = int(np.count_nonzero(~before & after))
+    neither = n - both - lost - won
+    first, second = wilson(both + lost, n), wilson(both + won, n)
+    phi = _correlation(both, lost, won, neither)
+    down1, up1 = first.value - first.low, first.high - first.value
+    down2, up2 = second.value - second.low, second.high - second.value
+    difference = (lost - won) / n
+    return Interval(
+        difference,
+        difference - math.sqrt(max(0.0, down1**2 - 2 * phi * down1 * up2 + up2**2)),
+        difference + math.sqrt(max(0.0, up1**2 - 2 * phi * up1 * down2 + down2**2)),
+    )
+
+
+def _correlation(both: int, lost: int, won: int, neither: int) -> float:
+    """Phi of a 2 × 2 table, with Newcombe's continuity correction for positive ones."""
+    margins = (both + lost) * (won + neither) * (both + won) * (lost + neither)
+    if not margins:
+        return 0.0
+    product = both * neither - lost * won
+    half = (both + lost + won + neither) / 2
+    corrected = max(product - half, 0.0) if product > 0 else float(product)
+    return corrected / math.sqrt(margins)
+
+
+def ratio_of_medians(
+    numerator: Sequence[Floats],
+    denominator: Sequence[Floats],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Interval:
+    """Median of all of `numerator` over median of all of `denominator`, both timed in rounds.
+
+    Round i of both was measured close together in time. The interval is a percentile bootstrap
+    (Efron & Tibshirani 1993, chapter 13) over whole rounds, kept in pairs: timings within a round
+    are not independent, and what disturbs a round disturbs both.
+
+    Args:
+        numerator: one array of timings for each round.
+        denominator: likewise, as many.
+        seed: of the resampling.
+        resamples: how often the rounds are drawn anew.
+    """
+    rng = np.random.default_rng(seed)
+    rounds = len(numerator)
+
+    def ratio(chosen: Sequence[int] | npt.NDArray[np.int64]) -> float:
+        above = np.median(np.concatenate([numerator[i] for i in chosen]))
+        return float(above / np.median(np.concatenate([denominator[i] for i in chosen])))
+
+    drawn = [ratio(rng.integers(rounds, size=rounds)) for _ in range(resamples)]
+    low, high = np.percentile(drawn, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)))
+    return Interval(ratio(range(rounds)), float(low), float(high))

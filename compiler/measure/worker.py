@@ -1,0 +1,219 @@
+"""What a measured subject runs in its own process: load one engine, answer "infer" and "time".
+
+Entries (for `sandbox.Worker`): `engine` for a backend's engine, `eager` for a PyTorch unit, and
+`reference` for an ONNX model in unoptimised ONNX Runtime. Each gives a `Session`.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rtc.compiler.core.data import Array, Preprocess
+from rtc.compiler.core.errors import BuilderError, InternalError
+from rtc.compiler.core.target import BuildRequest, Runner
+from rtc.compiler.core.unit import Unit
+from rtc.compiler.measure.provenance import physical_cores
+
+Files = Mapping[str, bytes]
+Args = Mapping[str, Any]
+Reply = tuple[dict[str, Any], dict[str, bytes]]
+
+FORWARD = "forward"
+END_TO_END = "end-to-end"
+SAMPLES = "samples"  # the file with the raw samples that are timed
+
+
+def engine(files: Files, args: Args) -> Session:
+    """A backend's engine. Files: `engine`, `samples`; args: `backend`, `request`, `samples`."""
+    from pydantic import TypeAdapter
+    from rtc.targets import loader
+
+    request = TypeAdapter(BuildRequest).validate_python(args["request"])
+    runner = loader.backend(args["backend"]).load(files["engine"], request)
+    return Session(runner, files[SAMPLES], args[SAMPLES])
+
+
+def eager(files: Files, args: Args) -> Session:
+    """PyTorch, eager mode. Files: a unit's, and `samples`; args: `threads`, `samples`."""
+    runner = EagerRunner(Unit.from_files(files), threads=args["threads"] or physical_cores())
+    return Session(runner, files[SAMPLES], args[SAMPLES])
+
+
+def reference(files: Files, args: Args) -> Session:
+    """Unoptimised ONNX Runtime. Files: a unit's, and `samples`; args: `threads`, `samples`."""
+    runner = ReferenceRunner(Unit.from_files(files), threads=args["threads"])
+    return Session(runner, files[SAMPLES], args[SAMPLES])
+
+
+class EagerRunner(Runner):
+    """A PyTorch unit on the CPU, float32, without gradients.
+
+    Args:
+        unit: at the PyTorch level.
+        threads: CPU threads; 0 leaves the process's setting as it is.
+    """
+
+    def __init__(self, unit: Unit, *, threads: int = 0) -> None:
+        from rtc.passes import torch_module
+
+        self.signature = unit.signature
+        # First, since it says what to install where there is no torch.
+        self._module: Any = torch_module.build(unit.torch)
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._input: Any = None
+        self._output: Any = None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self.bind(feeds)
+        self.enqueue()
+        return self.results()
+
+    def bind(self, feeds: Mapping[str, Array]) -> None:
+        self._input = self._torch.from_numpy(feeds[self.signature.inputs[0].name])
+
+    def enqueue(self) -> None:
+        with self._torch.inference_mode():
+            self._output = self._module(self._input)
+
+    def results(self) -> dict[str, Array]:
+        values = self._output if isinstance(self._output, (tuple, list)) else (self._output,)
+        names = (spec.name for spec in self.signature.outputs)
+        return {name: value.numpy() for name, value in zip(names, values, strict=True)}
+
+    def close(self) -> None:
+        self._module = self._input = self._output = None
+
+
+class ReferenceRunner(Runner):
+    """An ONNX unit in the oracle, which takes and gives arrays in host memory only."""
+
+    def __init__(self, unit: Unit, *, threads: int = 0) -> None:
+        from rtc.calibration.oracle import Oracle
+
+        self.signature = unit.signature
+        self._oracle = Oracle(unit.onnx.proto, threads=threads)
+        self._inputs: Array = np.empty(0)
+        self._outputs: dict[str, Array] = {}
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._oracle.run(feeds[self.signature.inputs[0].name])
+
+    def bind(self, feeds: Mapping[str, Array]) -> None:
+        self._inputs = feeds[self.signature.inputs[0].name]
+
+    def enqueue(self) -> None:
+        self._outputs = self._oracle.run(self._inputs)
+
+    def results(self) -> dict[str, Array]:
+        return self._outputs
+
+    def close(self) -> None:
+        self._outputs = {}
+
+
+class Session:
+    """One loaded subject and the raw samples it is timed on.
+
+    Requests (`op`):
+        infer: `inputs` (preprocessed, as `packed` describes) → `logits`, the first output.
+        time: `mode`, `batch`, `warmup`, `iterations` → `times`: int64 nanoseconds per batch.
+
+    "forward" is the engine alone on inputs that were placed beforehand. "end-to-end" goes from raw
+    samples in memory through preprocessing (numpy), copies in, the engine and copies out to the arg
+    max on the host, over changing samples.
+    """
+
+    def __init__(self, runner: Runner, content: bytes, head: Mapping[str, Any]) -> None:
+        self._runner = runner
+        self._raw = unpacked(content, head)
+        fields = head["preprocess"]
+        self._preprocess = Preprocess(
+            fields["scale"], tuple(fields["mean"]), tuple(fields["std"]), fields["layout"]
+        )
+        self._input = runner.signature.inputs[0].name
+        self._output = runner.signature.outputs[0].name
+        gc.freeze()  # what is loaded stays: nothing of it is worth a collector's walk
+
+    def ask(self, request: dict[str, Any], files: Files) -> Reply:
+        if request["op"] == "infer":
+            logits = self._run(unpacked(files["inputs"], request["inputs"]))
+            head, content = packed(logits)
+            return {"logits": head}, {"logits": content}
+        if request["op"] == "time":
+            prepare = self._forward if request["mode"] == FORWARD else self._end_to_end
+            step, check = prepare(request["batch"])
+            times = timed(step, request["warmup"], request["iterations"])
+            check()
+            head, content = packed(times)
+            return {"times": head}, {"times": content}
+        raise InternalError(f"a session cannot {request['op']!r}")
+
+    def _run(self, inputs: Array) -> Array:
+        return self._runner.run({self._input: inputs})[self._output]
+
+    def _forward(self, batch: int) -> tuple[Callable[[], object], Callable[[], None]]:
+        inputs = self._preprocess(batches(self._raw, batch)[0])
+        expected = self._run(inputs).copy()  # a runner may use its buffers again
+        self._runner.bind({self._input: inputs})
+
+        def check() -> None:
+            """The timed runs computed what an untimed run does, up to the order of additions."""
+            seen = self._runner.results()[self._output]
+            if not np.allclose(seen, expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max()):
+                reason = "the timed runs computed something else than an untimed one"
+                raise BuilderError(reason, id="timed-run-differs")
+
+        return self._runner.enqueue, check
+
+    def _end_to_end(self, batch: int) -> tuple[Callable[[], object], Callable[[], None]]:
+        turn = itertools.cycle(batches(self._raw, batch))
+
+        def step() -> object:
+            return self._run(self._preprocess(next(turn))).argmax(axis=1)
+
+        return step, lambda: None
+
+
+def timed(step: Callable[[], object], warmup: int, iterations: int) -> npt.NDArray[np.int64]:
+    """Nanoseconds of each of `iterations` calls, after `warmup` uncounted ones; no collector."""
+    times = np.empty(iterations, np.int64)
+    clock = time.perf_counter_ns
+    for _ in range(warmup):
+        step()
+    gc.disable()
+    try:
+        for i in range(iterations):
+            begun = clock()
+            step()
+            times[i] = clock() - begun
+    finally:
+        gc.enable()
+    return times
+
+
+def batches(raw: Array, size: int) -> list[Array]:
+    """All whole batches of the samples; where there are too few, one that repeats them."""
+    if len(raw) < size:
+        return [np.take(raw, range(size), axis=0, mode="wrap")]
+    return [raw[i : i + size] for i in range(0, len(raw) - size + 1, size)]
+
+
+def packed(array: Array) -> tuple[dict[str, Any], bytes]:
+    """An array as what its bytes mean, and its bytes."""
+    head = {"dtype": array.dtype.str, "shape": list(array.shape)}
+    return head, np.ascontiguousarray(array).tobytes()
+
+
+def unpacked(content: bytes, head: Mapping[str, Any]) -> Array:
+    """The inverse of `packed`; writable."""
+    return np.frombuffer(bytearray(content), head["dtype"]).reshape(head["shape"])

@@ -1,0 +1,81 @@
+"""What goes into a bundle: the engine, the graph and plan behind it, and what was found of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from rtc.compiler import bundle
+from rtc.compiler.choice import Choice
+from rtc.compiler.core.data import Preprocess
+from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.target import BuiltLayer
+from rtc.compiler.front import Front
+from rtc.compiler.recipe import Recipe
+from rtc.compiler.report import html, serial
+from rtc.compiler.report.model import Report
+
+REPORT = "report.json"
+PAGE = "report.html"
+_LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...])
+
+
+def pack(
+    recipe: Recipe,
+    preprocess: Preprocess,
+    front: Front,
+    choice: Choice,
+    report: Report,
+    identity: Mapping[str, Any],
+) -> tuple[bundle.Manifest, dict[str, bytes]]:
+    """The manifest and the files of a bundle."""
+    from rtc.targets.loader import backend
+
+    shipped = choice.candidate
+    engine_file = backend(shipped.backend).engine_file
+    files = {
+        engine_file: shipped.built.engine,
+        "graph.onnx": shipped.graph.onnx.proto,
+        "float.onnx": front.model.onnx.proto,
+        "recipe.yaml": recipe.text.encode(),
+        "plan.yaml": _plan(choice),
+        "layers.json": _LAYERS.dump_json(shipped.built.layers, indent=1),
+        "calibration.json": canonical({n: asdict(r) for n, r in front.statistics.items()}),
+        REPORT: serial.to_json(report),
+        PAGE: html.render(report).encode(),
+    }
+    manifest = bundle.Manifest(
+        name=recipe.name,
+        version=report.version,
+        target=report.target,
+        passed=report.passed,
+        engine=bundle.EngineEntry(
+            backend=shipped.backend,
+            file=engine_file,
+            runtime=shipped.built.runtime,
+            binding=shipped.built.binding,
+            batches=shipped.request.batches,
+            threads=shipped.request.threads,
+        ),
+        signature=front.model.signature,
+        preprocess=preprocess,
+        sources={"data": identity["data"], "rtc": identity["code"]["rtc"], **identity["files"]},
+        versions=identity["versions"],
+        certificates=tuple(asdict(row) for row in report.certificates),
+        gates=tuple(asdict(row) for row in report.gates),
+    )
+    return manifest, files
+
+
+def report_of(verified: bundle.Verified) -> Report:
+    """The report in a bundle."""
+    return serial.from_json(verified.files[REPORT])
+
+
+def _plan(choice: Choice) -> bytes:
+    text: str = yaml.safe_dump(choice.candidate.plan.to_dict(), sort_keys=False, allow_unicode=True)
+    return text.encode()

@@ -1,0 +1,101 @@
+"""Run one pass as a stage: apply it, check what it promised, keep the result with its certificate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rtc.compiler.core.errors import GateError
+from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.passes import Pass, PassContext, PassResult
+from rtc.compiler.core.precision import PrecisionPlan
+from rtc.compiler.core.progress import Progress
+from rtc.compiler.core.unit import Unit
+from rtc.compiler.report.model import CertificateRow
+from rtc.compiler.stages import Files, Stages, referenced_code, versions
+
+_CHECKED_WITH = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a pass gave, and the certificate that its check left."""
+
+    unit: Unit
+    plan: PrecisionPlan | None
+    details: Mapping[str, Any]
+    certificate: CertificateRow
+
+
+def run_pass(
+    step: Pass, unit: Unit, ctx: PassContext, stages: Stages, *, label: str = ""
+) -> Passed:
+    """Apply and check a pass, or take both from the store.
+
+    Raises:
+        GateError: the output does not keep the bound that the pass states.
+    """
+    inputs = {
+        "pass": step.name,
+        "options": step.options(),
+        "unit": unit.digest,
+        "seed": ctx.seed,
+        "data": ctx.data.digest,
+        "target": asdict(ctx.target) if ctx.target else None,
+        "statistics": {name: asdict(seen) for name, seen in ctx.statistics.items()},
+        "plan": ctx.plan.to_dict() if ctx.plan else None,
+        "versions": versions(_CHECKED_WITH + step.uses),
+        "code": referenced_code([step.options(), _factory(unit)]),
+    }
+
+    def work(progress: Progress) -> tuple[Files, str]:
+        result = step.apply(unit, replace(ctx, progress=progress))
+        certificate = _certify(step, unit, result, ctx)
+        return _to_files(result, certificate), result.summary
+
+    target = ctx.target.profile.name if ctx.target else ""
+    return _from_files(stages.run(label or step.name, inputs, work, target=target))
+
+
+def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> CertificateRow:
+    from rtc.compiler.measure import parity
+
+    row = parity.check(unit, result.unit, step.bound, ctx.data.test, stage=step.name)
+    if not row.passed:
+        raise GateError(
+            "the pass broke its bound",
+            where=step.name,
+            seen=row.measured,
+            expected=row.bound,
+            fix="change or remove the pass in the recipe",
+            id="pass-broke-bound",
+        )
+    return replace(row, before=unit.digest, after=result.unit.digest)
+
+
+def _factory(unit: Unit) -> str:
+    from rtc.compiler.core.unit import TorchModel
+
+    return unit.model.factory if isinstance(unit.model, TorchModel) else ""
+
+
+def _to_files(result: PassResult, certificate: CertificateRow) -> Files:
+    head = {
+        "plan": result.plan.to_dict() if result.plan else None,
+        "details": dict(result.details),
+        "certificate": asdict(certificate),
+    }
+    return {**result.unit.to_files(), _RESULT: canonical(head)}
+
+
+def _from_files(files: Files) -> Passed:
+    head = json.loads(files[_RESULT])
+    return Passed(
+        unit=Unit.from_files(files),
+        plan=PrecisionPlan.from_dict(head["plan"]) if head["plan"] else None,
+        details=head["details"],
+        certificate=CertificateRow(**head["certificate"]),
+    )

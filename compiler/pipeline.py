@@ -1,0 +1,214 @@
+"""The pipeline: one visible sequence from a recipe to a bundle for each target.
+
+source → passes → export-onnx → graph passes   the float model, once for all targets
+observe                                        one walk over the calibration set
+── per target ──
+assign-precision → insert-qdq → cast-precision → build → contract   every candidate
+measure → gates → bundle                                            the one that ships
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rtc.compiler import bundle
+from rtc.compiler.appraise import appraise
+from rtc.compiler.assemble import assemble
+from rtc.compiler.building import Candidate, Missing, candidates
+from rtc.compiler.choice import choose
+from rtc.compiler.core.data import Splits
+from rtc.compiler.core.errors import BuilderError, IntegrityError
+from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.passes import PassContext
+from rtc.compiler.core.progress import Listener, Nobody
+from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
+from rtc.compiler.core.unit import Level
+from rtc.compiler.front import Front, make_front, source_files
+from rtc.compiler.measure.provenance import machine
+from rtc.compiler.packing import pack, report_of
+from rtc.compiler.recipe import Recipe, load_recipe
+from rtc.compiler.report.model import Report
+from rtc.compiler.samples import splits_of
+from rtc.compiler.stages import Stages, code_digest, referenced_code, versions
+from rtc.compiler.store import Store
+
+_LIBRARIES = (
+    "numpy",
+    "onnx",
+    "onnx-graphsurgeon",
+    "onnxruntime",
+    "openvino",
+    "polygraphy",
+    "tensorrt-rtx-cu13",
+)
+_TORCH_LIBRARIES = ("torch", "onnxscript", "nvidia-modelopt", "accelerate")
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """One target's outcome. `reused` says that the bundle was there already."""
+
+    target: str
+    bundle: Path
+    report: Report
+    passed: bool
+    reused: bool
+
+
+def compile(  # noqa: A001 - the verb of this tool; callers import it by name
+    recipe: str | Path | Recipe,
+    *,
+    targets: Sequence[str] | None = None,
+    out: str | Path = "build",
+    store: Store | None = None,
+    listener: Listener | None = None,
+    fresh: bool = False,
+) -> tuple[CompileResult, ...]:
+    """Compile a recipe for each target and publish a bundle for each.
+
+    Args:
+        recipe: a recipe's path, or a recipe that was loaded.
+        targets: device names; the recipe's own when not given.
+        out: the folder that bundles go under.
+        store: where results of stages are kept; the user's cache when not given.
+        listener: told of every stage.
+        fresh: do every stage again, and replace what is there.
+
+    Returns:
+        A result for each target. Where a gate failed `passed` is False: the bundle is written,
+        marked failed, and never becomes `latest`.
+
+    Raises:
+        RtcError: see `rtc.compiler.core.errors` for what each means.
+    """
+    from rtc.targets import loader
+
+    listener = listener or Nobody()
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    profiles = [loader.profile(name) for name in targets or recipe.targets]
+    destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
+    _admit_code_beside(recipe)
+    store = store or Store.default(warn=listener.warned)
+    job = _Job(recipe, splits_of(recipe), Path(out), Stages(store, listener, fresh))
+    return tuple(job.compile_for(profile, backends) for profile, backends in destinations)
+
+
+def _admit_code_beside(recipe: Recipe) -> None:
+    """Let a recipe name a factory in a module that lies beside it."""
+    folder = str(recipe.path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+@dataclass
+class _Job:
+    """One compile: the recipe, its data, and the front, which is made once for all targets."""
+
+    recipe: Recipe
+    data: Splits
+    out: Path
+    stages: Stages
+    front: Front | None = None
+
+    def compile_for(self, profile: DeviceProfile, backends: Sequence[Backend]) -> CompileResult:
+        """The bundle of one target: the one that is there, or a new one."""
+        identity = self._identity(profile, backends)
+        version = f"{self.recipe.version}+{digest(identity).removeprefix('sha256:')[:12]}"
+        there = None if self.stages.fresh else self._there(profile, version)
+        if there is not None:
+            report = report_of(there)
+            self._finished("bundle", "nothing changed: it is there already")
+            return CompileResult(profile.name, there.path, report, report.passed, reused=True)
+        return self._make(profile, backends, version, identity)
+
+    def _there(self, profile: DeviceProfile, version: str) -> bundle.Verified | None:
+        """A whole bundle of the same inputs, if there is one."""
+        home = self.out / self.recipe.name / profile.name
+        for folder in (home / version, home / f"{version}.failed"):
+            if folder.is_dir():
+                try:
+                    return bundle.verify(folder)
+                except IntegrityError as error:
+                    self.stages.listener.warned(f"{error}; it is made again")
+        return None
+
+    def _make(
+        self,
+        profile: DeviceProfile,
+        backends: Sequence[Backend],
+        version: str,
+        identity: dict[str, Any],
+    ) -> CompileResult:
+        if self.front is None:
+            self.front = make_front(self.recipe, self.data, self.stages)
+        built, missing = self._candidates(self.front, profile, backends)
+        appraised = appraise(self.recipe, self.data, self.front, profile, built, self.stages)
+        choice = choose(self.recipe.gates, built, missing, appraised, self.recipe.batch)
+        own = [row for each in built for row in each.certificates]
+        report = assemble(
+            self.recipe,
+            version,
+            profile,
+            self.front,
+            choice,
+            appraised,
+            certificates=(*self.front.certificates, *own),
+            stages=self.stages.rows_of(profile.name),
+            provenance=identity,
+        )
+        manifest, files = pack(
+            self.recipe, self.data.test.preprocess, self.front, choice, report, identity
+        )
+        path = bundle.publish(
+            self.out,
+            manifest,
+            files,
+            replace=self.stages.fresh,
+            warn=self.stages.listener.warned,
+        )
+        self._finished("bundle", path.name)
+        return CompileResult(profile.name, path, report, report.passed, reused=False)
+
+    def _candidates(
+        self, front: Front, profile: DeviceProfile, backends: Sequence[Backend]
+    ) -> tuple[list[Candidate], list[Missing]]:
+        batch = self.recipe.batch
+        request = BuildRequest(profile, (1, batch, batch), self.recipe.measure.threads)
+        context = PassContext(self.data, self.recipe.seed, statistics=front.statistics)
+        found = [
+            each
+            for backend in backends
+            for each in candidates(self.recipe, front.model, context, backend, request, self.stages)
+        ]
+        built = [each for each in found if isinstance(each, Candidate)]
+        missing = [each for each in found if isinstance(each, Missing)]
+        if not built:
+            raise BuilderError(
+                "no candidate could be built",
+                where=profile.name,
+                seen="; ".join(f"{each.name}: {each.reason}" for each in missing),
+                id="no-candidate",
+            )
+        return built, missing
+
+    def _identity(self, profile: DeviceProfile, backends: Sequence[Backend]) -> dict[str, Any]:
+        """Everything that the bundle's content depends on, and that is known before any work."""
+        described = self.recipe.identity()
+        torch = self.recipe.source.level is Level.TORCH
+        return {
+            "recipe": described,
+            "data": self.data.digest,
+            "files": source_files(self.recipe),
+            "code": {"rtc": code_digest(), **referenced_code(described)},
+            "target": asdict(profile),
+            "backends": [backend.name for backend in backends],
+            "versions": versions(_LIBRARIES + (_TORCH_LIBRARIES if torch else ())),
+            "machine": machine() if profile.kind == "cpu" else "",
+        }
+
+    def _finished(self, stage: str, found: str) -> None:
+        self.stages.listener.finished(stage, 0.0, found, cached=False)

@@ -1,0 +1,319 @@
+"""Recipes: YAML in, a frozen `Recipe` out; every error is one line with file:line:column.
+
+The models below are the recipe's only definition: parsing, error messages and the JSON Schema all
+come from their fields. A pass's options come from the pass's own fields in the same way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    model_validator,
+)
+from rtc.compiler import pass_list, strict_yaml
+from rtc.compiler.core.data import Preprocess
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.passes import Pass
+from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.unit import Level
+from rtc.compiler.validation import validated
+
+SCHEMA = 1
+
+
+def _inside(path: str) -> str:
+    """A relative path that stays below the recipe's folder."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or PureWindowsPath(path).drive or ".." in pure.parts:
+        raise ValueError("must be relative and stay below the recipe's folder; copy the file there")
+    return path
+
+
+def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(items)) < len(items):
+        raise ValueError("must name nothing twice")
+    return items
+
+
+def _sane(preprocess: Preprocess) -> Preprocess:
+    layouts = ("as-is", "hw", "hwc", "chw")
+    if preprocess.layout not in layouts:
+        raise ValueError(f"layout must be one of {', '.join(layouts)}")
+    if not preprocess.mean or not preprocess.std or not all(s > 0 for s in preprocess.std):
+        raise ValueError("mean and std must hold a number or one per channel, and std be above 0")
+    return preprocess
+
+
+RelativePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside)]
+Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Pinned = Annotated[
+    Precision,
+    BeforeValidator(
+        lambda word: Precision.HALF if word == "fp16" else word,
+        json_schema_input_type=Literal["fp32", "half", "fp16", "int8"],
+    ),
+]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, of exact types, without unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class Source(Section):
+    """Where the model comes from: exactly one of `factory` and `onnx`."""
+
+    factory: Reference | None = None
+    """A function that returns a torch.nn.Module, as "package.module:function"."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the factory."""
+    weights: RelativePath | None = None
+    """A safetensors file with the factory's weights, relative to the recipe."""
+    onnx: RelativePath | None = None
+    """An ONNX file, relative to the recipe."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if (self.factory is None) == (self.onnx is None):
+            raise ValueError("must have exactly one of factory and onnx")
+        if self.onnx is not None and (self.weights is not None or self.options):
+            raise ValueError("weights and options belong to a factory, and the source is ONNX")
+        return self
+
+    @property
+    def level(self) -> Level:
+        return Level.TORCH if self.onnx is None else Level.ONNX
+
+
+class SplitFractions(Section):
+    """Fractions of the samples; drawn with the recipe's seed, by label, without overlap."""
+
+    train: Fraction = 0.7
+    """Fraction to train on; 0 where nothing is trained."""
+    calibration: Fraction = 0.1
+    """Fraction that quantisation ranges are taken from."""
+    test: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Fraction that every accuracy is measured on."""
+
+    @model_validator(mode="after")
+    def _sum(self) -> SplitFractions:
+        total = self.train + self.calibration + self.test
+        if total > 1 + 1e-9:
+            raise ValueError(f"fractions must add up to 1 at most, and add up to {total:g}")
+        return self
+
+
+class Data(Section):
+    """Samples and labels: exactly one of `dataset` and `npz`."""
+
+    dataset: Reference | None = None
+    """A function that returns a Dataset, as "package.module:function"."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the dataset's function."""
+    npz: RelativePath | None = None
+    """An .npz file with arrays x (raw samples) and y (labels), relative to the recipe."""
+    classes: Annotated[int, Field(ge=2)] | None = None
+    """Number of classes of an .npz file."""
+    split: SplitFractions = SplitFractions()
+    """How the samples are divided."""
+    preprocess: Annotated[Preprocess, AfterValidator(_sane)] | None = None
+    """Overrides the dataset's own: (raw * scale - mean) / std."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Data:
+        if (self.dataset is None) == (self.npz is None):
+            raise ValueError("must have exactly one of dataset and npz")
+        if (self.npz is None) != (self.classes is None):
+            raise ValueError("classes goes with npz: give both or neither")
+        if self.npz is not None and self.options:
+            raise ValueError("options belong to a dataset's function, and the data is an .npz file")
+        return self
+
+
+class PrecisionOptions(Section):
+    """What each layer may compute in."""
+
+    offer: Annotated[tuple[Variant, ...], Field(min_length=1), AfterValidator(_distinct)] = tuple(
+        Variant
+    )
+    """Variants to build and compare; the fastest that passes ships."""
+    observer: Annotated[str, Field(min_length=1)] = "percentile"
+    """How a tensor's range is taken from the calibration samples."""
+    min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
+    """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
+    pin: dict[str, Pinned] = {}
+    """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
+
+
+class Measure(Section):
+    """How latency is measured."""
+
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 6.0
+    """Time to spend on each measurement, in seconds."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads an engine may use; 0: the runtime's own choice."""
+
+
+class Gates(Section):
+    """What must hold, or the compile ends with exit code 8."""
+
+    top1_drop: Fraction | None = 0.01
+    """Largest drop of top-1 accuracy against the float model, as a fraction."""
+    latency_ms: Positive | None = None
+    """Largest median latency at the recipe's batch, end to end, in milliseconds."""
+    fps: Positive | None = None
+    """Smallest throughput at the recipe's batch, end to end, in samples per second."""
+    contract: Literal["report", "strict"] = "report"
+    """strict: fail when the builder ran a layer in another precision than planned."""
+    parity: Fraction | None = 0.98
+    """Smallest fraction of samples on which the engine agrees with the float model's top-1."""
+
+
+class _Head(Section):
+    """All of a recipe but its passes."""
+
+    recipe: Literal[1]
+    """Version of the recipe's schema."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$", max_length=80)]
+    """Names the folder below build/."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?$", max_length=80)]
+    """Your version of this recipe: "1.0.0"."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds weights, splits and training."""
+    source: Source
+    data: Data
+    precision: PrecisionOptions = PrecisionOptions()
+    batch: Annotated[int, Field(ge=1, le=65536)] = 1
+    """The batch that the engine is chosen for."""
+    targets: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("cpu",)
+    """Devices to compile for when none is given on the command line."""
+    measure: Measure = Measure()
+    gates: Gates = Gates()
+
+
+class _File(_Head):
+    """A recipe as it stands in the file."""
+
+    passes: tuple[Any, ...] = ()
+    """In order; each a name, or one {name: {options}}."""
+
+
+class Recipe(_Head):
+    """A recipe that was checked: its passes are values, in an order that can run."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    passes: tuple[Pass, ...]
+    path: Path
+    text: str
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that matters for the result, as JSON types; neither path nor comments."""
+        fields = self.model_dump(mode="json", exclude={"path", "text", "passes"})
+        steps = [[step.name, step.version, step.options()] for step in self.passes]
+        return {**fields, "passes": steps}
+
+    def resolve(self, relative: str) -> Path:
+        """Where a file that the recipe names lies."""
+        return self.path.parent / relative
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe, and that the files and targets which it names exist.
+
+    Raises:
+        RecipeError: the first thing that is wrong, where it stands, and how many more there are.
+    """
+    document = strict_yaml.read(path)
+    recipe = parse_recipe(document, path)
+    _check_files(recipe, document)
+    _check_targets(recipe, document)
+    return recipe
+
+
+def parse_recipe(document: strict_yaml.Document, path: Path) -> Recipe:
+    """Check a recipe without looking at any file that it names.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    _check_schema(document)
+    file = validated(TypeAdapter(_File), document.value, document, ())
+    passes = pass_list.read(document, file.passes)
+    pass_list.check_order(document, passes, file.source.level)
+    fields = {name: getattr(file, name) for name in _Head.model_fields}
+    return Recipe.model_construct(**fields, passes=passes, path=path, text=document.text)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of recipes, for editors; every pass with its options."""
+    top = _File.model_json_schema()
+    top["properties"]["passes"]["items"], definitions = pass_list.schema()
+    top.setdefault("$defs", {}).update(definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **top,
+        "title": "rtc recipe",
+        "description": "What rtc compiles, how, for which devices, and what must hold.",
+    }
+
+
+def _check_schema(document: strict_yaml.Document) -> None:
+    value = document.value
+    if not isinstance(value, dict):
+        raise RecipeError(
+            "not a recipe",
+            where=document.where(()),
+            seen="an empty file" if value is None else type(value).__name__,
+            expected="a mapping that starts with recipe: 1",
+            fix="rtc recipe new writes a starter",
+        )
+    seen = value.get("recipe")
+    if isinstance(seen, int) and not isinstance(seen, bool) and seen > SCHEMA:
+        raise RecipeError(
+            "this recipe is newer than this rtc",
+            where=document.where(("recipe",)),
+            seen=f"schema {seen}",
+            expected=f"schema {SCHEMA}",
+            fix="upgrade rtc",
+            id="newer-schema",
+        )
+
+
+def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
+    for section, key in (("source", "onnx"), ("source", "weights"), ("data", "npz")):
+        name = getattr(getattr(recipe, section), key)
+        if name is None or recipe.resolve(name).is_file():
+            continue
+        there = recipe.resolve(name).exists()
+        raise RecipeError(
+            f"{section}.{key} is {'not a file' if there else 'not there'}",
+            where=document.where((section, key)),
+            seen=repr(name),
+            expected=f"a file in {recipe.path.parent}",
+            id="missing-file",
+        )
+
+
+def _check_targets(recipe: Recipe, document: strict_yaml.Document) -> None:
+    from rtc.targets import loader
+
+    for index, name in enumerate(recipe.targets):
+        try:
+            loader.profile(name)
+        except RecipeError as error:
+            error.where = error.where or document.where(("targets", index))
+            raise

@@ -1,0 +1,71 @@
+"""What a compile shows while it runs, on stderr: the running stage, and a line for each that ended.
+
+On a terminal the running stage has a bar, its elapsed time and what it has found so far; in a pipe
+there is one plain line per finished stage.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from rtc.compiler.report.figures import clean, duration
+
+_NAME, _TIME = 30, 12  # widths of a finished line's columns
+
+
+class TerminalListener:
+    """A `Listener` that draws; a context manager, so that the terminal is itself again after it."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[found]}", markup=False, style="dim"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_interactive,
+        )
+        self._running: dict[str, tuple[TaskID, str]] = {}
+
+    def __enter__(self) -> TerminalListener:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def started(self, stage: str, target: str) -> None:
+        label = clean(f"{target}: {stage}" if target else stage)
+        self._running[stage] = (self._live.add_task(label, total=None, found=""), label)
+
+    def progressed(self, stage: str, done: int, total: int, found: str) -> None:
+        if stage in self._running:
+            task, _ = self._running[stage]
+            self._live.update(task, completed=done, total=total, found=clean(found))
+
+    def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+        label = clean(stage)
+        if stage in self._running:
+            task, label = self._running.pop(stage)
+            self._live.remove_task(task)
+        took = "cached" if cached else duration(seconds)
+        line = Text.assemble(
+            ("✓ ", "green"), f"{label:<{_NAME}} ", (f"{took:>{_TIME}}", "cyan"), "  ", clean(found)
+        )
+        # One line however long: a pipe's reader greps it, a terminal wraps it by itself.
+        self.console.print(line, soft_wrap=True)
+
+    def warned(self, text: str) -> None:
+        self.console.print(Text(f"! {clean(text)}", "yellow"), soft_wrap=True)

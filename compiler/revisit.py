@@ -1,0 +1,215 @@
+"""A bundle once more: its accuracy again, and its latency on the device that it waited for.
+
+A bundle is never changed. What the device completes lies beside it, as `<bundle>.bench.json` and
+`<bundle>.bench.html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rtc.compiler import bundle, files, gates, strict_yaml
+from rtc.compiler.core.data import Array, Split, Splits
+from rtc.compiler.core.errors import DataError, MachineError, RtcError
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.progress import Progress, silent
+from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.measure.latency import Bench, Subject, engine_subject
+from rtc.compiler.recipe import Recipe, load_recipe, parse_recipe
+from rtc.compiler.report.model import (
+    FLOAT_MODEL,
+    SHIPPED_ENGINE,
+    AccuracyRow,
+    GateRow,
+    LatencyRow,
+    Report,
+)
+
+
+@dataclass(frozen=True)
+class Revisited:
+    """A verified bundle with the recipe, samples and report that belong to it."""
+
+    verified: bundle.Verified
+    recipe: Recipe
+    data: Splits
+    report: Report
+
+    @property
+    def same_data(self) -> bool:
+        """Whether the samples are those that the bundle was compiled with."""
+        return self.data.digest == self.verified.manifest.sources.get("data")
+
+
+def revisit(path: Path, recipe_path: Path | None = None) -> Revisited:
+    """Verify a bundle, and find its recipe's data again.
+
+    Args:
+        path: as `bundle.verify` takes it.
+        recipe_path: the recipe's file, where its data lies beside it; the bundle's copy otherwise.
+
+    Raises:
+        IntegrityError: the bundle is not what was published.
+        RecipeError, DataError: the recipe cannot be read, or its data is not there.
+    """
+    from rtc.compiler.report.serial import from_json
+    from rtc.compiler.samples import splits_of
+
+    verified = bundle.verify(path)
+    report = from_json(verified.files["report.json"])
+    if recipe_path is not None:
+        recipe = load_recipe(recipe_path)
+    else:
+        source = verified.path / "recipe.yaml"
+        document = strict_yaml.parse(verified.files["recipe.yaml"], str(source))
+        recipe = parse_recipe(document, source)
+        if recipe.data.npz is not None:
+            raise DataError(
+                "the bundle's samples lie beside its recipe",
+                where=str(path),
+                seen=recipe.data.npz,
+                fix="name the recipe with --recipe FILE",
+            )
+    return Revisited(verified, recipe, splits_of(recipe), report)
+
+
+def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow, AccuracyRow]:
+    """Accuracy of the float model, and of the shipped bytes, on the test samples.
+
+    Raises:
+        MachineError: the engine does not run here.
+    """
+    from rtc.calibration.oracle import Oracle
+    from rtc.compiler.engine import Engine
+    from rtc.compiler.measure.accuracy import accuracy_row
+    from rtc.compiler.measure.provenance import machine
+
+    test, entry = again.data.test, again.verified.manifest.engine
+    if test.labels is None:
+        raise DataError("the test samples have no labels", where=again.recipe.name)
+    with Engine(again.verified) as engine:
+        shipped = _logits(engine, test, entry.batches[2], progress)
+    with Oracle(again.verified.files["float.onnx"]) as oracle:
+        floats = _logits(lambda x: oracle.run(x)[oracle.outputs[0]], test, 64, progress)
+    where = machine()
+    return (
+        accuracy_row(FLOAT_MODEL, floats, test.labels, None, f"ONNX Runtime, {where}"),
+        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, f"{entry.runtime}, {where}"),
+    )
+
+
+def _logits(run: Callable[[Array], Array], test: Split, batch: int, progress: Progress) -> Array:
+    """The first output for every sample, `batch` at a time."""
+    parts = []
+    for done, inputs in enumerate(test.batches(batch)):
+        progress(done * batch, len(test))
+        parts.append(run(inputs))
+    return np.concatenate(parts)
+
+
+def bench(
+    again: Revisited, batches: Sequence[int], seconds: float, progress: Progress = silent
+) -> Report:
+    """Time the engine here: the bundle's report, with what was measured in place of what waited.
+
+    Args:
+        again: the bundle.
+        batches: batches to time; batch 1 and the recipe's when empty.
+        seconds: time for all timings together.
+        progress: told of every case and round.
+
+    Raises:
+        MachineError: the engine does not run here.
+    """
+    from rtc.compiler.measure.provenance import machine
+
+    smallest, _, largest = again.verified.manifest.engine.batches
+    asked = tuple(dict.fromkeys(batches or (1, again.recipe.batch)))
+    for batch in asked:
+        if not smallest <= batch <= largest:
+            expected = f"{smallest} to {largest}"
+            raise DataError("the engine takes no such batch", seen=str(batch), expected=expected)
+    with Bench([_subject(again)], again.data.test, asked, progress) as running:
+        _started(running)
+        comparison = running.time(seconds, seed=again.recipe.seed, progress=progress)
+        _started(running)
+    return completed(again, comparison.rows(baseline="", where=machine()), comparison.notes())
+
+
+def completed(again: Revisited, rows: Sequence[LatencyRow], notes: Sequence[str]) -> Report:
+    """A report with rows that were measured in place of those of the same case, gates included."""
+    report = again.report
+    measured = {(row.subject, row.mode, row.batch) for row in rows}
+    kept = [r for r in report.latency if (r.subject, r.mode, r.batch) not in measured]
+    found = replace(report, latency=(*kept, *rows), notes=(*report.notes, *notes))
+    judged = _gates(found, again.recipe)
+    passed = gates.all_passed(judged)
+    return replace(found, gates=judged, passed=passed, headline=_headline(found, rows, judged))
+
+
+def publish(again: Revisited, report: Report) -> tuple[Path, Path]:
+    """Write a completed report beside its bundle, as JSON and as a page."""
+    from rtc.compiler.report import html, serial
+
+    home, name = again.verified.path.parent, again.verified.path.name
+    contents = {
+        f"{name}.bench.json": serial.to_json(report),
+        f"{name}.bench.html": html.render(report).encode(),
+    }
+    with files.explained(home, elsewhere="copy the bundle to another folder"):
+        with files.drafting(home) as draft:
+            files.write_files(draft, contents)
+            for file in contents:
+                (draft / file).replace(home / file)
+        files.sync_folder(home)
+    written, page = (home / file for file in contents)
+    return written, page
+
+
+def _subject(again: Revisited) -> Subject:
+    from rtc.targets import loader
+
+    engine = again.verified.manifest.engine
+    profile = loader.profile(again.verified.manifest.target)
+    runs = loader.backend(engine.backend).runnable(profile)
+    if not runs.ok:
+        raise MachineError(
+            f"{profile.name}: {runs.missing}",
+            where=str(again.verified.path),
+            fix=runs.fix or "copy the bundle to such a device, and run it there",
+            id="not-runnable",
+        )
+    request = BuildRequest(profile, engine.batches, engine.threads)
+    return engine_subject(again.report.shipped, engine.backend, again.verified.engine, request)
+
+
+def _started(bench: Bench) -> None:
+    """One engine is all there is to measure: its failure is the measurement's."""
+    failures: list[RtcError] = list(bench.failures.values())
+    if failures:
+        raise failures[0]
+
+
+def _gates(report: Report, recipe: Recipe) -> tuple[GateRow, ...]:
+    """The report's gates; those that waited for this device are judged now."""
+    engine, floats = report.accuracy_of(SHIPPED_ENGINE), report.accuracy_of(FLOAT_MODEL)
+    rows = report.latency_of(report.shipped, "end-to-end", recipe.batch)
+    if engine is None or floats is None or not rows:
+        return report.gates
+    found = gates.Findings(engine, floats, rows[-1], report.layers)
+    now = {row.name: row for row in gates.judge(recipe.gates, found)}
+    return tuple(now.get(r.name, r) if r.passed is None else r for r in report.gates)
+
+
+def _headline(report: Report, rows: Sequence[LatencyRow], judged: Sequence[GateRow]) -> str:
+    if reasons := gates.reasons(judged):
+        return f"{report.shipped} fails: {reasons}"
+    told = [
+        f"{row.evidence.value:.3g} ms {row.mode} at batch {row.batch}"
+        for row in rows
+        if isinstance(row.evidence, Measured)
+    ]
+    return f"{report.shipped} measured: {', '.join(told)}"

@@ -1,0 +1,195 @@
+"""The first unit: an ONNX file that was checked in a child process, or a PyTorch factory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rtc.compiler import sandbox
+from rtc.compiler.core.data import Splits
+from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.recipe import Source
+
+_PARSE_SECONDS = 120.0
+_PARSE_GB = 8.0
+_LARGEST = (1 << 31) - 1  # protobuf's own limit
+
+
+def source_unit(source: Source, data: Splits, seed: int, folder: Path) -> Unit:
+    """The model that a recipe names.
+
+    Raises:
+        ModelError: the file cannot be read as what it says it is.
+    """
+    if source.onnx is not None:
+        return onnx_unit(folder / source.onnx)
+    from rtc.passes import torch_module
+
+    weights = torch_module.load_weights_file(folder / source.weights) if source.weights else b""
+    assert source.factory is not None, "a recipe's source has a factory or an ONNX file"
+    return torch_module.source_unit(source.factory, source.options, weights, data.train, seed)
+
+
+def onnx_unit(path: Path) -> Unit:
+    """Read an ONNX file; it is parsed and checked in a child process with a memory limit.
+
+    Raises:
+        ModelError: empty, truncated, over 2 GB, or refused by the checker.
+    """
+    proto = path.read_bytes()
+    if not proto:
+        raise ModelError("the ONNX file is empty", where=str(path), id="empty-model")
+    if len(proto) > _LARGEST:
+        raise ModelError(
+            "the ONNX file is larger than a protobuf can be",
+            where=str(path),
+            seen=f"{len(proto)} bytes",
+            expected="under 2 GB",
+        )
+    try:
+        files = sandbox.run(
+            "rtc.compiler.source:read_model",
+            files={"model.onnx": proto},
+            args={},
+            deadline_s=_PARSE_SECONDS,
+            memory_gb=_PARSE_GB,
+            what=f"reading {path.name}",
+        )
+    except ModelError as error:
+        error.where = f"{path}: {error.where}" if error.where else str(path)
+        raise
+    signature = Signature.from_dict(json.loads(files["signature.json"]))
+    return Unit(OnnxModel(files["model.onnx"]), signature)
+
+
+def read_model(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:
+    """Parse and check a model, and free its batch; runs in a child process."""
+    import onnx
+
+    try:
+        model = onnx.load_from_string(files["model.onnx"])
+    except Exception as cause:  # noqa: BLE001 - protobuf's own errors have no common public class
+        raise ModelError(
+            "not an ONNX model, or a truncated one", seen=_first_line(cause), id="unreadable-model"
+        ) from cause
+    if not model.graph.node:
+        raise ModelError("the ONNX model has no nodes", id="empty-model")
+    _refuse_external_data(model)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as cause:  # noqa: BLE001 - the checker and shape inference raise several kinds
+        raise ModelError(
+            "the ONNX checker refuses the model", seen=_first_line(cause), id="invalid-model"
+        ) from cause
+    _refuse_bad_weights(model)
+    signature = _signature(model)
+    if isinstance(signature.inputs[0].shape[0], int):
+        model = _with_free_batch(model, signature)
+        signature = _signature(model)
+    content = model.SerializeToString(deterministic=True)
+    return {"model.onnx": content, "signature.json": json.dumps(signature.to_dict()).encode()}
+
+
+def _refuse_external_data(model: Any) -> None:
+    outside = [t.name for t in model.graph.initializer if t.external_data]
+    if outside:
+        raise ModelError(
+            "weights outside the ONNX file are not read",
+            seen=f"{len(outside)} tensors, first {outside[0]!r}",
+            fix="save the model with its weights inside (onnx.save, save_as_external_data=False)",
+            id="external-data",
+        )
+
+
+def _refuse_bad_weights(model: Any) -> None:
+    import numpy as np
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ModelError(
+                "a weight is NaN or infinite", where=tensor.name, id="not-finite-weights"
+            )
+
+
+def _signature(model: Any) -> Signature:
+    import onnx
+
+    initialisers = {tensor.name for tensor in model.graph.initializer}
+
+    def spec(value: Any) -> dict[str, Any]:
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape") or not tensor.shape.dim:
+            raise ModelError("a tensor without a shape", where=value.name, id="no-shape")
+        shape: list[int | str] = [
+            dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else f"dim{axis}")
+            for axis, dim in enumerate(tensor.shape.dim)
+        ]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        return {"name": value.name, "dtype": str(dtype), "shape": shape}
+
+    inputs = [spec(value) for value in model.graph.input if value.name not in initialisers]
+    outputs = [spec(value) for value in model.graph.output]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            "rtc compiles models with one input and one output",
+            seen=f"{len(inputs)} inputs, {len(outputs)} outputs",
+            id="signature",
+        )
+    if inputs[0]["dtype"] != "float32":
+        raise ModelError(
+            "the model's input is not float32",
+            where=inputs[0]["name"],
+            seen=inputs[0]["dtype"],
+            id="signature",
+        )
+    return Signature.from_dict({"inputs": inputs, "outputs": outputs})
+
+
+def _with_free_batch(model: Any, signature: Signature) -> Any:
+    """The model with any batch in place of a fixed one, if it then gives the same.
+
+    Some graphs hold the batch in the constants of a Reshape. So twice the batch at once is compared
+    with two runs of the original.
+    """
+    import numpy as np
+    import onnx
+    from rtc.calibration.oracle import Oracle
+
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    del free.graph.value_info[:]
+    for tensor in (*free.graph.input, *free.graph.output):
+        if tensor.name in {spec.name for spec in (*signature.inputs, *signature.outputs)}:
+            tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    spec = signature.inputs[0]
+    fixed = ModelError(
+        "the batch is fixed, and the graph computes something else with another",
+        where=spec.name,
+        seen=f"batch {spec.shape[0]}",
+        fix="export it with a dynamic batch axis",
+        id="fixed-batch",
+    )
+    if not all(isinstance(size, int) for size in spec.shape):
+        raise fixed
+    shape = [int(size) for size in spec.shape]
+    samples = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    try:
+        with Oracle(model.SerializeToString()) as one, Oracle(free.SerializeToString()) as any_size:
+            name = signature.outputs[0].name
+            apart = np.concatenate([one.run(each)[name] for each in samples])
+            together = any_size.run(samples.reshape(-1, *shape[1:]))[name]
+    except Exception as cause:  # noqa: BLE001 - the runtime's errors have no common public class
+        raise fixed from cause
+    if apart.shape != together.shape or not np.allclose(apart, together, rtol=1e-3, atol=1e-4):
+        raise fixed
+    return free
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

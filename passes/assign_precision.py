@@ -1,0 +1,179 @@
+"""`assign-precision`: a decision and a reason for each layer; the graph stays as it is.
+
+For the candidates that quantise, each layer's signal-to-noise ratio is taken over the calibration
+set with that layer alone in INT8 (rtc.calibration.sensitivity); `precision_policy` decides; pins
+beat it. `details` holds `layers` by precision, as counts.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.unit import Level, Unit
+from rtc.passes.graph import read, write
+from rtc.passes.layers import Layer, origin, weighted_layers
+from rtc.passes.placement import tensors_of_interest
+from rtc.passes.precision_policy import Policy, computes
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+
+@dataclass(frozen=True)
+class AssignPrecision(Pass):
+    """Decide the precision of every layer for one candidate on one target.
+
+    Attributes:
+        variant: what the candidate offers its layers.
+        observer: the kind of observer that ranges are taken with.
+        min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
+        pin: precision by layer name or glob; a name beats a glob, and both beat the policy.
+    """
+
+    name: ClassVar[str] = "assign-precision"
+    takes: ClassVar[Level] = Level.ONNX
+    gives: ClassVar[Level] = Level.ONNX
+    data_used: ClassVar[tuple[str, ...]] = ("calibration",)
+
+    variant: Variant = Variant.MIX
+    observer: str = "percentile"
+    min_snr_db: float = 20.0
+    pin: Mapping[str, Precision] = field(default_factory=dict)
+
+    def needs(self, unit: Unit) -> frozenset[Observation]:
+        """The range of every tensor that some target's scheme may quantise."""
+        names = tensors_of_interest(read(unit))
+        return frozenset(Observation(name, self.observer) for name in names)
+
+    def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
+        """Decide.
+
+        Raises:
+            RecipeError: a pin that matches nothing, contradicts another, or cannot be kept.
+            DataError: a layer whose output is not finite on the calibration set.
+        """
+        target = ctx.where()
+        policy = Policy(Variant(self.variant), target.scheme, self.min_snr_db)
+        graph = read(unit)
+        layers = {layer.name: layer for layer in weighted_layers(graph)}
+        pins = self._pins(graph, layers, policy)
+        wanted = [
+            layer
+            for name, layer in layers.items()
+            if not policy.obstacle(layer) and (policy.quantises or pins.get(name) is Precision.INT8)
+        ]
+        snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
+        decisions = {n: policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()}
+        decisions |= {
+            name: _pinned(precision, policy, decisions.get(name))
+            for name, precision in pins.items()
+        }
+        ops = {node.name: node.op for node in graph.nodes}
+        default, decisions = policy.one_float_type(policy.follow(graph, decisions))
+        plan = PrecisionPlan(
+            model=digest(unit.onnx.proto),
+            target=target.profile.name,
+            variant=policy.variant,
+            default=default,
+            layers={name: replace(d, op=ops[name]) for name, d in decisions.items()},
+        )
+        counts = Counter(d.precision.value for name, d in decisions.items() if name in layers)
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        summary = f"{found or 'no'} layers with weights"
+        return PassResult(unit, False, summary, {"layers": dict(counts)}, plan)
+
+    def _pins(
+        self, graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
+    ) -> dict[str, Precision]:
+        """The pinned precision by layer name."""
+        names = [node.name for node in graph.nodes if computes(node)]
+        by_glob: dict[str, str] = {}
+        for pattern in (each for each in self.pin if each not in names):
+            matched = _matches(pattern, names, self.pin[pattern], layers, policy)
+            for name in matched:
+                other = by_glob.setdefault(name, pattern)
+                if self.pin[other] != self.pin[pattern] and name not in self.pin:
+                    raise RecipeError(
+                        f"two pins contradict each other on {name}",
+                        where="precision.pin",
+                        seen=f"{other}: {self.pin[other]}, {pattern}: {self.pin[pattern]}",
+                        fix=f"pin {name} by its name, which beats patterns",
+                        id="contradictory-pins",
+                    )
+        pins = {name: Precision(self.pin[pattern]) for name, pattern in by_glob.items()}
+        for name in (each for each in self.pin if each in names):
+            _refuse_impossible(name, self.pin[name], layers, policy)
+            pins[name] = Precision(self.pin[name])
+        return pins
+
+
+def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, float]:
+    """Decibels by layer. `unit`'s nodes bear the names that the layers do."""
+    from rtc.calibration.sensitivity import Probe, layer_snr
+
+    probes = [
+        Probe(layer.name, layer.axis, ctx.statistics[origin(layer.node.inputs[0]).name])
+        for layer in layers
+    ]
+    scheme = ctx.where().scheme
+    return layer_snr(unit.onnx.proto, probes, scheme, ctx.calibration(), ctx.progress)
+
+
+def _matches(
+    pattern: str,
+    names: Iterable[str],
+    precision: Precision,
+    layers: Mapping[str, Layer],
+    policy: Policy,
+) -> list[str]:
+    """Layers that a glob pins. To INT8 it pins those that can be quantised."""
+    matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not matched:
+        raise RecipeError(
+            "this pin matches no layer",
+            where="precision.pin",
+            seen=repr(pattern),
+            fix=nearest(pattern, names),
+            id="unmatched-pin",
+        )
+    if precision is not Precision.INT8:
+        return matched
+    able = [name for name in matched if name in layers and not policy.obstacle(layers[name])]
+    if not able:
+        _refuse_impossible(matched[0], precision, layers, policy)
+    return able
+
+
+def _refuse_impossible(
+    name: str, precision: Precision, layers: Mapping[str, Layer], policy: Policy
+) -> None:
+    if precision is not Precision.INT8:
+        return
+    if name not in layers:
+        why = "only layers with weights are quantised on their own; others follow them"
+    else:
+        why = policy.obstacle(layers[name])
+    if why:
+        raise RecipeError(
+            f"{name} cannot be pinned to int8: {why}",
+            where="precision.pin",
+            fix="pin it to half or fp32, or take the pin out",
+            id="impossible-pin",
+        )
+
+
+def _pinned(precision: Precision, policy: Policy, decision: LayerDecision | None) -> LayerDecision:
+    snr = decision.snr_db if decision else None
+    if precision is Precision.HALF and policy.scheme.half is None:
+        because = "pinned to half, and the target has no half type"
+        return LayerDecision(Precision.FP32, because, snr_db=snr, pinned=True)
+    return LayerDecision(precision, f"pinned to {precision}", snr_db=snr, pinned=True)

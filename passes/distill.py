@@ -1,0 +1,291 @@
+"""Train a leaner student under the model's guidance, and beside it the control: no teacher.
+
+    loss = hard · CE(student, labels)
+         + (1 - hard - feature) · T² · KL(teacher / T ‖ student / T)
+         + feature · mean of MSE(adapter(student layer), teacher layer)
+
+The soft term is Hinton et al. (arXiv:1503.02531), the feature term FitNets (arXiv:1412.6550). The
+control is the same architecture from the same initial weights on the same schedule, with hard
+labels only: it often wins, so it is always trained. Which of the two goes on is decided on the
+validation samples (the calibration split); test figures are reported and used for nothing.
+
+Details: `curves` of both; `teacher`, `student` and `control`: `parameters`, `training_seconds`
+(None for the teacher: it came trained), and on `validation` and `test` the `top1`, `loss` and
+seconds to classify; `kept`, and `because`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from rtc.compiler.core.data import Split
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.passes import Bounded, Pass, PassContext, PassResult
+from rtc.compiler.core.unit import Level, Signature, TorchModel, Unit
+from rtc.passes.quiet import quiet
+from rtc.passes.torch_module import build, need, pack, signature
+from rtc.passes.training import History, Schedule, Score, cross_entropy, evaluate, fit, reproducible
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.nn.modules.loss import _Loss
+
+_INNER = "inner"
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """A model of the comparison; the teacher has no history."""
+
+    module: nn.Module
+    history: History | None
+    validation: Score
+    test: Score
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Top-1 first, and where that is equal the lower loss."""
+        return self.validation.top1, -self.validation.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "parameters": sum(weight.numel() for weight in self.module.parameters()),
+            "training_seconds": self.history.seconds if self.history else None,
+            "validation": asdict(self.validation),
+            "test": asdict(self.test),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Schedule, Pass):
+    """Replace the model by a leaner student that learns from it; a control is trained too.
+
+    Attributes:
+        student: The student's factory, "package.module:function".
+        student_options: Keyword arguments of the student's factory.
+        temperature: Divides the logits of both before the soft loss.
+        hard_fraction: Share of the loss on the labels; the rest is on the teacher's output.
+        feature_fraction: Share of the loss on the layers that `features` pairs.
+        features: Pairs of a layer of the student and the layer of the teacher that it imitates.
+        keep: Which model goes on; best is the one with the higher validation accuracy.
+        max_drop: Largest drop of top-1 accuracy against the teacher, as a fraction.
+    """
+
+    name: ClassVar[str] = "distill"
+    takes: ClassVar[Level] = Level.TORCH
+    gives: ClassVar[Level] = Level.TORCH
+    uses: ClassVar[tuple[str, ...]] = ("torch", "accelerate", "nvidia-modelopt")
+    data_used: ClassVar[tuple[str, ...]] = ("train", "calibration", "test")
+
+    student: str
+    student_options: Mapping[str, Any] = field(default_factory=dict)
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    hard_fraction: Fraction = 0.3
+    feature_fraction: Fraction = 0.0
+    features: tuple[tuple[str, str], ...] = ()
+    keep: Literal["best", "student", "control"] = "best"
+    max_drop: Fraction = 0.03
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.hard_fraction + self.feature_fraction > 1:
+            raise RecipeError(
+                "hard_fraction and feature_fraction add up to more than 1",
+                where=self.name,
+                seen=f"{self.hard_fraction:g} + {self.feature_fraction:g}",
+            )
+        if bool(self.features) != (self.feature_fraction > 0):
+            raise RecipeError("features and feature_fraction go together", where=self.name)
+
+    @property
+    def bound(self) -> Bounded:
+        return Bounded("top1_drop", self.max_drop)
+
+    def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
+        blank = TorchModel(self.student, dict(self.student_options))
+        teacher = build(unit.torch)
+        student = build(blank, seed=ctx.seed)
+        control = build(blank, seed=ctx.seed)
+        _same_outputs(signature(student, ctx.data.train), unit.signature)
+
+        taught = self._teach(student, teacher, _part(ctx, 0, "student"))
+        alone = fit(control, self, _part(ctx, self.epochs, "control"), where=self.name)
+        contestants = {
+            "teacher": _contest(teacher, None, ctx),
+            "student": _contest(student, taught, ctx),
+            "control": _contest(control, alone, ctx),
+        }
+        kept, because = choose(self.keep, contestants["student"], contestants["control"])
+        scores = " · ".join(f"{name} {one.test}" for name, one in contestants.items())
+        return PassResult(
+            unit=Unit(pack(contestants[kept].module, blank), unit.signature),
+            modified=True,
+            summary=f"test top-1: {scores}; the {kept} goes on: {because}",
+            details={
+                "curves": [taught.curve("student"), alone.curve("control")],
+                **{name: one.to_dict() for name, one in contestants.items()},
+                "kept": kept,
+                "because": because,
+            },
+        )
+
+    def _teach(self, student: nn.Module, teacher: nn.Module, ctx: PassContext) -> History:
+        """Train the student in place with modelopt's distillation wrapper, then unwrap it."""
+        need("modelopt.torch.distill")
+        import modelopt.torch.distill as mtd
+
+        sample = ctx.data.train.head(1)
+        with quiet(), reproducible(ctx.seed, self.threads):
+            criterion = {("", ""): mtd.LogitsDistillationLoss(self.temperature, "batchmean")}
+            criterion |= self._hints(student, teacher, sample)
+            shares = [1 - self.hard_fraction - self.feature_fraction]
+            shares += [self.feature_fraction / len(self.features) for _ in self.features]
+            options = {
+                "teacher_model": teacher,
+                "criterion": criterion,
+                "loss_balancer": mtd.StaticLossBalancer(shares),
+            }
+            pair = mtd.convert(_enclosed(student), mode=[("kd_loss", options)])
+
+        def loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+            hard = cross_entropy(module, inputs, labels)
+            total: Tensor = pair.compute_kd_loss(student_loss=hard)
+            return total
+
+        watching = pair.only_student_forward
+        history = fit(pair, self, ctx, where=self.name, loss=loss, while_evaluating=watching)
+        mtd.export(pair)
+        return history
+
+    def _hints(
+        self, student: nn.Module, teacher: nn.Module, sample: Split
+    ) -> dict[tuple[str, str], _Loss]:
+        """A loss for each pair of layers, with an adapter where their widths differ."""
+        theirs = _shapes(teacher, [layer for _, layer in self.features], sample, "the model")
+        ours = _shapes(student, [layer for layer, _ in self.features], sample, "the student")
+        return {
+            (f"{_INNER}.{mine}", other): hint_loss(
+                ours[mine], theirs[other], f"features: {mine}, {other}"
+            )
+            for mine, other in self.features
+        }
+
+
+def choose(keep: str, student: _Contestant, control: _Contestant) -> tuple[str, str]:
+    """Which of the two goes on, and why."""
+    seen = f"{student.validation} against the control's {control.validation}"
+    on = f"on {student.validation.samples} validation samples"
+    if keep != "best":
+        return keep, f"the recipe says so (the student's top-1 is {seen} {on})"
+    kept = "student" if student.rank > control.rank else "control"
+    if student.validation.top1 != control.validation.top1:
+        return kept, f"the student's top-1 is {seen} {on}"
+    losses = f"{student.validation.loss:.3f} against {control.validation.loss:.3f}"
+    return kept, f"both have {student.validation} {on}, and the student's loss is {losses}"
+
+
+def hint_loss(student: tuple[int, ...], teacher: tuple[int, ...], where: str) -> _Loss:
+    """MSE between two layers' outputs of these shapes (1, channels, …), behind an adapter.
+
+    The adapter is a learnt 1×1 convolution (a linear map for flat features) from the student's
+    channels to the teacher's.
+
+    Raises:
+        RecipeError: the shapes differ in more than channels.
+    """
+    from torch import nn
+    from torch.nn.modules.loss import _Loss
+
+    if student[2:] != teacher[2:] or len(student) not in (2, 4):
+        raise RecipeError(
+            "these layers cannot imitate each other: their outputs differ in more than channels",
+            where=where,
+            seen=f"{student[1:]} and {teacher[1:]}",
+        )
+    ours, theirs = student[1], teacher[1]
+    adapter = nn.Linear(ours, theirs) if len(student) == 2 else nn.Conv2d(ours, theirs, 1)
+
+    class HintLoss(_Loss):  # here, because its base is torch's
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapter = adapter
+
+        def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+            return nn.functional.mse_loss(self.adapter(student_features), teacher_features)
+
+    return nn.MSELoss() if ours == theirs else HintLoss()
+
+
+def _enclosed(module: nn.Module) -> nn.Module:
+    """The module as the only child of another.
+
+    modelopt hangs the teacher and the losses below the module that it converts, and a `Sequential`
+    would run them as its last layers.
+    """
+    from torch import nn
+
+    class Enclosed(nn.Module):  # here, because its base is torch's
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = self.get_submodule(_INNER)(inputs)
+            return outputs
+
+    outer = Enclosed()
+    outer.add_module(_INNER, module)
+    return outer
+
+
+def _shapes(
+    module: nn.Module, layers: list[str], sample: Split, owner: str
+) -> dict[str, tuple[int, ...]]:
+    """The output shape of each layer for one sample."""
+    import torch
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    known = dict(module.named_modules())
+    for layer in layers:
+        if layer not in known:
+            raise RecipeError(
+                f"{owner} has no layer {layer!r}", where="features", fix=nearest(layer, known)
+            )
+
+    def watch(layer: str) -> Any:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            shapes[layer] = tuple(output.shape)
+
+        return known[layer].register_forward_hook(hook)
+
+    hooks = [watch(layer) for layer in layers]
+    with torch.no_grad():
+        module(torch.from_numpy(sample.inputs()))
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def _contest(module: nn.Module, history: History | None, ctx: PassContext) -> _Contestant:
+    validation = evaluate(module, ctx.data.calibration)
+    return _Contestant(module, history, validation, evaluate(module, ctx.data.test))
+
+
+def _same_outputs(student: Signature, teacher: Signature) -> None:
+    if student != teacher:
+        raise RecipeError(
+            "the student does not give what the model gives",
+            where="distill: student",
+            seen=str(student.outputs[0].shape),
+            expected=str(teacher.outputs[0].shape),
+        )
+
+
+def _part(ctx: PassContext, over: int, who: str) -> PassContext:
+    """The context for one of two equally long trainings, when `over` epochs are over."""
+
+    def told(done: int, total: int, found: str = "") -> None:
+        ctx.progress(over + done, 2 * total, f"{who} {found}")
+
+    return replace(ctx, progress=told)

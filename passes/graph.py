@@ -1,0 +1,207 @@
+"""ONNX models as graphsurgeon graphs and back: the same bytes for the same graph.
+
+A graph that `read` gives has what every pass may rely on: unique node names, no `Constant` nodes
+(their values are initialisers), no control flow and no local functions. `write` keeps everything
+that graphsurgeon drops (metadata, documentation), sorts nodes stably and infers shapes again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any
+
+from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.unit import OnnxModel, Unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnx_graphsurgeon as gs
+
+MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that only move their first input's values: they take its precision as it is."""
+
+
+def read(unit: Unit) -> gs.Graph:
+    """The unit's graph, to be changed freely.
+
+    Raises:
+        ModelError: control flow or local functions, which no pass here looks into.
+    """
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.logger import G_LOGGER
+
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    _refuse_nested(model)
+    _drop_default_inputs(model.graph)
+    model = onnx.shape_inference.infer_shapes(model)
+    with G_LOGGER.suppress():  # it prints to our standard output
+        graph = gs.import_onnx(model)
+    _constants_to_initialisers(graph)
+    _name_nodes(graph)
+    return graph
+
+
+def write(graph: gs.Graph, unit: Unit) -> Unit:
+    """A unit of `graph`, with the signature and metadata of the unit that it was read from."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.logger import G_LOGGER
+
+    graph.cleanup()
+    _sort(graph)
+    with G_LOGGER.suppress():
+        model = gs.export_onnx(graph)
+    before = onnx.load_model_from_string(unit.onnx.proto)
+    model.metadata_props.extend(before.metadata_props)
+    model.doc_string, model.domain = before.doc_string, before.domain
+    model.model_version = before.model_version
+    model = onnx.shape_inference.infer_shapes(model)
+    return Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
+
+
+def named(unit: Unit) -> Unit:
+    """The unit itself where every node has a name of its own, else one where it has.
+
+    Layers are known by their node's name from here to the report.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    names = [node.name for node in model.graph.node]
+    return unit if all(names) and len(set(names)) == len(names) else write(read(unit), unit)
+
+
+def is_constant(tensor: Any) -> bool:
+    """Whether a tensor is an initialiser."""
+    import onnx_graphsurgeon as gs
+
+    return isinstance(tensor, gs.Constant)
+
+
+def value(node: gs.Node, index: int) -> np.ndarray[Any, Any] | None:
+    """The constant at an input of a node; None where it is missing or not a constant."""
+    if index >= len(node.inputs) or not is_constant(node.inputs[index]):
+        return None
+    values: np.ndarray[Any, Any] = node.inputs[index].values
+    return values
+
+
+def is_output(graph: gs.Graph, tensor: Any) -> bool:
+    return any(tensor is output for output in graph.outputs)
+
+
+def bypass(graph: gs.Graph, node: gs.Node) -> str:
+    """Remove a node that passes its first input on unchanged; why it must stay, or ""."""
+    source, result = node.inputs[0], node.outputs[0]
+    if not is_output(graph, result):
+        for consumer in list(result.outputs):
+            consumer.inputs = [source if each is result else each for each in consumer.inputs]
+        node.outputs.clear()
+        return ""
+    if not source.inputs:
+        return "it connects a graph input or a constant to a graph output"
+    if is_output(graph, source):
+        return "its input and its output are both graph outputs"
+    producer = source.inputs[0]
+    for consumer in list(source.outputs):
+        if consumer is not node:
+            consumer.inputs = [result if each is source else each for each in consumer.inputs]
+    node.outputs.clear()
+    producer.outputs = [result if each is source else each for each in producer.outputs]
+    return ""
+
+
+class Names:
+    """Names for new tensors and nodes of a graph: `names("a")` is "a", or a free "a_1", "a_2", …"""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._taken = set(graph.tensors()) | {node.name for node in graph.nodes}
+
+    def __call__(self, name: str) -> str:
+        free, count = name, 0
+        while free in self._taken:
+            count += 1
+            free = f"{name}_{count}"
+        self._taken.add(free)
+        return free
+
+
+def _refuse_nested(model: onnx.ModelProto) -> None:
+    import onnx
+
+    nested = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    for node in model.graph.node:
+        if any(attribute.type in nested for attribute in node.attribute):
+            raise ModelError(
+                f"control flow ({node.op_type}) cannot be compiled for real time",
+                where=node.name or node.op_type,
+                fix="export the model with a fixed path through it",
+                id="control-flow",
+            )
+    if model.functions:
+        raise ModelError(
+            "the model holds local functions",
+            seen=", ".join(sorted(function.name for function in model.functions)),
+            fix="inline them: onnx.inliner.inline_local_functions",
+            id="local-functions",
+        )
+
+
+def _drop_default_inputs(graph: onnx.GraphProto) -> None:
+    """Before IR version 4 every initialiser was listed as an input too."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [each for each in graph.input if each.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)
+
+
+def _constants_to_initialisers(graph: gs.Graph) -> None:
+    for node in [each for each in graph.nodes if each.op == "Constant" and "value" in each.attrs]:
+        constant, result = node.attrs["value"], node.outputs[0]
+        if is_output(graph, result):
+            continue
+        constant.name = result.name
+        node.outputs.clear()
+        for consumer in list(result.outputs):
+            consumer.inputs = [constant if each is result else each for each in consumer.inputs]
+        graph.nodes.remove(node)
+
+
+def _name_nodes(graph: gs.Graph) -> None:
+    """Nodes without a name are called after their operator and output; doubles get a number."""
+    nodes = list(graph.nodes)
+    given = [node.name or f"{node.op}_{node.outputs[0].name}" for node in nodes]
+    graph.nodes = []
+    names = Names(graph)
+    for node, name in zip(nodes, given, strict=True):
+        node.name = names(name)
+    graph.nodes = nodes
+
+
+def _sort(graph: gs.Graph) -> None:
+    """Topological order that keeps the nodes' own order wherever it may (Kahn, with a heap).
+
+    graphsurgeon's own sort recurses once per node of the longest path.
+    """
+    place = {id(node): index for index, node in enumerate(graph.nodes)}
+    waits = [
+        sum(id(maker) in place for tensor in node.inputs for maker in tensor.inputs)
+        for node in graph.nodes
+    ]
+    ready = [index for index, count in enumerate(waits) if count == 0]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        node = graph.nodes[heapq.heappop(ready)]
+        ordered.append(node)
+        for tensor in node.outputs:
+            for consumer in tensor.outputs:
+                index = place[id(consumer)]
+                waits[index] -= 1
+                if waits[index] == 0:
+                    heapq.heappush(ready, index)
+    if len(ordered) < len(graph.nodes):
+        raise ModelError("the graph has a cycle", id="cyclic-graph")
+    graph.nodes = ordered

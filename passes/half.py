@@ -1,0 +1,62 @@
+"""What can run in a half type: by operator, and by the size of its constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rtc.passes.graph import is_constant
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+_ONNX_TYPE = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
+_LARGEST = {"fp16": 65504.0, "bf16": float(np.finfo(np.float32).max)}
+
+
+def dtype_of(half: str) -> np.dtype[Any]:
+    """Numpy's dtype of "fp16" or "bf16"."""
+    import ml_dtypes
+
+    return np.dtype(np.float16) if half == "fp16" else np.dtype(ml_dtypes.bfloat16)
+
+
+def retyped(node: gs.Node, opset: int, half: str) -> tuple[list[int], list[int]] | None:
+    """Indices of the inputs and outputs that change type together when a node goes half.
+
+    None where they cannot: the operator's output type does not come from its inputs (Cast,
+    ConstantOfShape, …), or it does not take the half type.
+    """
+    import onnx
+
+    try:
+        schema = onnx.defs.get_schema(node.op, opset, node.domain or "")
+    except onnx.defs.SchemaError:
+        return None
+    variable = schema.outputs[0].type_str
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    if _ONNX_TYPE[half] not in allowed.get(variable, ()):
+        return None
+    inputs = _sharing(schema.inputs, variable, len(node.inputs))
+    outputs = _sharing(schema.outputs, variable, len(node.outputs))
+    return (inputs, outputs) if inputs else None
+
+
+def half_obstacle(node: gs.Node, opset: int, half: str) -> str:
+    """Why a node must stay fp32; "" where it can go half."""
+    places = retyped(node, opset, half)
+    if places is None:
+        return f"{node.op} has no {half} form"
+    constants = [node.inputs[i].values for i in places[0] if is_constant(node.inputs[i])]
+    peak = max((float(np.abs(each).max(initial=0.0)) for each in constants), default=0.0)
+    return f"a constant of {peak:.3g} overflows {half}" if peak > _LARGEST[half] else ""
+
+
+def _sharing(
+    formal: Sequence[onnx.defs.OpSchema.FormalParameter], variable: str, count: int
+) -> list[int]:
+    """Indices below `count` whose type is `variable`; the last formal parameter may repeat."""
+    last = len(formal) - 1
+    return [i for i in range(count) if last >= 0 and formal[min(i, last)].type_str == variable]

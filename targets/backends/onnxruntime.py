@@ -1,0 +1,158 @@
+"""ONNX Runtime on the CPU. The engine is the ONNX graph itself; it is optimised when it is loaded.
+
+A graph that was optimised beforehand is bound to one kind of CPU and no faster, so none is shipped.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rtc.compiler.core.data import Array
+from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.precision import Variant
+from rtc.compiler.core.target import (
+    Availability,
+    Backend,
+    BuildRequest,
+    Built,
+    DeviceProfile,
+    QuantScheme,
+    Runner,
+)
+from rtc.targets.backends import onnx_graph
+from rtc.targets.backends.installed import installed
+from rtc.targets.backends.ort_layers import built_layers
+
+MISCOMPILES = ("Pad_Fusion",)
+"""Optimisers that change results in ONNX Runtime 1.31: `Pad(0) → MaxPool` of negative values."""
+
+_EXACT = {
+    # Without VNNI, uint8 x int8 products saturate in 16 bits; this widens them where that happens.
+    "session.x64quantprecision": "1",
+    # INT8 weights under a float MatMul would get activations quantised that no plan asked for.
+    "session.qdq_matmulnbits_accuracy_level": "1",
+}
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+class OnnxRuntime(Backend):
+    name: ClassVar[str] = "onnxruntime"
+    extra: ClassVar[str] = ""  # rtc itself needs it
+    engine_file: ClassVar[str] = "engine.onnx"
+
+    def scheme(self, profile: DeviceProfile) -> QuantScheme:
+        """Measured with 1.31: a Conv runs in INT8 only between Q/DQ pairs on its input and output.
+
+        Activations are uint8: int8 ones are several times slower on x86. A Gemm whose output stays
+        float needs its bias as int32.
+        """
+        return QuantScheme(
+            activation="uint8",
+            bias="int32",
+            quantise_outputs=True,
+            int8_ops=("Conv", "Gemm", "MatMul"),  # no integer kernel for ConvTranspose
+        )
+
+    def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:
+        return {Variant.HALF: "ONNX Runtime on a CPU runs FP16 operators in FP32, between casts"}
+
+    def available(self) -> Availability:
+        return installed("onnxruntime", extra=self.extra)
+
+    def runnable(self, profile: DeviceProfile) -> Availability:
+        return self.available()
+
+    def build(self, graph: bytes, request: BuildRequest) -> Built:
+        """The graph as it is, after ONNX Runtime has accepted it and shown what it makes of it."""
+        import onnx
+
+        original = onnx_graph.parse(graph)
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            _session(graph, request.threads, optimised)
+            layers = built_layers(original, onnx.load(optimised))
+        return Built(
+            engine=graph,
+            layers=layers,
+            runtime=f"onnxruntime {self.available().version}",
+            binding={"machine": platform.machine()},
+            details={"disabled_optimizers": list(MISCOMPILES)},
+        )
+
+    def load(self, engine: bytes, request: BuildRequest) -> Runner:
+        return OrtRunner(engine, request.threads)
+
+
+class OrtRunner(Runner):
+    """A session; any batch size."""
+
+    def __init__(self, engine: bytes, threads: int) -> None:
+        self.signature = onnx_graph.signature(onnx_graph.parse(engine))
+        self._outputs = [spec.name for spec in self.signature.outputs]
+        self._session = _session(engine, threads)
+        self._binding: Any = None
+        self._inputs: dict[str, Any] = {}
+        self._values: list[Any] = []
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        values = self._session.run(self._outputs, dict(feeds))
+        return dict(zip(self._outputs, values, strict=True))
+
+    def bind(self, feeds: Mapping[str, Array]) -> None:
+        """Keep the inputs, and let one run allocate outputs of the right shapes for later runs."""
+        import onnxruntime as ort
+
+        self._inputs = {n: ort.OrtValue.ortvalue_from_numpy(a.copy()) for n, a in feeds.items()}
+        self._values = [ort.OrtValue.ortvalue_from_numpy(a) for a in self.run(feeds).values()]
+        self._binding = self._session.io_binding()
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in zip(self._outputs, self._values, strict=True):
+            self._binding.bind_ortvalue_output(name, value)
+
+    def enqueue(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+    def results(self) -> dict[str, Array]:
+        values = (value.numpy().copy() for value in self._values)
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        self._binding = self._session = None
+        self._inputs, self._values = {}, []
+
+
+def _session(graph: bytes, threads: int, optimised: Path | None = None) -> Any:
+    """An optimised session over a serialised model.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    for key, value in _EXACT.items():
+        options.add_session_config_entry(key, value)
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    try:
+        return ort.InferenceSession(
+            graph,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(MISCOMPILES),
+        )
+    except Exception as cause:  # its errors have no other class in common
+        reason = _PREFIX.sub("", str(cause)).partition("\n")[0]
+        raise ModelError(
+            "ONNX Runtime does not take the model", seen=reason, id="runtime-refuses"
+        ) from cause

@@ -1,0 +1,281 @@
+"""OpenVINO on the CPU. The engine is the ONNX graph with its execution precision in its metadata.
+
+An exported blob is not shipped: it differs on every export, is tied to one OpenVINO version and
+instruction set, and does not keep its precision (2026.4: a blob compiled for f32 runs in bf16 when
+imported on a machine whose default that is).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+from rtc.compiler.core.data import Array
+from rtc.compiler.core.errors import MachineError, ModelError
+from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.target import (
+    Availability,
+    Backend,
+    BuildRequest,
+    Built,
+    BuiltLayer,
+    DeviceProfile,
+    QuantScheme,
+    Runner,
+)
+from rtc.targets.backends import onnx_graph
+from rtc.targets.backends.installed import installed
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+HALF_KEY = "rtc.half"
+"""Metadata of a graph whose float layers run in a half type: "bf16" or "fp16"."""
+
+_HINTS = {"": "f32", "bf16": "bf16", "fp16": "f16"}
+_HALVES = {"bf16": "bf16", "f16": "fp16"}
+_NOT_LAYERS = frozenset({"Const", "Input", "Output"})
+_COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
+    "i8": Precision.INT8,
+    "u8": Precision.INT8,
+    "bf16": Precision.HALF,
+    "f16": Precision.HALF,
+    "f32": Precision.FP32,
+}
+
+
+class OpenVino(Backend):
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str] = "openvino"
+    engine_file: ClassVar[str] = "engine.onnx"
+
+    def scheme(self, profile: DeviceProfile) -> QuantScheme:
+        """The Q/DQ graph that ONNX Runtime wants is fully INT8 in OpenVINO too; one serves both."""
+        return QuantScheme(
+            activation="uint8",
+            half=_native_half(),
+            half_in_graph=False,
+            bias="int32",
+            quantise_outputs=True,
+            int8_ops=("Conv", "Gemm", "MatMul"),  # ConvTranspose stays float
+        )
+
+    def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:
+        if _native_half():
+            return {}
+        return {Variant.HALF: "this CPU has no native half type"}
+
+    def available(self) -> Availability:
+        return installed("openvino", extra=self.extra)
+
+    def runnable(self, profile: DeviceProfile) -> Availability:
+        return self.available()
+
+    def build(self, graph: bytes, request: BuildRequest) -> Built:
+        """The graph as it is, after OpenVINO has compiled it and shown what it makes of it."""
+        model = onnx_graph.parse(graph)
+        half = _half(model)
+        with closing(OpenVinoRunner(graph, request)) as runner:
+            layers = runner.layers(onnx_graph.NodeIndex(tuple(model.graph.node)))
+        return Built(
+            engine=graph,
+            layers=layers,
+            runtime=f"openvino {self.available().version}",
+            binding={"machine": platform.machine(), **({"half": half} if half else {})},
+            details={"inference_precision": _HINTS[half]},
+        )
+
+    def load(self, engine: bytes, request: BuildRequest) -> Runner:
+        return OpenVinoRunner(engine, request)
+
+
+class OpenVinoRunner(Runner):
+    """One compiled model per batch size that was asked for, and one for all others.
+
+    A model of fixed shape is faster (measured at batch 1: 62 against 86 µs), so each batch of the
+    request gets its own when it is first used; the best one when the engine is loaded.
+    """
+
+    def __init__(self, engine: bytes, request: BuildRequest) -> None:
+        model = onnx_graph.parse(engine)
+        self.signature = onnx_graph.signature(model)
+        self._engine = engine
+        self._config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_PRECISION_HINT": _HINTS[_half(model)],
+        }
+        if request.threads:
+            self._config["INFERENCE_NUM_THREADS"] = str(request.threads)
+        self._fixed = frozenset(request.batches)
+        self._requests: dict[int | None, Any] = {}
+        self._best = request.batches[1]
+        self._inputs: dict[str, Array] = {}
+        self._bound: Any = None
+        self._request(self._best)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = _contiguous(feeds)
+        request = self._request(_batch(arrays))
+        _place(request, arrays)
+        request.infer()
+        return self._read(request)
+
+    def bind(self, feeds: Mapping[str, Array]) -> None:
+        """Copy the inputs, and give them a request of their own that `run` does not disturb."""
+        self._inputs = {name: array.copy() for name, array in _contiguous(feeds).items()}
+        compiled = self._request(_batch(self._inputs)).get_compiled_model()
+        self._bound = compiled.create_infer_request()
+        _place(self._bound, self._inputs)
+
+    def enqueue(self) -> None:
+        self._bound.infer()
+
+    def results(self) -> dict[str, Array]:
+        return self._read(self._bound)
+
+    def close(self) -> None:
+        self._bound, self._inputs = None, {}
+        self._requests.clear()
+
+    def layers(self, index: onnx_graph.NodeIndex) -> tuple[BuiltLayer, ...]:
+        """What the model of the best batch is made of, in execution order."""
+        request = self._request(self._best)
+        request.infer()  # kernels of fully connected layers are chosen when they first run
+        nodes = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+        found = [_layer(node, index) for node in nodes]
+        return tuple(layer for layer in found if layer.kind not in _NOT_LAYERS)
+
+    def _read(self, request: Any) -> dict[str, Array]:
+        names = (spec.name for spec in self.signature.outputs)
+        return {name: request.get_tensor(name).data.copy() for name in names}
+
+    def _request(self, batch: int) -> Any:
+        key = batch if batch in self._fixed else None
+        if key not in self._requests:
+            compiled = _compile(self._engine, key, self._config)
+            self._requests[key] = compiled.create_infer_request()
+        return self._requests[key]
+
+
+def _contiguous(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+
+
+def _batch(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _place(request: Any, arrays: Mapping[str, Array]) -> None:
+    """Let the request read these arrays where they lie; they must outlive its next run."""
+    ov = openvino_quietly()
+    for name, array in arrays.items():
+        request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+
+
+def openvino_quietly() -> Any:
+    """The `openvino` module, imported without its telemetry.
+
+    Importing it sends an event to a server, from a forked process, unless `openvino_telemetry`
+    cannot be imported; OpenVINO then uses a stub of its own.
+    """
+    cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
+
+
+@cache
+def _core() -> Any:
+    return openvino_quietly().Core()
+
+
+def _native_half() -> str | None:
+    """The half type that OpenVINO itself chooses on this CPU: it does so where that is native."""
+    hint = _core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+    return _HALVES.get(hint.get_type_name())
+
+
+def _half(model: ModelProto) -> str:
+    """The half type that a graph's metadata asks for, or "".
+
+    Raises:
+        ModelError: a type that OpenVINO does not know.
+        MachineError: this CPU does not have it.
+    """
+    asked = next((prop.value for prop in model.metadata_props if prop.key == HALF_KEY), "")
+    if asked not in _HINTS:
+        raise ModelError(
+            "an unknown half type in the model's metadata",
+            where=HALF_KEY,
+            seen=repr(asked),
+            expected="bf16 or fp16",
+        )
+    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if asked and asked.upper() not in has:
+        raise MachineError(
+            "this engine needs a CPU with another half type",
+            seen=", ".join(sorted(has)),
+            expected=asked.upper(),
+            fix="compile the recipe on this machine",
+            id="wrong-device",
+        )
+    return asked
+
+
+def _compile(graph: bytes, batch: int | None, config: Mapping[str, str]) -> Any:
+    """The compiled model, for one batch size or (None) for any.
+
+    Raises:
+        ModelError: OpenVINO cannot take the model; it lists every operator that it lacks.
+    """
+    core = _core()
+    try:
+        model = core.read_model(graph, b"")
+        if batch is not None:
+            model.reshape({port: _with_batch(port, batch) for port in model.inputs})
+        return core.compile_model(model, "CPU", dict(config))
+    except RuntimeError as cause:
+        raise ModelError(
+            "OpenVINO does not take the model", seen=_reasons(str(cause)), id="runtime-refuses"
+        ) from cause
+
+
+def _with_batch(port: Any, batch: int) -> Any:
+    shape = port.get_partial_shape()
+    if shape[0].is_dynamic:
+        shape[0] = batch
+    return shape
+
+
+def _reasons(message: str) -> str:
+    """OpenVINO's message without the places in its own source."""
+    lines = [line.strip() for line in message.splitlines()]
+    told = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    rest = [line for line in lines if line and not line.startswith(("Exception from", "Check "))]
+    return "; ".join(told or rest[:1])
+
+
+def _layer(node: Any, index: onnx_graph.NodeIndex) -> BuiltLayer:
+    info = node.get_rt_info()
+    labels = str(info["originalLayersNames"].value).split(",")
+    mine = {found for label in labels if (found := index.find(label)) is not None}
+    computed = str(info["primitiveType"].value).rpartition("_")[2].lower()
+    return BuiltLayer(
+        name=node.get_friendly_name(),
+        kind=str(info["layerType"].value),
+        onnx_nodes=index.names(mine),
+        precision=_COMPUTED.get(computed) if index.computes(mine) else None,
+        outputs=(
+            (
+                node.get_friendly_name(),
+                str(info["outputPrecisions"].value),
+                str(info["outputLayouts"].value),
+            ),
+        ),
+    )

@@ -1,0 +1,160 @@
+"""Devices and runtimes by name. Nothing heavy is imported until a backend's method needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+from rtc.compiler.core.errors import MachineError, RecipeError
+from rtc.compiler.core.naming import load_object, nearest
+from rtc.compiler.core.target import Availability, Backend, DeviceProfile
+
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "rtc.targets.backends.onnxruntime:OnnxRuntime",
+        "openvino": "rtc.targets.backends.openvino:OpenVino",
+        "tensorrt_rtx": "rtc.targets.backends.tensorrt_rtx:TensorRTRTX",
+    }
+)
+"""Runtimes that rtc builds for, by the name that profiles use."""
+
+ABSENT: Mapping[str, str] = MappingProxyType(
+    {"tensorrt": "rtc has no backend for full TensorRT yet"},
+)
+"""Runtimes that profiles may name because the device needs them, and why none can be built."""
+
+
+@dataclass(frozen=True)
+class RuntimeRow:
+    """One runtime of one target: can it build here, can what it builds run here."""
+
+    backend: str
+    builds: Availability
+    runs: Availability
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """One target of a survey, with every runtime that its profile names, in order."""
+
+    profile: DeviceProfile
+    runtimes: tuple[RuntimeRow, ...]
+
+    @property
+    def buildable(self) -> bool:
+        return any(runtime.builds.ok for runtime in self.runtimes)
+
+    @property
+    def runnable(self) -> bool:
+        return any(runtime.runs.ok for runtime in self.runtimes)
+
+
+def profile(name: str) -> DeviceProfile:
+    """The device of that name, or of the profile file at that path (`*.yaml`).
+
+    Raises:
+        RecipeError: no such device ("unknown-target"), or a file that is not a profile.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return _read(Path(name))
+    known = profiles()
+    if name not in known:
+        raise RecipeError(
+            f"there is no target {name!r}", fix=nearest(name, known), id="unknown-target"
+        )
+    return known[name]
+
+
+@cache
+def profiles() -> Mapping[str, DeviceProfile]:
+    """Every device that rtc ships a profile of, by name."""
+    folder = Path(str(resources.files("rtc.targets.profiles")))
+    found = {path.stem: _read(path) for path in sorted(folder.glob("*.yaml"))}
+    return MappingProxyType(found)
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        RecipeError: rtc has none of that name.
+    """
+    if name not in BACKENDS:
+        raise RecipeError(
+            ABSENT.get(name, f"there is no backend {name!r}"),
+            fix="" if name in ABSENT else nearest(name, BACKENDS),
+            id="unknown-backend",
+        )
+    found: Backend = load_object(BACKENDS[name], where=f"backend {name}")()
+    return found
+
+
+def backends_for(profile: DeviceProfile) -> tuple[Backend, ...]:
+    """The backends that can build for a device here, in the profile's order.
+
+    One that is not installed is left out as long as another is; `survey` names it.
+
+    Raises:
+        MachineError: none can build here ("missing-extra", with the command that installs one), or
+            rtc has no backend for the device ("no-backend").
+    """
+    rows = [(name, building(name)) for name in profile.backends]
+    usable = tuple(backend(name) for name, builds in rows if builds.ok)
+    if usable:
+        return usable
+    where = f"target {profile.name}"
+    for _, builds in rows:
+        if builds.fix:
+            raise MachineError(builds.missing, where=where, fix=builds.fix, id="missing-extra")
+    missing = "; ".join(builds.missing for _, builds in rows)
+    raise MachineError(missing, where=where, fix=_others(), id="no-backend")
+
+
+def building(name: str) -> Availability:
+    """Whether engines of that runtime can be built here."""
+    return (
+        Availability(ok=False, missing=ABSENT[name])
+        if name in ABSENT
+        else backend(name).available()
+    )
+
+
+def survey() -> tuple[TargetRow, ...]:
+    """Every target with what builds for it and runs it here; no runtime is imported for it."""
+    return tuple(
+        TargetRow(device, tuple(_runtime(name, device) for name in device.backends))
+        for device in profiles().values()
+    )
+
+
+def _runtime(name: str, device: DeviceProfile) -> RuntimeRow:
+    builds = building(name)
+    runs = builds if name in ABSENT else backend(name).runnable(device)
+    return RuntimeRow(name, builds, runs)
+
+
+def _others() -> str:
+    names = [row.profile.name for row in survey() if row.buildable]
+    return f"targets that can be built here: {', '.join(names)}"
+
+
+def _read(path: Path) -> DeviceProfile:
+    from pydantic import TypeAdapter
+    from rtc.compiler import strict_yaml
+    from rtc.compiler.validation import validated
+
+    document = strict_yaml.read(path)
+    found = validated(TypeAdapter(DeviceProfile), document.value, document, ())
+    for index, name in enumerate(found.backends):
+        if name not in BACKENDS and name not in ABSENT:
+            raise RecipeError(
+                f"there is no backend {name!r}",
+                where=document.where(("backends", index)),
+                fix=nearest(name, [*BACKENDS, *ABSENT]),
+                id="unknown-backend",
+            )
+    return found

@@ -1,0 +1,80 @@
+"""A latency estimate from what a builder planned: no device needed, and no measurement.
+
+    t = Σ over layers  max(bytes / bandwidth, flops / peak(precision)) + launch
+
+Every layer reaches the device's peak bandwidth or its peak arithmetic, whichever takes longer, and
+starts after the one before it. Real kernels reach 50 to 90 % of that, so the estimate is optimistic
+for large layers; values that stay in the L2 cache make it pessimistic for small ones. It ranks
+engines of one device; it does not replace `rtc bench` on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rtc.compiler.core.evidence import Estimated, Pending
+from rtc.compiler.core.precision import Precision
+from rtc.compiler.core.target import BuiltLayer, DeviceProfile, Peaks
+
+LAUNCH_US = 2.0
+"""Microseconds for each kernel besides its work. An assumption: of the order of what starting an
+empty kernel from a stream costs on recent GPUs; CUDA graphs take less, a slow host more."""
+
+ENOUGH = 0.5
+"""The least fraction of layers with known traffic for which a sum says anything."""
+
+
+def estimate(
+    layers: Sequence[BuiltLayer], profile: DeviceProfile, batch: int
+) -> Estimated | Pending:
+    """Latency of one forward pass at `batch`, in milliseconds per batch.
+
+    `Pending` where the device's peaks are not known, or the bytes and operations of fewer than
+    half of the layers are. Layers that are not known count with their launch alone, and the
+    estimate says how many are.
+    """
+    kernels = [layer for layer in layers if not _is_bookkeeping(layer)]
+    known = [layer for layer in kernels if _is_known(layer)]
+    peaks = profile.peaks
+    if peaks is None or not kernels or len(known) < ENOUGH * len(kernels):
+        return Pending("ms", waits_for=profile.name)
+    if any(_rate(layer, peaks) is None for layer in known):
+        return Pending("ms", waits_for=profile.name)
+    seconds = sum(_seconds(layer, peaks, batch) for layer in known)
+    seconds += len(kernels) * LAUNCH_US * 1e-6
+    model = (
+        f"roofline of {profile.name} at batch {batch}: {peaks.bandwidth_gbs:g} GB/s and dense peaks"
+        f" reached in full, {LAUNCH_US:g} µs per kernel (assumed), bytes and operations of"
+        f" {len(known)} of {len(kernels)} kernels known"
+    )
+    return Estimated(seconds * 1e3, "ms", model)
+
+
+def traffic(layers: Sequence[BuiltLayer], batch: int) -> int:
+    """Bytes that the layers whose traffic is known read and write at `batch`."""
+    return sum(_bytes(layer, batch) for layer in layers if _is_known(layer))
+
+
+def _is_known(layer: BuiltLayer) -> bool:
+    return None not in (layer.bytes_per_sample, layer.bytes_fixed, layer.flops_per_sample)
+
+
+def _is_bookkeeping(layer: BuiltLayer) -> bool:
+    """A step of the plan that starts no kernel: shape arithmetic, or events between streams."""
+    return _is_known(layer) and not (_bytes(layer, 1) or layer.flops_per_sample)
+
+
+def _bytes(layer: BuiltLayer, batch: int) -> int:
+    return batch * (layer.bytes_per_sample or 0) + (layer.bytes_fixed or 0)
+
+
+def _rate(layer: BuiltLayer, peaks: Peaks) -> float | None:
+    """Peak operations per second in the layer's precision (FP32 where it states none)."""
+    tflops = peaks.tflops.get((layer.precision or Precision.FP32).value)
+    return tflops * 1e12 if tflops else None
+
+
+def _seconds(layer: BuiltLayer, peaks: Peaks, batch: int) -> float:
+    moving = _bytes(layer, batch) / (peaks.bandwidth_gbs * 1e9)
+    computing = batch * (layer.flops_per_sample or 0) / (_rate(layer, peaks) or float("inf"))
+    return max(moving, computing)

@@ -1,0 +1,88 @@
+"""Scores by hand, and that nothing without a score gets one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rtc.compiler.core.errors import DataError, GateError, ModelError
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.measure import accuracy, statistics
+from rtc.compiler.report.model import AccuracyRow
+
+LABELS = np.array([0, 1, 2, 0])
+LOGITS = np.array(
+    [[3.0, 1, 0, 0, 0, 0, 0], [5.0, 4, 0, 0, 0, 0, 0], [9, 8, 1, 7, 6, 5, 4], [2, 1, 0, 0, 0, 0, 0]]
+)  # right · second · seventh · right
+
+
+def score(logits: np.ndarray, float_logits: np.ndarray | None = None) -> AccuracyRow:
+    return accuracy.accuracy_row("engine", logits, LABELS, float_logits, "here")
+
+
+def test_top1_top5_and_their_intervals() -> None:
+    row = score(LOGITS)
+    wilson = statistics.wilson(2, 4)
+    assert row.top1 == Measured(0.5, "fraction", "here", 4, wilson.low, wilson.high)
+    assert row.top5.value == 0.75
+    assert row.agreement is None
+
+
+def test_top5_of_fewer_than_five_classes_is_always_right() -> None:
+    assert score(LOGITS[:, :3]).top5.value == 1.0
+
+
+def test_loss_by_hand_and_for_logits_too_large_to_exponentiate() -> None:
+    two = np.array([[0.0, 0.0], [0.0, np.log(3)]])
+    told = accuracy.losses(two, np.array([0, 1]))
+    assert told == pytest.approx([np.log(2), np.log(4 / 3)])
+    assert accuracy.losses(two * 0 + [[5000.0, 0.0]], np.array([1, 0])) == pytest.approx([5000, 0])
+
+
+def test_a_constant_output_is_right_for_one_class_only() -> None:
+    assert accuracy.ranks(np.zeros((3, 3)), np.array([0, 1, 2])).tolist() == [0, 1, 2]
+
+
+def test_agreement_counts_equal_predictions_whatever_the_labels() -> None:
+    other = LOGITS.copy()
+    other[1, 1] = 6.0
+    told = score(LOGITS, other).agreement
+    assert isinstance(told, Measured)
+    assert told.value == 0.75
+    assert score(LOGITS, LOGITS).agreement == score(LOGITS, 2 * LOGITS).agreement
+
+
+def test_a_drop_is_before_minus_after() -> None:
+    after = LOGITS.copy()
+    after[0] = [0, 9, 0, 0, 0, 0, 0]
+    told = accuracy.top1_drop(LOGITS, after, LABELS, "here")
+    assert (told.value, told.unit, told.samples) == (0.25, "fraction", 4)
+    assert told.low is not None
+    assert told.low < 0  # four samples prove nothing
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused_and_named(bad: float) -> None:
+    broken = LOGITS.copy()
+    broken[2, 3] = bad
+    with pytest.raises(GateError, match=r"engine, sample 2: logits of 1 of 4 samples") as caught:
+        score(broken)
+    assert caught.value.id == "not-finite"
+    with pytest.raises(GateError, match="float model, sample 2"):
+        score(LOGITS, broken)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (4,), (4, 7, 1)])
+def test_what_is_not_a_row_of_classes_per_sample_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="not a classifier's output"):
+        score(np.zeros(shape))
+
+
+@pytest.mark.parametrize("label", [-1, 7])
+def test_a_label_without_a_class_is_refused(label: int) -> None:
+    with pytest.raises(DataError, match=f"seen {label}, expected 0 to 6"):
+        accuracy.accuracy_row("engine", LOGITS, np.array([0, 1, 2, label]), None, "here")
+
+
+def test_no_samples_have_no_accuracy() -> None:
+    with pytest.raises(DataError, match="no samples"):
+        accuracy.accuracy_row("engine", np.zeros((0, 3)), np.zeros(0, np.int64), None, "here")

@@ -1,0 +1,185 @@
+"""Stages that keep a model as it was, and stages that break it: each break is seen and named."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small_models
+from rtc.compiler.core.data import Split
+from rtc.compiler.core.errors import GateError, InternalError, MachineError
+from rtc.compiler.core.passes import Bound, Bounded, Exact
+from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, TorchModel, Unit
+from rtc.compiler.measure import parity
+from rtc.compiler.report.model import CertificateRow
+from small_models import CLASSES, WEIGHTS, linear
+
+COUNT = 100
+DATA = small_models.samples(COUNT)
+EAGER = Unit(TorchModel("small_models:torch_linear"), small_models.signature())
+
+
+def check(
+    before: Unit, after: Unit, bound: Bound | None = None, data: Split = DATA, **options: int
+) -> CertificateRow:
+    return parity.check(before, after, bound or Exact(), data, stage="a-pass", **options)
+
+
+def test_the_same_model_is_identical(capfd: pytest.CaptureFixture[str]) -> None:
+    row = check(linear(), linear())
+    assert row.passed
+    assert row.exact
+    assert (row.stage, row.measured, row.samples) == ("a-pass", "identical", COUNT)
+    assert row.bound == "every element within 1e-05 or 0.0001·|x|, whichever is larger"
+    assert row.before == row.after == linear().digest
+    assert capfd.readouterr().out == ""  # Polygraphy would log to stdout
+
+
+def test_a_difference_within_the_bound_passes_and_is_told() -> None:
+    row = check(linear(), linear(WEIGHTS * np.float32(1 + 5e-5)))
+    assert row.passed
+    assert row.measured.startswith("at most logits[")
+
+
+def test_the_elements_of_a_broken_stage_are_counted_and_the_worst_is_named() -> None:
+    broken = WEIGHTS.copy()
+    broken[0, 2] += 10  # column 2 of every sample
+    row = check(linear(), linear(broken))
+    assert not row.passed
+    assert row.measured.startswith("logits[")
+    assert ", 2] differs by" in row.measured
+    assert row.measured.endswith(f"; {COUNT} of {COUNT * CLASSES} elements are beyond the bound")
+
+
+def test_one_sample_that_differs_is_enough() -> None:
+    """A threshold between the largest output and all others changes just one element."""
+    outputs = DATA.inputs() @ WEIGHTS
+    second, largest = np.sort(outputs.ravel())[-2:]
+    sample, column = np.argwhere(outputs == largest)[0]
+    clipped = linear(tail=f"Clip <max = {(second + largest) / 2:.9g}> (y)", opset=6)
+    row = check(linear(opset=6), clipped)
+    assert not row.passed
+    assert row.measured.startswith(f"logits[{sample}, {column}] differs")
+    assert f"; 1 of {COUNT * CLASSES} elements" in row.measured
+
+
+@pytest.mark.parametrize("bound", [Exact(atol=1e30), Bounded("disagreement", 1.0)])
+def test_what_is_not_finite_never_passes(bound: Bound) -> None:
+    row = check(linear(tail="Log(y)"), linear(tail="Log(y)"), bound)  # of negative numbers: NaN
+    assert not row.passed
+    assert "is not finite before this stage" in row.measured
+    assert (
+        "is not finite after this stage" in check(linear(), linear(tail="Log(y)"), bound).measured
+    )
+
+
+@pytest.mark.parametrize("bound", [Exact(), Bounded("disagreement", 1.0)])
+@pytest.mark.parametrize("samples", [0, 256])
+def test_no_samples_never_pass(bound: Bound, samples: int) -> None:
+    row = check(linear(), linear(), bound, DATA if not samples else DATA.head(0), samples=samples)
+    assert (row.passed, row.measured, row.samples) == (False, "there are no samples to compare", 0)
+
+
+def test_a_model_that_does_not_run_fails_with_the_runtimes_reason() -> None:
+    broken = replace(linear(), model=OnnxModel(b"not a model"))
+    row = check(linear(), broken)
+    assert not row.passed
+    assert "the model after this stage does not run" in row.measured
+    assert "\n" not in row.measured
+
+
+@pytest.mark.parametrize(
+    ("spec", "seen"),
+    [
+        (TensorSpec("other", "float32", ("batch", CLASSES)), "other: float32[batch, 4]"),
+        (TensorSpec("logits", "float16", ("batch", CLASSES)), "logits: float16[batch, 4]"),
+        (TensorSpec("logits", "float32", ("batch", 5)), "logits: float32[batch, 5]"),
+        (TensorSpec("logits", "float32", (1, CLASSES)), "logits: float32[1, 4]"),
+    ],
+)
+def test_a_changed_signature_fails(spec: TensorSpec, seen: str) -> None:
+    changed = replace(linear(), signature=Signature(linear().signature.inputs, (spec,)))
+    row = check(linear(), changed)
+    assert not row.passed
+    assert row.measured == f"the outputs changed from logits: float32[batch, 4] to {seen}"
+
+
+def test_another_name_for_a_dynamic_dimension_is_no_change() -> None:
+    renamed = replace(linear(), signature=small_models.signature("N"))
+    assert check(linear(), renamed).passed
+
+
+def test_a_fixed_batch_takes_whole_batches_of_it() -> None:
+    row = check(linear(batch=16), linear(batch=16))
+    assert row.passed
+    assert row.samples == COUNT // 16 * 16
+
+
+def test_samples_are_at_most_those_asked_for() -> None:
+    assert check(linear(), linear(), samples=30, batch=8).samples == 30
+
+
+def test_an_export_is_compared_with_eager_pytorch_and_may_rename_outputs() -> None:
+    named = replace(EAGER, signature=small_models.signature(output="scores"))
+    assert check(named, linear()).passed
+    biased = replace(EAGER, model=TorchModel("small_models:torch_linear", {"bias": 0.01}))
+    assert not check(biased, linear()).passed
+
+
+def test_a_bound_on_disagreement() -> None:
+    swapped = WEIGHTS[:, [1, 0, 2, 3]]
+    share = float(np.mean((DATA.inputs() @ swapped).argmax(axis=1) != DATA.labels))
+    row = check(linear(), linear(swapped), Bounded("disagreement", share))
+    assert row.passed
+    assert not row.exact
+    assert (
+        row.measured == f"changes for {share * COUNT:.0f} of {COUNT} samples ({100 * share:.2f} %)"
+    )
+    assert not check(linear(), linear(swapped), Bounded("disagreement", share - 0.01)).passed
+
+
+def test_a_bound_on_accuracy() -> None:
+    swapped = WEIGHTS[:, [1, 0, 2, 3]]  # right for the two classes that stay, at most
+    fail = check(linear(), linear(swapped), Bounded("top1_drop", 0.3))
+    assert not fail.passed
+    assert fail.bound == "top-1 accuracy drops by at most 30 points"
+    assert "points (95 % interval" in fail.measured
+    assert check(linear(swapped), linear(), Bounded("top1_drop", 0.0)).passed  # a gain
+
+
+def test_accuracy_without_labels_fails() -> None:
+    row = check(linear(), linear(), Bounded("top1_drop", 1.0), replace(DATA, labels=None))
+    assert (row.passed, row.measured[:28]) == (False, "top-1 accuracy needs labels,")
+
+
+def test_an_unknown_metric_is_a_bug() -> None:
+    with pytest.raises(InternalError, match='no metric is named "beauty"'):
+        check(linear(), linear(), Bounded("beauty", 1.0))
+
+
+def test_a_missing_library_is_no_failure_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MachineError, match="torch"):
+        check(EAGER, linear())
+
+
+def test_agreement_by_hand() -> None:
+    a = np.array([[3.0, 0.0], [0.0, 4.0]])
+    b = np.array([[3.0, 0.0], [5.0, 4.0]])
+    told = parity.agreement(a, b, "here")
+    assert told.same_top1.value == 0.5
+    assert told.cosine == pytest.approx(25 / np.sqrt(25 * 50))
+    assert told.snr_db == pytest.approx(0.0)
+    assert (told.max_abs, told.worst_sample) == (5.0, 1)
+
+
+def test_identical_outputs_have_no_noise() -> None:
+    told = parity.agreement(np.eye(3), np.eye(3), "here")
+    assert (told.cosine, told.snr_db, told.max_abs) == (pytest.approx(1), None, 0)
+
+
+def test_an_engine_that_gives_nan_does_not_agree() -> None:
+    with pytest.raises(GateError, match="not finite"):
+        parity.agreement(np.eye(3), np.full((3, 3), np.nan), "here")

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+import sys
+
+from rtc.compiler.measure import provenance
+
+
+def test_the_machine_is_told_by_processor_and_cores() -> None:
+    facts = provenance.hardware()
+    assert facts["cpu"] in provenance.machine()
+    assert 1 <= int(facts["cores"]) <= int(facts["threads"]) == len(os.sched_getaffinity(0))
+    assert facts["memory"].endswith(" GB")
+
+
+def test_versions_are_those_of_the_installed_libraries() -> None:
+    import numpy as np
+
+    told = provenance.software()
+    assert told["numpy"] == np.__version__
+    assert told["python"] == platform.python_version()
+    assert "" not in told.values()
+
+
+def test_nothing_names_the_host_the_user_or_a_path() -> None:
+    text = json.dumps([provenance.hardware(), provenance.clocks(), provenance.software()])
+    for secret in (platform.node(), getpass.getuser(), os.path.expanduser("~"), os.getcwd()):  # noqa: PTH111, PTH109 - as text
+        assert f'"{secret}' not in text
+
+
+def test_versions_are_read_without_importing_the_libraries() -> None:
+    program = (
+        "import sys; from rtc.compiler.measure import provenance; provenance.software();"
+        "sys.exit(bool({'torch', 'onnxruntime', 'openvino', 'onnx'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

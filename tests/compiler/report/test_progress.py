@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from rtc.compiler.core.progress import Listener
+from rtc.compiler.report.progress import TerminalListener
+
+
+def watched(*, terminal: bool) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=100,
+        force_terminal=terminal,
+        color_system="standard" if terminal else None,
+    )
+    with TerminalListener(console) as listener:
+        heard: Listener = listener
+        heard.started("distill", "")
+        heard.progressed("distill", 3, 8, "98.2 % after 3 epochs")
+        listener._live.refresh()
+        heard.warned("one image is \x1b[31mcorrupt [bold]")
+        heard.finished("distill", 17.93, "keeps the student [98.9 %]", cached=False)
+        heard.started("build", "cpu")
+        heard.finished("build", 3.4, "8 engines\x1b[2J " + "x" * 90, cached=True)
+    return stream.getvalue()
+
+
+def test_in_a_pipe_each_finished_stage_is_one_plain_line() -> None:
+    lines = watched(terminal=False).splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "! one image is �[31mcorrupt [bold]"
+    assert " ".join(lines[1].split()) == "✓ distill 17.9 s keeps the student [98.9 %]"
+    assert lines[2].startswith("✓ cpu: build ")
+    assert "cached" in lines[2]
+    assert lines[2].endswith("8 engines�[2J " + "x" * 90)
+
+
+def test_on_a_terminal_the_running_stage_shows_and_goes() -> None:
+    text = watched(terminal=True)
+    assert "98.2 % after 3 epochs" in text
+    assert "\x1b[33m! one image is �[31mcorrupt" in text
+    assert "\x1b[2J" not in text
+    assert text.index("\x1b[?25l") < text.rindex("\x1b[?25h"), "the cursor is given back"
+
+
+def test_the_terminal_is_itself_again_after_an_error() -> None:
+    stream = io.StringIO()
+    listener = TerminalListener(Console(file=stream, force_terminal=True))
+    with pytest.raises(ZeroDivisionError), listener:
+        listener.progressed("train", 1 // 0, 1, "")
+    assert "\x1b[?25h" in stream.getvalue(), "the cursor is given back"

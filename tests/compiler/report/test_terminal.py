@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from rtc.compiler.core.evidence import Estimated, Measured, Pending
+from rtc.compiler.report.model import Report
+from rtc.compiler.report.terminal import details, evidence_text, summary
+
+BUNDLE = Path("build/lenet5-mnist/cpu/1.0.0+3f2a9c1b")
+
+
+def drawn(content: RenderableType, width: int = 120, *, colour: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+    )
+    console.print(content)
+    return stream.getvalue()
+
+
+def test_evidence_says_what_it_is() -> None:
+    measured = Measured(0.0312, "ms", "host", 10, 0.030, 0.034)
+    assert evidence_text(measured).plain == "31.2 µs"
+    assert evidence_text(measured, spread=True).plain == "31.2 µs (30.0 – 34.0 µs)"
+    assert evidence_text(Estimated(0.0312, "ms", "roofline")).plain == "≈ 31.2 µs est."
+    assert evidence_text(Pending("ms", "RTX 4060 Ti")).plain == "pending: RTX 4060 Ti"
+    assert evidence_text(None).plain == "–"
+
+
+def test_the_summary_compares_the_targets(cpu_report: Report, rtx_report: Report) -> None:
+    text = drawn(summary([cpu_report, rtx_report], [BUNDLE, Path("build/other")]))
+    rows = {line[:20].strip(): line[20:] for line in text.splitlines()}
+    assert rows["verdict"].split() == ["PASS", "PASS", "(waiting:", "latency_ms)"]
+    assert "openvino int8" in rows["ships"]
+    assert "tensorrt-rtx int8" in rows["ships"]
+    assert rows["top-1"].count("98.80 %") == 2
+    assert "≈ 29.8 µs est." in rows["latency, batch 64"]
+    assert "1 of 9" in rows["layers changed"]
+    assert "float 98.90 %, −0.10 pt" in text
+    assert "95 % CI 98.10 – 99.30 %" in text
+    assert "faster than torch eager" in text
+    assert "pending: RTX 4060 Ti" in text
+    assert str(BUNDLE / "report.html") in text
+
+
+def test_a_failed_gate_is_named_in_the_summary(failed_report: Report) -> None:
+    assert "FAIL: top1_drop" in drawn(summary([failed_report], [BUNDLE]))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_it_fits_the_width_and_survives_a_pipe(
+    width: int, cpu_report: Report, rtx_report: Report
+) -> None:
+    both = drawn(summary([cpu_report, rtx_report], [BUNDLE, BUNDLE]), width)
+    for text in (both, drawn(details(cpu_report), width), drawn(details(rtx_report), width)):
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= width
+    assert "…" not in both, "nothing is cut off"
+
+
+def test_colour_comes_where_it_is_wanted(cpu_report: Report) -> None:
+    assert "\x1b[1;32mPASS" in drawn(summary([cpu_report], [BUNDLE]), colour=True)
+
+
+def test_details_hold_every_part(cpu_report: Report) -> None:
+    text = drawn(details(cpu_report))
+    for title in ("Gates", "Accuracy", "Latency", "Candidates", "Layers"):
+        assert title in text
+    assert cpu_report.headline in text
+    assert all(layer.name in text for layer in cpu_report.layers)
+    assert "half (pinned)" in text
+
+
+def test_names_cannot_steer_the_terminal_or_colour_themselves(cpu_report: Report) -> None:
+    hostile = "\x1b[2J\x1b]0;taken\x07[bold green]PASS[/] \x9b31m"
+    layer = replace(cpu_report.layers[0], name=hostile, reason=hostile, planned=hostile)
+    gate = replace(cpu_report.gates[0], name=hostile, found=hostile)
+    report = replace(
+        cpu_report, recipe=hostile, headline=hostile, shipped=hostile, layers=(layer,),
+        gates=(gate,), notes=(hostile,),
+    )  # fmt: skip
+    shown = drawn(details(report), 300) + drawn(summary([report], [Path(hostile)]), 300)
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert "[bold green]PASS[/]" in shown

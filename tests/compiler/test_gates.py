@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from rtc.compiler import gates
+from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
+from rtc.compiler.recipe import Gates
+from rtc.compiler.report.model import AccuracyRow, GateRow, LatencyRow, LayerRow
+
+
+def fraction(value: float) -> Measured:
+    return Measured(value, "fraction", "here", 1000)
+
+
+def quality(top1: float, agreement: float | None = None) -> AccuracyRow:
+    agrees = None if agreement is None else fraction(agreement)
+    return AccuracyRow("engine", fraction(top1), fraction(1.0), fraction(0.1), agrees, "here")
+
+
+def layer(verdict: str) -> LayerRow:
+    return LayerRow("conv1", "Conv", "", "int8", "fp32", verdict, "")
+
+
+def judged(
+    asked: Gates, latency: Evidence | None = None, *, verdict: str = "kept"
+) -> dict[str, GateRow]:
+    evidence = latency or Measured(2.0, "ms", "here", 100)
+    row = LatencyRow("engine", "end-to-end", 32, evidence)
+    found = gates.Findings(quality(0.95, 0.97), quality(0.96), row, [layer(verdict)])
+    return {gate.name: gate for gate in gates.judge(asked, found)}
+
+
+NONE = {"top1_drop": None, "parity": None}
+
+
+def test_only_gates_that_the_recipe_names_are_judged() -> None:
+    assert judged(Gates(**NONE)) == {}
+
+
+def test_top1_drop_passes_at_the_limit_and_fails_beyond_it() -> None:
+    assert judged(Gates(top1_drop=0.0101, parity=None))["top1_drop"].passed
+    failed = judged(Gates(top1_drop=0.0099, parity=None))["top1_drop"]
+    assert failed.passed is False
+    assert "1.00 points" in failed.reason
+
+
+def test_parity_is_agreement_with_the_float_model() -> None:
+    assert judged(Gates(top1_drop=None, parity=0.97))["parity"].passed
+    assert judged(Gates(top1_drop=None, parity=0.98))["parity"].passed is False
+
+
+def test_latency_and_fps_are_of_the_recipes_batch() -> None:
+    rows = judged(Gates(**NONE, latency_ms=2.5, fps=17_000))
+    assert rows["latency_ms"].passed
+    assert rows["fps"].passed is False  # 32 samples in 2 ms: 16,000 a second
+    assert "16000" in rows["fps"].reason
+
+
+def test_neither_an_estimate_nor_nothing_passes_or_fails_a_latency_gate() -> None:
+    for evidence in (Estimated(0.1, "ms", "roofline"), Pending("ms", "rtx4060ti")):
+        row = judged(Gates(**NONE, latency_ms=2.5), evidence)["latency_ms"]
+        assert row.passed is None
+        assert gates.all_passed([row])
+
+
+def test_a_strict_contract_names_the_layers_that_broke_it() -> None:
+    row = judged(Gates(**NONE, contract="strict"), verdict="changed")["contract"]
+    assert row.passed is False
+    assert "conv1 (int8 → fp32)" in gates.reasons([row])
+    assert judged(Gates(**NONE, contract="strict"))["contract"].passed

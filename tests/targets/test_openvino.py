@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+from rtc.calibration.oracle import Oracle
+from rtc.compiler.core.errors import MachineError, ModelError
+from rtc.compiler.core.precision import Precision
+from rtc.targets.backends import openvino
+from rtc.targets.backends.openvino import HALF_KEY, OpenVino
+from rtc.targets.loader import profile
+
+needs_half = pytest.mark.skipif(
+    OpenVino().scheme(profile("cpu")).half is None, reason="this CPU has no native half type"
+)
+
+
+def with_half(model: ModelProto, half: str) -> bytes:
+    marked = ModelProto()
+    marked.CopyFrom(model)
+    helper.set_model_props(marked, {HALF_KEY: half})
+    return marked.SerializeToString()
+
+
+def precisions(layers):
+    return {node: layer.precision for layer in layers for node in layer.onnx_nodes}
+
+
+@needs_half
+def test_the_graph_s_metadata_sets_the_half_type(convnet, digits, request_64):
+    half = OpenVino().scheme(profile("cpu")).half
+    built = OpenVino().build(with_half(convnet, half), request_64)
+    assert built.binding["half"] == half
+    found = precisions(built.layers)
+    assert {found[name] for name in ("conv1", "conv2", "fc")} == {Precision.HALF}
+    with Oracle(built.engine) as oracle, OpenVino().load(built.engine, request_64) as runner:
+        wanted = oracle.run(digits)["logits"]
+        got = runner.run({"x": digits})["logits"]
+    assert not np.array_equal(got, wanted)
+    np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(wanted).max())
+
+
+@needs_half
+def test_integer_layers_stay_integer_among_half_ones(quantised, request_64):
+    half = OpenVino().scheme(profile("cpu")).half
+    graph = with_half(quantised(("x", "r1", "p1", "r2")), half)
+    found = precisions(OpenVino().build(graph, request_64).layers)
+    assert found["conv1"] is found["conv2"] is Precision.INT8
+    assert found["fc"] is Precision.HALF
+
+
+def test_an_unknown_half_type_is_a_model_error(convnet, request_64):
+    with pytest.raises(ModelError, match="half type"):
+        OpenVino().build(with_half(convnet, "fp4"), request_64)
+
+
+def test_an_engine_refuses_a_cpu_without_its_half_type(monkeypatch, convnet, request_64):
+    class OldCpu:
+        def get_property(self, device, name):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino, "_core", OldCpu)
+    with pytest.raises(MachineError) as caught:
+        OpenVino().load(with_half(convnet, "bf16"), request_64)
+    assert (caught.value.seen, caught.value.expected) == ("FP32, INT8", "BF16")
+
+
+def test_importing_it_opens_no_connection_and_prints_nothing(tmp_path):
+    code = (
+        "import sys, socket, time\n"
+        "def refuse(*a, **k): open('connected', 'w').close(); raise OSError\n"
+        "socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from rtc.targets.backends.openvino import openvino_quietly\n"
+        "openvino_quietly().Core().available_devices\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "connected").exists()
