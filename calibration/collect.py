@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from rtc.calibration.observers import Observer, make_observer
 from rtc.calibration.oracle import Oracle, with_outputs
 from rtc.compiler.core.data import Array, Split

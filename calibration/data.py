@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.compiler.core.data import Array, Dataset, Preprocess, Split, Splits
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import digest, file_digest
@@ -205,7 +206,8 @@ def _check_preprocess(name: str, preprocess: Preprocess, raw: Array) -> None:
 
 def _read_npz(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream:  # numpy leaves its own open where a file is truncated
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError("not an .npz file but a single array", where=str(path))
             missing = {"x", "y"} - set(archive.files)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
+
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.passes import TensorRange
 

@@ -15,16 +15,17 @@ from pydantic import TypeAdapter
 from rtc.compiler.building import Candidate
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
-from rtc.compiler.core.evidence import Estimated, Pending
+from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.precision import FLOAT_VARIANTS
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import DeviceProfile
-from rtc.compiler.core.unit import Unit
 from rtc.compiler.front import Front
 from rtc.compiler.measure.accuracy import accuracy_row
-from rtc.compiler.measure.latency import MODES, Bench, engine_subject, float_subject
+from rtc.compiler.measure.latency import MODES, Bench, Case, engine_subject, float_subject
 from rtc.compiler.measure.provenance import hardware, machine
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
+from rtc.compiler.measure.statistics import Interval
 from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import FLOAT_MODEL, SHIPPED_ENGINE, AccuracyRow, LatencyRow
@@ -34,10 +35,18 @@ from rtc.targets import roofline
 
 @dataclass(frozen=True)
 class Appraisal:
-    """One candidate's figures: `latency` in every mode at batch 1 and at the recipe's batch."""
+    """One candidate's figures.
+
+    Attributes:
+        accuracy: on the test set.
+        latency: in every mode, at batch 1 and at the recipe's batch.
+        over_float: how many times faster than the fastest float candidate it is, forward only at
+            the recipe's batch, with the 95 % interval; None where it was not measured.
+    """
 
     accuracy: AccuracyRow
     latency: tuple[LatencyRow, ...]
+    over_float: Interval | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ def appraise(
     recipe: Recipe,
     data: Splits,
     front: Front,
+    *,
     profile: DeviceProfile,
     built: Sequence[Candidate],
     stages: Stages,
@@ -128,21 +138,23 @@ class _Work:
         scored: dict[str, AccuracyRow] = {}
         with Bench(subjects, self.test, self.batches, progress) as bench:
             for each in self.built:
-                try:
-                    logits = bench.logits(each.name, self.recipe.batch)
-                    where = f"{each.built.runtime} on {machine()}"
-                    scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
-                except RtcError as error:
-                    bench.failures.setdefault(each.name, error)
+                if each.name in bench.running:
+                    self._score_engine(bench, each, reference, scored)
             seconds, seed = self.recipe.measure.seconds, self.recipe.seed
             compared = bench.time(seconds, seed=seed, progress=progress)
             failures = {name: str(error) for name, error in bench.failures.items()}
         if baseline in failures:
             raise bench.failures[baseline]
         rows = compared.rows(baseline, machine())
+        case = Case(FORWARD, self.recipe.batch)
+        best = self._fastest_float(rows)
         return Appraised(
             of={
-                name: Appraisal(row, tuple(r for r in rows if r.subject == name))
+                name: Appraisal(
+                    row,
+                    tuple(r for r in rows if r.subject == name),
+                    compared.speedup(name, best, case) if best else None,
+                )
                 for name, row in scored.items()
                 if name not in failures
             },
@@ -152,6 +164,16 @@ class _Work:
             baseline_latency=tuple(row for row in rows if row.subject == baseline),
             notes=compared.notes(),
         )
+
+    def _score_engine(
+        self, bench: Bench, each: Candidate, reference: Array, scored: dict[str, AccuracyRow]
+    ) -> None:
+        where = f"{each.built.runtime} on {machine()}"
+        try:
+            logits = bench.logits(each.name, self.recipe.batch)
+            scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
+        except RtcError as error:
+            bench.failures.setdefault(each.name, error)
 
     def off_device(self, progress: Progress) -> Appraised:
         """Accuracy of each graph in the reference; latency estimated from the plan, and pending."""
@@ -164,10 +186,10 @@ class _Work:
             try:
                 logits = reference_logits(each.graph.onnx.proto, self.test)
                 row = self._score(SHIPPED_ENGINE, logits, reference, where)
-                of[each.name] = Appraisal(row, self._foreseen(each))
+                of[each.name] = Appraisal(row, self._foreseen(each), over_float=None)
             except RtcError as error:
                 failed[each.name] = str(error)
-        baseline = "torch eager" if self.front.eager else "the float engine"
+        baseline = "torch eager" if self.front.eager else REFERENCE
         return Appraised(
             of=of,
             failed=failed,
@@ -177,6 +199,18 @@ class _Work:
                 self._pending(baseline, m, b) for m in MODES for b in self.batches
             ),
         )
+
+    def _fastest_float(self, rows: Sequence[LatencyRow]) -> str:
+        """The float candidate of the lowest latency, forward only at the recipe's batch, or ""."""
+        floats = {each.name for each in self.built if each.variant in FLOAT_VARIANTS}
+        values = {
+            row.subject: row.evidence.value
+            for row in rows
+            if row.subject in floats
+            and (row.mode, row.batch) == (FORWARD, self.recipe.batch)
+            and isinstance(row.evidence, Measured)
+        }
+        return min(values, key=lambda name: values[name], default="")
 
     def _score(
         self, subject: str, logits: Array, reference: Array | None, where: str

@@ -20,9 +20,10 @@ from rtc.compiler.report.model import AccuracyRow, CertificateRow, Curve, Report
 
 def assemble(
     recipe: Recipe,
-    version: str,
-    profile: DeviceProfile,
     front: Front,
+    profile: DeviceProfile,
+    *,
+    version: str,
     choice: Choice,
     appraised: Appraised,
     certificates: Iterable[CertificateRow],
@@ -71,7 +72,7 @@ def _headline(choice: Choice, appraised: Appraised, batch: int) -> str:
 def _speed_words(choice: Choice, appraised: Appraised, batch: int) -> str:
     row = find(choice.appraisal.latency, "forward", batch)
     if isinstance(row.evidence, Measured) and row.speedup is not None:
-        return f"{speedup(row.speedup)} than {appraised.baseline} at batch {batch}"
+        return f"{speedup(row.speedup)} {appraised.baseline} at batch {batch}"
     if isinstance(row.evidence, Estimated):
         return f"an estimated {row.evidence.value:.3g} ms at batch {batch}, pending on the device"
     return ""

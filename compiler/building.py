@@ -1,4 +1,4 @@
-"""Candidates: the float model in one variant of precision, built by one runtime, held to its plan."""
+"""Candidates: the float model in one variant of precision, built by one runtime."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from rtc.compiler import sandbox
 from rtc.compiler.contract import contract
 from rtc.compiler.core.errors import BuilderError, GateError, ModelError
 from rtc.compiler.core.hashing import canonical
-from rtc.compiler.core.passes import PassContext, TargetContext
+from rtc.compiler.core.passes import Pass, PassContext, TargetContext
 from rtc.compiler.core.precision import PrecisionPlan, Variant
+from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
 from rtc.compiler.core.unit import Unit
-from rtc.compiler.measure.provenance import machine
-from rtc.compiler.passing import run_pass
+from rtc.compiler.measure.provenance import hardware
+from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe
+from rtc.compiler.report.figures import size
 from rtc.compiler.report.model import CertificateRow, LayerRow
 from rtc.compiler.stages import Files, Stages
 
@@ -55,75 +57,110 @@ class Missing:
     reason: str
 
 
-def candidates(
-    recipe: Recipe,
-    model: Unit,
-    ctx: PassContext,
-    backend: Backend,
-    request: BuildRequest,
-    stages: Stages,
-) -> Iterator[Candidate | Missing]:
-    """Every variant that the recipe offers, on one runtime.
+@dataclass(frozen=True)
+class Builder:
+    """Builds candidates of one float model for one device."""
 
-    A variant whose build fails is a row with its reason; the others go on.
-    """
-    left_out = backend.variants(request.profile)
-    scheme = backend.scheme(request.profile)
-    where = TargetContext(request.profile, backend.name, scheme, recipe.batch)
-    for variant in recipe.precision.offer:
-        name = f"{backend.name} {variant}"
-        if variant in left_out:
-            yield Missing(name, backend.name, variant, "left out", left_out[variant])
-            continue
+    recipe: Recipe
+    model: Unit
+    context: PassContext
+    request: BuildRequest
+    stages: Stages
+
+    def candidates(self, backend: Backend) -> Iterator[Candidate | Missing]:
+        """Every variant that the recipe offers, on one runtime.
+
+        A variant whose build fails is a row with its reason; the others go on.
+        """
+        left_out = backend.variants(self.request.profile)
+        for variant in self.recipe.precision.offer:
+            if variant in left_out:
+                yield _missing(backend, variant, "left out", left_out[variant])
+            else:
+                yield self._tried(backend, variant)
+
+    def _tried(self, backend: Backend, variant: Variant) -> Candidate | Missing:
         try:
-            yield _candidate(
-                recipe, model, replace(ctx, target=where), backend, variant, request, stages
-            )
+            return self._candidate(backend, variant)
         except (BuilderError, ModelError, GateError) as error:
-            yield Missing(name, backend.name, variant, "failed", str(error))
+            return _missing(backend, variant, "failed", str(error))
+
+    def _candidate(self, backend: Backend, variant: Variant) -> Candidate:
+        from rtc.passes.assign_precision import AssignPrecision
+        from rtc.passes.cast_precision import CastPrecision
+        from rtc.passes.insert_qdq import InsertQdq
+
+        name = f"{backend.name} {variant}"
+        profile, options = self.request.profile, self.recipe.precision
+        scheme = backend.scheme(profile)
+        where = TargetContext(profile, backend.name, scheme, self.recipe.batch)
+        assign = AssignPrecision(
+            variant=variant,
+            observer=options.observer,
+            min_snr_db=options.min_snr_db,
+            pin=dict(options.pin),
+        )
+        assigned = self._pass(assign, self.model, name, target=where)
+        plan = assigned.plan
+        assert plan is not None, "assign-precision gives a plan"
+        quantised = self._pass(InsertQdq(), self.model, name, target=where, plan=plan)
+        cast = self._pass(CastPrecision(), quantised.unit, name, target=where, plan=plan)
+        built = self._build(backend, cast.unit, name)
+        return Candidate(
+            name=name,
+            backend=backend.name,
+            variant=variant,
+            plan=plan,
+            graph=cast.unit,
+            built=built,
+            layers=contract(plan, built.layers, output_shapes(self.model)),
+            certificates=tuple(
+                replace(step.certificate, stage=f"{step.certificate.stage} ({name})")
+                for step in (quantised, cast)
+            ),
+            request=self.request,
+        )
+
+    def _pass(
+        self,
+        step: Pass,
+        unit: Unit,
+        name: str,
+        *,
+        target: TargetContext,
+        plan: PrecisionPlan | None = None,
+    ) -> Passed:
+        context = replace(self.context, target=target, plan=plan)
+        return run_pass(step, unit, context, self.stages, label=f"{step.name} {name}")
+
+    def _build(self, backend: Backend, graph: Unit, name: str) -> Built:
+        profile = self.request.profile
+        asked = _REQUEST.dump_python(self.request, mode="json")
+        inputs = {
+            "graph": graph.digest,
+            "backend": backend.name,
+            "runtime": backend.available().version,
+            "request": asked,
+            "machine": hardware() if profile.kind == "cpu" else {},
+        }
+
+        def work(_: Progress) -> tuple[Files, str]:
+            files = sandbox.run(
+                "rtc.compiler.building:build_here",
+                files={"graph.onnx": graph.onnx.proto},
+                args={"backend": backend.name, "request": asked},
+                deadline_s=_BUILD_SECONDS,
+                memory_gb=_BUILD_GB,
+                what=f"building {name}",
+            )
+            layers = len(json.loads(files["built.json"])["layers"])
+            return files, f"{layers} kernels, {size(len(files['engine.bin']))}"
+
+        return built_from_files(self.stages.run(f"build {name}", inputs, work, target=profile.name))
 
 
-def _candidate(
-    recipe: Recipe,
-    model: Unit,
-    ctx: PassContext,
-    backend: Backend,
-    variant: Variant,
-    request: BuildRequest,
-    stages: Stages,
-) -> Candidate:
-    from rtc.passes.assign_precision import AssignPrecision
-    from rtc.passes.cast_precision import CastPrecision
-    from rtc.passes.insert_qdq import InsertQdq
-
-    options = recipe.precision
-    assign = AssignPrecision(
-        variant=variant,
-        observer=options.observer,
-        min_snr_db=options.min_snr_db,
-        pin=dict(options.pin),
-    )
-    name = f"{backend.name} {variant}"
-    assigned = run_pass(assign, model, ctx, stages, label=f"assign-precision {name}")
-    assert assigned.plan is not None, "assign-precision gives a plan"
-    ctx = replace(ctx, plan=assigned.plan)
-    quantised = run_pass(InsertQdq(), model, ctx, stages, label=f"insert-qdq {name}")
-    cast = run_pass(CastPrecision(), quantised.unit, ctx, stages, label=f"cast-precision {name}")
-    built = _build(backend, cast.unit, request, stages, name)
-    return Candidate(
-        name=name,
-        backend=backend.name,
-        variant=variant,
-        plan=assigned.plan,
-        graph=cast.unit,
-        built=built,
-        layers=contract(assigned.plan, built.layers, output_shapes(model)),
-        certificates=tuple(
-            replace(step.certificate, stage=f"{step.certificate.stage} ({name})")
-            for step in (quantised, cast)
-        ),
-        request=request,
-    )
+def _missing(backend: Backend, variant: Variant, state: str, reason: str) -> Missing:
+    return Missing(f"{backend.name} {variant}", backend.name, variant, state, reason)
 
 
 def output_shapes(model: Unit) -> dict[str, str]:
@@ -140,37 +177,8 @@ def output_shapes(model: Unit) -> dict[str, str]:
     return {node.name: shapes.get(node.output[0], "") for node in graph.node}
 
 
-def _build(
-    backend: Backend, graph: Unit, request: BuildRequest, stages: Stages, name: str
-) -> Built:
-    asked = _REQUEST.dump_python(request, mode="json")
-    inputs = {
-        "graph": graph.digest,
-        "backend": backend.name,
-        "runtime": backend.available().version,
-        "request": asked,
-        "machine": machine() if request.profile.kind == "cpu" else "",
-    }
-
-    def work(progress: Any) -> tuple[Files, str]:
-        files = sandbox.run(
-            "rtc.compiler.building:build_here",
-            files={"graph.onnx": graph.onnx.proto},
-            args={"backend": backend.name, "request": asked},
-            deadline_s=_BUILD_SECONDS,
-            memory_gb=_BUILD_GB,
-            what=f"building {name}",
-        )
-        layers = len(json.loads(files["built.json"])["layers"])
-        size = len(files["engine.bin"]) / 1024
-        return files, f"{layers} kernels, {size:.0f} KiB"
-
-    files = stages.run(f"build {name}", inputs, work, target=request.profile.name)
-    return built_from_files(files)
-
-
 def build_here(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:
-    """Build in this process, which is a child: takes `graph.onnx`, gives the engine and its layers."""
+    """Build in this process, which is a child: `graph.onnx` in, `built_to_files` out."""
     from rtc.targets.loader import backend
 
     request = _REQUEST.validate_python(args["request"])

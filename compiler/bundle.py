@@ -164,6 +164,19 @@ def publish(
     return final
 
 
+def make_latest(bundle: Verified) -> None:
+    """Let `latest` lead to a bundle that was there already, if it passed.
+
+    Whoever published it may have been killed before that, or another was published since.
+
+    Raises:
+        MachineError: the disk refuses.
+    """
+    if bundle.manifest.passed:
+        with durable.explained(bundle.path.parent, elsewhere=_ELSEWHERE):
+            durable.point(bundle.path.parent / LATEST, bundle.path.name)
+
+
 def verify(path: Path) -> Verified:
     """Check all of a bundle, and give the very bytes that were checked.
 
@@ -288,11 +301,11 @@ def _without_home(value: Any) -> Any:
 
     A home of one level, "/root", is no one's secret, and might as well begin a layer's name.
     """
-    home = os.environ.get("HOME", "")
-    if len(Path(home).parts) < 3:
+    home = Path(os.environ.get("HOME", ""))
+    if len(home.parts) < 3:
         return value
     if isinstance(value, str):
-        return value.replace(home, "~")
+        return re.sub(rf"{re.escape(str(home))}(?![\w.-])", "~", value)
     if isinstance(value, Mapping):
         return {_without_home(key): _without_home(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

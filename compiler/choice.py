@@ -1,7 +1,8 @@
 """Which candidate ships: the fastest that passes every gate; never one that is worse than float.
 
-Candidates are ordered by their latency, forward only, at the recipe's batch. The float engine is
-one of them, so INT8 or the mix ships only where it is faster and passes.
+Candidates are ordered by their latency, forward only, at the recipe's batch. One with INT8 in it
+comes before the float engines only where it is faster beyond the noise of the measurement: where
+the whole 95 % interval of the ratio to the fastest float engine lies above 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from rtc.compiler import gates
 from rtc.compiler.appraise import Appraisal, Appraised
 from rtc.compiler.building import Candidate, Missing
 from rtc.compiler.core.evidence import Estimated, Measured
+from rtc.compiler.core.precision import FLOAT_VARIANTS
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import CandidateRow, GateRow, LatencyRow
 
@@ -35,13 +37,18 @@ def choose(
     asked: Gates,
     built: Sequence[Candidate],
     missing: Sequence[Missing],
+    *,
     appraised: Appraised,
     batch: int,
 ) -> Choice:
     """Take the fastest candidate that passes; where none does, the one that fails fewest gates."""
     ranked = sorted(
         (each for each in built if each.name in appraised.of),
-        key=lambda each: (_speed(appraised.of[each.name], batch), each.name),
+        key=lambda each: (
+            _is_doubtful(each, appraised.of[each.name]),
+            _speed(appraised.of[each.name], batch),
+            each.name,
+        ),
     )
     judged = {each.name: _judge(asked, each, appraised, batch) for each in ranked}
     shipped = min(ranked, key=lambda each: _failures(judged[each.name]))
@@ -70,6 +77,12 @@ def find(rows: Sequence[LatencyRow], mode: str, batch: int) -> LatencyRow:
 def _speed(appraisal: Appraisal, batch: int) -> float:
     evidence = find(appraisal.latency, "forward", batch).evidence
     return evidence.value if isinstance(evidence, (Measured, Estimated)) else float("inf")
+
+
+def _is_doubtful(candidate: Candidate, appraisal: Appraisal) -> bool:
+    """Whether a candidate with INT8 may be no faster than float."""
+    ratio = appraisal.over_float
+    return candidate.variant not in FLOAT_VARIANTS and ratio is not None and ratio.low <= 1
 
 
 def _judge(
@@ -102,7 +115,7 @@ def _row(
     elif _failures(judged[candidate.name]):
         state, reason = "refused", gates.reasons(judged[candidate.name])
     else:
-        state, reason = "slower", ""
+        state, reason = "slower", _doubt(candidate, appraisal)
     return CandidateRow(
         name=candidate.name,
         backend=candidate.backend,
@@ -111,4 +124,14 @@ def _row(
         top1=appraisal.accuracy.top1,
         state=state,
         reason=reason,
+    )
+
+
+def _doubt(candidate: Candidate, appraisal: Appraisal) -> str:
+    ratio = appraisal.over_float
+    if ratio is None or not _is_doubtful(candidate, appraisal):
+        return ""
+    return (
+        f"not surely faster than the fastest float engine: {ratio.value:.2f}×"
+        f" (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
     )

@@ -148,7 +148,7 @@ def explained(folder: Path, *, elsewhere: str, needed: int = 0) -> Iterator[None
 
 
 def _machine_error(error: OSError, folder: Path, elsewhere: str, needed: int) -> MachineError:
-    unknown = ("file-system", os.strerror(error.errno or 0), "{elsewhere}")
+    unknown = ("file-system", error.strerror or str(error), "{elsewhere}")
     name, what, fix = _CAUSES.get(error.errno or 0, unknown)
     full = name == "disk-full"
     precise = isinstance(error.filename, str) and Path(error.filename).is_absolute()

@@ -77,7 +77,7 @@ def _source(recipe: Recipe, data: Splits, stages: Stages) -> Unit:
         "versions": versions(("onnx",) if source.level is Level.ONNX else ("torch",)),
     }
 
-    def work(progress: Progress) -> tuple[Files, str]:
+    def work(_: Progress) -> tuple[Files, str]:
         unit = source_unit(source, data, recipe.seed, recipe.path.parent)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
         return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"

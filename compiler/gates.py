@@ -10,6 +10,8 @@ from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import AccuracyRow, GateRow, LatencyRow, LayerRow
 
+_ROUNDING = 1e-9  # two fractions of samples differ by less only where floats round
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -61,12 +63,13 @@ def _top1_drop(limit: float, found: Findings) -> GateRow:
     if before is None or after is None:
         return GateRow("top1_drop", asked, "not measured", passed=False, reason="not measured")
     drop = before - after
+    passed = drop <= limit + _ROUNDING
     return GateRow(
         "top1_drop",
         asked,
         f"{drop * 100:+.2f} pt ({before * 100:.2f} → {after * 100:.2f} %)",
-        passed=drop <= limit,
-        reason="" if drop <= limit else f"top-1 fell by {drop * 100:.2f} points",
+        passed=passed,
+        reason="" if passed else f"top-1 fell by {drop * 100:.2f} points",
         evidence=found.engine.top1,
     )
 
@@ -76,7 +79,7 @@ def _parity(limit: float, found: Findings) -> GateRow:
     asked = f"agreement ≥ {limit * 100:.2f} %"
     if agreement is None:
         return GateRow("parity", asked, "not measured", passed=False, reason="not measured")
-    passed = agreement >= limit
+    passed = agreement >= limit - _ROUNDING
     return GateRow(
         "parity",
         asked,

@@ -26,10 +26,11 @@ _LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...
 
 def pack(
     recipe: Recipe,
-    preprocess: Preprocess,
     front: Front,
     choice: Choice,
+    *,
     report: Report,
+    preprocess: Preprocess,
     identity: Mapping[str, Any],
 ) -> tuple[bundle.Manifest, dict[str, bytes]]:
     """The manifest and the files of a bundle."""

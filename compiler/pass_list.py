@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
+
 from rtc.compiler.core.errors import RecipeError, RtcError
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.unit import Level

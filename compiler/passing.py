@@ -1,4 +1,4 @@
-"""Run one pass as a stage: apply it, check what it promised, keep the result with its certificate."""
+"""Run one pass as a stage: apply it, check its promise, keep the result and its certificate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rtc.compiler.core.errors import GateError
-from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress
@@ -88,7 +87,8 @@ def _to_files(result: PassResult, certificate: CertificateRow) -> Files:
         "details": dict(result.details),
         "certificate": asdict(certificate),
     }
-    return {**result.unit.to_files(), _RESULT: canonical(head)}
+    content = json.dumps(head, allow_nan=False)  # a plan keeps the order of the graph
+    return {**result.unit.to_files(), _RESULT: content.encode()}
 
 
 def _from_files(files: Files) -> Passed:

@@ -18,7 +18,7 @@ from typing import Any
 from rtc.compiler import bundle
 from rtc.compiler.appraise import appraise
 from rtc.compiler.assemble import assemble
-from rtc.compiler.building import Candidate, Missing, candidates
+from rtc.compiler.building import Builder, Candidate, Missing
 from rtc.compiler.choice import choose
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, IntegrityError
@@ -131,7 +131,9 @@ class _Job:
         for folder in (home / version, home / f"{version}.failed"):
             if folder.is_dir():
                 try:
-                    return bundle.verify(folder)
+                    found = bundle.verify(folder)
+                    bundle.make_latest(found)  # a compile that was killed may not have come to it
+                    return found
                 except IntegrityError as error:
                     self.stages.listener.warned(f"{error}; it is made again")
         return None
@@ -146,22 +148,31 @@ class _Job:
         if self.front is None:
             self.front = make_front(self.recipe, self.data, self.stages)
         built, missing = self._candidates(self.front, profile, backends)
-        appraised = appraise(self.recipe, self.data, self.front, profile, built, self.stages)
-        choice = choose(self.recipe.gates, built, missing, appraised, self.recipe.batch)
+        appraised = appraise(
+            self.recipe, self.data, self.front, profile=profile, built=built, stages=self.stages
+        )
+        choice = choose(
+            self.recipe.gates, built, missing, appraised=appraised, batch=self.recipe.batch
+        )
         own = [row for each in built for row in each.certificates]
         report = assemble(
             self.recipe,
-            version,
-            profile,
             self.front,
-            choice,
-            appraised,
+            profile,
+            version=version,
+            choice=choice,
+            appraised=appraised,
             certificates=(*self.front.certificates, *own),
             stages=self.stages.rows_of(profile.name),
             provenance=identity,
         )
         manifest, files = pack(
-            self.recipe, self.data.test.preprocess, self.front, choice, report, identity
+            self.recipe,
+            self.front,
+            choice,
+            report=report,
+            preprocess=self.data.test.preprocess,
+            identity=identity,
         )
         path = bundle.publish(
             self.out,
@@ -179,11 +190,8 @@ class _Job:
         batch = self.recipe.batch
         request = BuildRequest(profile, (1, batch, batch), self.recipe.measure.threads)
         context = PassContext(self.data, self.recipe.seed, statistics=front.statistics)
-        found = [
-            each
-            for backend in backends
-            for each in candidates(self.recipe, front.model, context, backend, request, self.stages)
-        ]
+        builder = Builder(self.recipe, front.model, context, request, self.stages)
+        found = [each for backend in backends for each in builder.candidates(backend)]
         built = [each for each in found if isinstance(each, Candidate)]
         missing = [each for each in found if isinstance(each, Missing)]
         if not built:

@@ -18,6 +18,7 @@ from pydantic import (
     TypeAdapter,
     model_validator,
 )
+
 from rtc.compiler import pass_list, strict_yaml
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
@@ -50,6 +51,17 @@ def _sane(preprocess: Preprocess) -> Preprocess:
     if not preprocess.mean or not preprocess.std or not all(s > 0 for s in preprocess.std):
         raise ValueError("mean and std must hold a number or one per channel, and std be above 0")
     return preprocess
+
+
+def _observer(kind: str) -> str:
+    from rtc.calibration.observers import make_observer
+
+    try:
+        make_observer(kind)
+    except RecipeError as error:
+        # Only a ValueError reaches the validator's list of errors, which knows the place.
+        raise ValueError(f"cannot be {kind!r}: {error.what}; {error.fix}") from error
+    return kind
 
 
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside)]
@@ -150,7 +162,7 @@ class PrecisionOptions(Section):
         Variant
     )
     """Variants to build and compare; the fastest that passes ships."""
-    observer: Annotated[str, Field(min_length=1)] = "percentile"
+    observer: Annotated[str, AfterValidator(_observer)] = "percentile"
     """How a tensor's range is taken from the calibration samples."""
     min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
@@ -185,7 +197,7 @@ class Gates(Section):
 class _Head(Section):
     """All of a recipe but its passes."""
 
-    recipe: Literal[1]
+    recipe: Annotated[int, Field(ge=SCHEMA, le=SCHEMA)]
     """Version of the recipe's schema."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$", max_length=80)]
     """Names the folder below build/."""
@@ -240,7 +252,8 @@ def load_recipe(path: Path) -> Recipe:
     document = strict_yaml.read(path)
     recipe = parse_recipe(document, path)
     _check_files(recipe, document)
-    _check_targets(recipe, document)
+    for index, name in enumerate(recipe.targets):
+        _check_target(name, document.where(("targets", index)))
     return recipe
 
 
@@ -308,12 +321,11 @@ def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
         )
 
 
-def _check_targets(recipe: Recipe, document: strict_yaml.Document) -> None:
+def _check_target(name: str, where: str) -> None:
     from rtc.targets import loader
 
-    for index, name in enumerate(recipe.targets):
-        try:
-            loader.profile(name)
-        except RecipeError as error:
-            error.where = error.where or document.where(("targets", index))
-            raise
+    try:
+        loader.profile(name)
+    except RecipeError as error:
+        error.where = error.where or where
+        raise

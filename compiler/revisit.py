@@ -6,11 +6,13 @@ A bundle is never changed. What the device completes lies beside it, as `<bundle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
 from rtc.compiler import bundle, files, gates, strict_yaml
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, MachineError, RtcError
@@ -28,6 +30,9 @@ from rtc.compiler.report.model import (
     Report,
 )
 
+if TYPE_CHECKING:
+    from rtc.compiler.engine import Engine
+
 
 @dataclass(frozen=True)
 class Revisited:
@@ -43,6 +48,12 @@ class Revisited:
         """Whether the samples are those that the bundle was compiled with."""
         return self.data.digest == self.verified.manifest.sources.get("data")
 
+    @property
+    def reported(self) -> tuple[AccuracyRow, ...]:
+        """What the bundle's own report says of its engine's accuracy."""
+        row = self.report.accuracy_of(SHIPPED_ENGINE)
+        return () if row is None else (row,)
+
 
 def revisit(path: Path, recipe_path: Path | None = None) -> Revisited:
     """Verify a bundle, and find its recipe's data again.
@@ -55,58 +66,58 @@ def revisit(path: Path, recipe_path: Path | None = None) -> Revisited:
         IntegrityError: the bundle is not what was published.
         RecipeError, DataError: the recipe cannot be read, or its data is not there.
     """
-    from rtc.compiler.report.serial import from_json
+    from rtc.compiler.packing import report_of
     from rtc.compiler.samples import splits_of
 
     verified = bundle.verify(path)
-    report = from_json(verified.files["report.json"])
-    if recipe_path is not None:
-        recipe = load_recipe(recipe_path)
-    else:
-        source = verified.path / "recipe.yaml"
-        document = strict_yaml.parse(verified.files["recipe.yaml"], str(source))
-        recipe = parse_recipe(document, source)
-        if recipe.data.npz is not None:
-            raise DataError(
-                "the bundle's samples lie beside its recipe",
-                where=str(path),
-                seen=recipe.data.npz,
-                fix="name the recipe with --recipe FILE",
-            )
-    return Revisited(verified, recipe, splits_of(recipe), report)
+    recipe = _own_recipe(verified) if recipe_path is None else load_recipe(recipe_path)
+    return Revisited(verified, recipe, splits_of(recipe), report_of(verified))
 
 
-def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow, AccuracyRow]:
+def _own_recipe(verified: bundle.Verified) -> Recipe:
+    """The recipe in a bundle, where its data can be found without the recipe's folder."""
+    path = verified.path / "recipe.yaml"
+    recipe = parse_recipe(strict_yaml.parse(verified.files[path.name], str(path)), path)
+    if recipe.data.npz is not None:
+        raise DataError(
+            "the bundle's samples lie beside its recipe",
+            where=str(verified.path),
+            seen=recipe.data.npz,
+            fix="name the recipe with --recipe FILE",
+        )
+    return recipe
+
+
+def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow, ...]:
     """Accuracy of the float model, and of the shipped bytes, on the test samples.
 
     Raises:
         MachineError: the engine does not run here.
     """
-    from rtc.calibration.oracle import Oracle
     from rtc.compiler.engine import Engine
     from rtc.compiler.measure.accuracy import accuracy_row
     from rtc.compiler.measure.provenance import machine
+    from rtc.compiler.measure.reference import REFERENCE, reference_logits
 
     test, entry = again.data.test, again.verified.manifest.engine
     if test.labels is None:
         raise DataError("the test samples have no labels", where=again.recipe.name)
     with Engine(again.verified) as engine:
         shipped = _logits(engine, test, entry.batches[2], progress)
-    with Oracle(again.verified.files["float.onnx"]) as oracle:
-        floats = _logits(lambda x: oracle.run(x)[oracle.outputs[0]], test, 64, progress)
-    where = machine()
+    floats = reference_logits(again.verified.files["float.onnx"], test)
+    here, there = f"{REFERENCE} on {machine()}", f"{entry.runtime} on {machine()}"
     return (
-        accuracy_row(FLOAT_MODEL, floats, test.labels, None, f"ONNX Runtime, {where}"),
-        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, f"{entry.runtime}, {where}"),
+        accuracy_row(FLOAT_MODEL, floats, test.labels, None, here),
+        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, there),
     )
 
 
-def _logits(run: Callable[[Array], Array], test: Split, batch: int, progress: Progress) -> Array:
-    """The first output for every sample, `batch` at a time."""
+def _logits(engine: Engine, test: Split, batch: int, progress: Progress) -> Array:
+    """The engine's output for every sample, `batch` at a time."""
     parts = []
     for done, inputs in enumerate(test.batches(batch)):
         progress(done * batch, len(test))
-        parts.append(run(inputs))
+        parts.append(engine(inputs))
     return np.concatenate(parts)
 
 

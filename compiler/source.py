@@ -65,13 +65,13 @@ def onnx_unit(path: Path) -> Unit:
     return Unit(OnnxModel(files["model.onnx"]), signature)
 
 
-def read_model(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:
+def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
     """Parse and check a model, and free its batch; runs in a child process."""
     import onnx
 
     try:
         model = onnx.load_from_string(files["model.onnx"])
-    except Exception as cause:  # noqa: BLE001 - protobuf's own errors have no common public class
+    except Exception as cause:
         raise ModelError(
             "not an ONNX model, or a truncated one", seen=_first_line(cause), id="unreadable-model"
         ) from cause
@@ -80,7 +80,7 @@ def read_model(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str,
     _refuse_external_data(model)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as cause:  # noqa: BLE001 - the checker and shape inference raise several kinds
+    except Exception as cause:
         raise ModelError(
             "the ONNX checker refuses the model", seen=_first_line(cause), id="invalid-model"
         ) from cause
@@ -158,6 +158,7 @@ def _with_free_batch(model: Any, signature: Signature) -> Any:
     """
     import numpy as np
     import onnx
+
     from rtc.calibration.oracle import Oracle
 
     free = onnx.ModelProto()
@@ -183,7 +184,7 @@ def _with_free_batch(model: Any, signature: Signature) -> Any:
             name = signature.outputs[0].name
             apart = np.concatenate([one.run(each)[name] for each in samples])
             together = any_size.run(samples.reshape(-1, *shape[1:]))[name]
-    except Exception as cause:  # noqa: BLE001 - the runtime's errors have no common public class
+    except Exception as cause:
         raise fixed from cause
     if apart.shape != together.shape or not np.allclose(apart, together, rtol=1e-3, atol=1e-4):
         raise fixed

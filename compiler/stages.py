@@ -62,7 +62,7 @@ class Stages:
         return files
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:
-        """The stages that a target's bundle rests on: its own, and those that serve every target."""
+        """The stages behind a target's bundle: its own, and those that serve every target."""
         return tuple(row for served, row in self.rows if served in {"", target})
 
     def _do(self, name: str, work: Work) -> Files:
@@ -87,7 +87,8 @@ def code_digest() -> str:
 
 def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.origin is not None, f"{package} is part of rtc"
+    assert spec is not None, f"{package} is part of rtc"
+    assert spec.origin is not None, f"{package} has a file"
     return Path(spec.origin).parent
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from rtc.compiler.core.errors import RecipeError
 
 Place = tuple[str | int, ...]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.strict_yaml import Document, Place

@@ -78,7 +78,7 @@ class AssignPrecision(Pass):
             for name, precision in pins.items()
         }
         ops = {node.name: node.op for node in graph.nodes}
-        default, decisions = policy.one_float_type(policy.follow(graph, decisions))
+        default, decisions = policy.settle(graph, policy.follow(graph, decisions))
         plan = PrecisionPlan(
             model=digest(unit.onnx.proto),
             target=target.profile.name,

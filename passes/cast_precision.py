@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
 from rtc.calibration.rounding import HALF_KEY
 from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit
-from rtc.passes.graph import MOVES, Names, is_constant, read, write
-from rtc.passes.half import dtype_of, half_obstacle, retyped
+from rtc.passes.graph import MOVES, Names, dtype_of, is_constant, read, write
+from rtc.passes.half import half_dtype, half_obstacle, retyped
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -84,7 +85,7 @@ class _Writer:
 
     def __init__(self, graph: gs.Graph, plan: PrecisionPlan, half: str) -> None:
         self.graph, self.plan, self.half = graph, plan, half
-        self.dtype = dtype_of(half)
+        self.dtype = half_dtype(half)
         self.names = Names(graph)
         self.made: dict[tuple[int, np.dtype[Any]], Any] = {}  # by tensor and type, casts included
         self.casts = self.half_nodes = 0
@@ -93,7 +94,7 @@ class _Writer:
         for node in list(self.graph.nodes):
             self._retype(node)
         for index, output in enumerate(self.graph.outputs):
-            if output.dtype == self.dtype:
+            if dtype_of(output) == self.dtype:
                 self._restore_output(index)
 
     def _retype(self, node: gs.Node) -> None:
@@ -101,11 +102,11 @@ class _Writer:
             return
         places = retyped(node, self.graph.opset, self.half) if self._goes_half(node) else None
         if places is None:
-            back = [i for i, tensor in enumerate(node.inputs) if tensor.dtype == self.dtype]
+            back = [i for i, tensor in enumerate(node.inputs) if dtype_of(tensor) == self.dtype]
             self._convert(node, back, _FLOAT)
             return
         inputs, outputs = places
-        new = [node.outputs[i] for i in outputs if node.outputs[i].dtype != self.dtype]
+        new = [node.outputs[i] for i in outputs if dtype_of(node.outputs[i]) != self.dtype]
         self._convert(node, inputs, self.dtype)
         for tensor in new:
             tensor.dtype = self.dtype
@@ -113,7 +114,7 @@ class _Writer:
 
     def _goes_half(self, node: gs.Node) -> bool:
         if node.op in MOVES:
-            return bool(node.inputs[0].dtype == self.dtype)
+            return bool(dtype_of(node.inputs[0]) == self.dtype)
         precision = self.plan.precision_of(node.name)
         if precision is Precision.INT8:
             precision = self.plan.default
@@ -123,7 +124,7 @@ class _Writer:
     def _convert(self, node: gs.Node, indices: list[int], dtype: np.dtype[Any]) -> None:
         for index in indices:
             tensor = node.inputs[index]
-            if tensor.name and tensor.dtype != dtype:
+            if tensor.name and dtype_of(tensor) != dtype:
                 node.inputs[index] = self._as(tensor, dtype)
 
     def _as(self, tensor: Any, dtype: np.dtype[Any]) -> Any:

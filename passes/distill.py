@@ -16,6 +16,7 @@ seconds to classify; `kept`, and `because`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -227,16 +228,21 @@ def _enclosed(module: nn.Module) -> nn.Module:
     modelopt hangs the teacher and the losses below the module that it converts, and a `Sequential`
     would run them as its last layers.
     """
+    outer = _enclosure()()
+    outer.add_module(_INNER, module)
+    return outer
+
+
+@functools.cache  # modelopt registers each class that it converts, and a name only twice
+def _enclosure() -> type[nn.Module]:
     from torch import nn
 
-    class Enclosed(nn.Module):  # here, because its base is torch's
+    class Enclosure(nn.Module):  # here, because its base is torch's
         def forward(self, inputs: Tensor) -> Tensor:
             outputs: Tensor = self.get_submodule(_INNER)(inputs)
             return outputs
 
-    outer = Enclosed()
-    outer.add_module(_INNER, module)
-    return outer
+    return Enclosure
 
 
 def _shapes(

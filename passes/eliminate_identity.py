@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
-from rtc.passes.graph import bypass, is_constant, is_output, read, value, write
+from rtc.passes.graph import bypass, dtype_of, is_constant, is_output, read, value, write
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -93,11 +94,10 @@ class _Checks:
     def cast(self, node: gs.Node) -> str:
         from onnx.helper import tensor_dtype_to_np_dtype
 
-        source = node.inputs[0].dtype
+        source, target = dtype_of(node.inputs[0]), tensor_dtype_to_np_dtype(node.attrs["to"])
         if source is None:
             return "the type of its input is not known"
-        target = tensor_dtype_to_np_dtype(node.attrs["to"])
-        return "" if np.dtype(source) == target else f"it casts {np.dtype(source)} to {target}"
+        return "" if source == target else f"it casts {source} to {target}"
 
     def pad(self, node: gs.Node) -> str:
         pads = value(node, 1) if self.graph.opset >= 11 else np.array(node.attrs.get("pads", [1]))
@@ -112,9 +112,10 @@ class _Checks:
         before, after = node.inputs[0].shape, node.outputs[0].shape
         if before is None or after is None:
             return "a shape is not known"
-        if list(before) != list(after):
+        known = [size if isinstance(size, int) else None for size in before]
+        if known != [size if isinstance(size, int) else None for size in after]:
             return f"it turns {list(before)} into {list(after)}"
-        unknown = sum(not isinstance(size, int) for size in before)
+        unknown = known.count(None)
         return "" if unknown <= 1 else f"{unknown} dimensions of {list(before)} are not known"
 
     def transpose(self, node: gs.Node) -> str:

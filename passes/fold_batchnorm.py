@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import Names, bypass, is_output, read, value, write
@@ -87,10 +88,11 @@ def _rewrite(names: Names, node: gs.Node) -> str:
 
     layer = node.inputs[0].inputs[0]
     gamma, beta, mean, variance = (_double(node, index) for index in (1, 2, 3, 4))
-    scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-    weight = _scaled(layer, scale)
     old = _double(layer, 2).reshape(-1) if len(layer.inputs) > 2 else np.zeros(1)
-    bias = (old * layer.attrs.get("beta", 1.0) - mean) * scale + beta
+    with np.errstate(divide="ignore", invalid="ignore"):  # looked at below
+        scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+        weight = _scaled(layer, scale)
+        bias = (old * layer.attrs.get("beta", 1.0) - mean) * scale + beta
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return "the folded weights are not finite"
     if layer.op == "Gemm":

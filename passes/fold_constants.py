@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
 from rtc.calibration.oracle import evaluate
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import ModelError
@@ -113,17 +114,20 @@ def _shape_values(node: gs.Node) -> Array:
 def _model_of(graph: gs.Graph, node: gs.Node) -> onnx.ModelProto:
     """A model of one node, its inputs as initialisers, its outputs with inferred shapes."""
     import onnx
-    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-    alone = gs.export_onnx(
-        gs.Graph([node.copy()], [], [], opset=graph.opset, import_domains=graph.import_domains),
-        do_type_check=False,
+    outputs = [onnx.helper.make_empty_tensor_value_info(tensor.name) for tensor in node.outputs]
+    constants = {tensor.name: tensor for tensor in node.inputs if tensor.name}
+    alone = onnx.helper.make_graph(
+        [OnnxExporter.export_node(node)],
+        "constant",
+        [],
+        outputs,
+        [OnnxExporter.export_tensor_proto(tensor) for tensor in constants.values()],
     )
-    alone.ir_version = graph.ir_version
-    for name in alone.graph.node[0].output:
-        alone.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    del alone.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(alone, data_prop=True)
+    opset = [onnx.helper.make_opsetid("", graph.opset)]
+    model = onnx.helper.make_model(alone, opset_imports=opset, ir_version=graph.ir_version)
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def _bytes(output: onnx.ValueInfoProto) -> int | None:

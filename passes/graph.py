@@ -88,6 +88,17 @@ def value(node: gs.Node, index: int) -> np.ndarray[Any, Any] | None:
     return values
 
 
+def dtype_of(tensor: Any) -> np.dtype[Any] | None:
+    """A tensor's type as numpy's; None where it is not known. BF16 comes as ONNX's number."""
+    import numpy as np
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    kind = tensor.dtype
+    if kind is None:
+        return None
+    return tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else np.dtype(kind)
+
+
 def is_output(graph: gs.Graph, tensor: Any) -> bool:
     return any(tensor is output for output in graph.outputs)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from rtc.passes.graph import is_constant
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _ONNX_TYPE = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 _LARGEST = {"fp16": 65504.0, "bf16": float(np.finfo(np.float32).max)}
 
 
-def dtype_of(half: str) -> np.dtype[Any]:
+def half_dtype(half: str) -> np.dtype[Any]:
     """Numpy's dtype of "fp16" or "bf16"."""
     import ml_dtypes
 

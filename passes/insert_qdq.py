@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.calibration.quantise import (
     Parameters,
     activation_parameters,

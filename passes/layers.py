@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from rtc.passes.graph import MOVES, is_constant, is_output, value
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.passes.graph import is_constant
 from rtc.passes.layers import COMMUTES, FUSED, JOINS, WEIGHTED, origin, output_of, producer

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.precision import LayerDecision, Precision, Variant
 from rtc.compiler.core.target import QuantScheme
-from rtc.passes.graph import MOVES, is_constant
+from rtc.passes.graph import MOVES, dtype_of, is_constant
+from rtc.passes.half import half_obstacle
 from rtc.passes.layers import (
     COMMUTES,
     JOINS,
@@ -112,34 +113,45 @@ class Policy:
             return "the target has no half type"
         return f"the {self.variant} candidate's float type"
 
-    def one_float_type(self, decisions: Decisions) -> tuple[Precision, Decisions]:
-        """The default, and decisions that keep to it where the runtime has one float type for all.
+    def settle(self, graph: gs.Graph, decisions: Decisions) -> tuple[Precision, Decisions]:
+        """The default and the decisions that the target's half type allows."""
+        if self.scheme.half is None:
+            return self.default, decisions
+        if not self.scheme.half_in_graph:
+            return self._one_float_type(decisions)
+        nodes = {node.name: node for node in graph.nodes}
+        settled = dict(decisions)
+        for name, decision in decisions.items():
+            if decision.precision is not Precision.HALF:
+                continue
+            obstacle = half_obstacle(nodes[name], graph.opset, self.scheme.half)
+            if obstacle:
+                settled[name] = replace(decision, precision=Precision.FP32, because=obstacle)
+        return self.default, settled
+
+    def _one_float_type(self, decisions: Decisions) -> tuple[Precision, Decisions]:
+        """One type for every float layer, because the runtime takes no more.
 
         A pin to fp32 then takes the half type from every layer; a pin to half is not to be had
         beside fp32 layers.
         """
-        if self.scheme.half is None or self.scheme.half_in_graph:
-            return self.default, decisions
         pinned = [n for n, d in decisions.items() if d.pinned and d.precision is Precision.FP32]
         default = Precision.FP32 if pinned else self.default
         if default is Precision.HALF:
             return default, decisions
         blame = f"{pinned[0]} is pinned to fp32, and" if pinned else "pinned to half, but"
         because = f"{blame} this runtime takes one float type for all layers"
-        return default, {
-            name: replace(d, precision=default, because=because)
-            if d.precision is Precision.HALF
-            else d
-            for name, d in decisions.items()
-        }
+        settled = dict(decisions)
+        for name, decision in decisions.items():
+            if decision.precision is Precision.HALF:
+                settled[name] = replace(decision, precision=default, because=because)
+        return default, settled
 
 
 def computes(node: gs.Node) -> bool:
     """Whether a node computes floats: it has a precision to decide."""
-    import numpy as np
-
-    floats = (np.float32, np.float16)
-    return node.op not in MOVES and any(tensor.dtype in floats for tensor in node.outputs)
+    kinds = [dtype_of(tensor) for tensor in node.outputs]
+    return node.op not in MOVES and any(kind is not None and kind.kind == "f" for kind in kinds)
 
 
 def _against_int8(graph: gs.Graph, layer: Layer) -> str:

@@ -38,10 +38,11 @@ def estimate(
     peaks = profile.peaks
     if peaks is None or not kernels or len(known) < ENOUGH * len(kernels):
         return Pending("ms", waits_for=profile.name)
-    if any(_rate(layer, peaks) is None for layer in known):
+    try:
+        work = sum(_seconds(layer, peaks, batch) for layer in known)
+    except KeyError:  # a precision without a peak
         return Pending("ms", waits_for=profile.name)
-    seconds = sum(_seconds(layer, peaks, batch) for layer in known)
-    seconds += len(kernels) * LAUNCH_US * 1e-6
+    seconds = work + len(kernels) * LAUNCH_US * 1e-6
     model = (
         f"roofline of {profile.name} at batch {batch}: {peaks.bandwidth_gbs:g} GB/s and dense peaks"
         f" reached in full, {LAUNCH_US:g} µs per kernel (assumed), bytes and operations of"
@@ -68,13 +69,14 @@ def _bytes(layer: BuiltLayer, batch: int) -> int:
     return batch * (layer.bytes_per_sample or 0) + (layer.bytes_fixed or 0)
 
 
-def _rate(layer: BuiltLayer, peaks: Peaks) -> float | None:
-    """Peak operations per second in the layer's precision (FP32 where it states none)."""
-    tflops = peaks.tflops.get((layer.precision or Precision.FP32).value)
-    return tflops * 1e12 if tflops else None
-
-
 def _seconds(layer: BuiltLayer, peaks: Peaks, batch: int) -> float:
+    """What a layer takes besides its launch; one that computes without a precision counts as FP32.
+
+    Raises:
+        KeyError: no peak is known for its precision.
+    """
     moving = _bytes(layer, batch) / (peaks.bandwidth_gbs * 1e9)
-    computing = batch * (layer.flops_per_sample or 0) / (_rate(layer, peaks) or float("inf"))
-    return max(moving, computing)
+    flops = batch * (layer.flops_per_sample or 0)
+    if not flops:
+        return moving
+    return max(moving, flops / (peaks.tflops[layer.precision or Precision.FP32] * 1e12))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from rtc.compiler.core.errors import RtcError
 
 if TYPE_CHECKING:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.cli.watching import step
 from rtc.compiler.core.errors import DataError, GateError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
     from rtc.compiler.report.model import AccuracyRow
     from rtc.compiler.revisit import Revisited
 
@@ -124,6 +126,7 @@ def evaluate(bundle: Bundle, recipe: RecipeFile = None, quiet: Quiet = False) ->
     again = revisit.revisit(bundle, recipe)
     with step("eval", quiet) as progress:
         rows = revisit.evaluate(again, progress)
+    rows += tuple(replace(row, subject=f"{row.subject}, as reported") for row in again.reported)
     document = {"bundle": str(again.verified.path), "same_data": again.same_data}
     return Answer(
         {**document, "accuracy": [_row(row) for row in rows]}, _accuracy(rows), _other_data(again)
@@ -143,6 +146,7 @@ def _accuracy(rows: Iterable[AccuracyRow]) -> RenderableType:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
+
     from rtc.compiler.report.terminal import evidence_text
 
     table = Table("model", "top-1", "top-5", "loss", "agreement", "runs on", box=SIMPLE_HEAD)
@@ -188,6 +192,9 @@ def bench(
     Example:
       rtc bench build/lenet5-mnist/rtx4060ti --batch 1 --batch 64
     """
+    from rich.console import Group
+    from rich.text import Text
+
     from rtc.compiler import gates, revisit
     from rtc.compiler.report.serial import to_json
     from rtc.compiler.report.terminal import details
@@ -204,4 +211,4 @@ def bench(
     shown = replace(report, layers=(), candidates=(), accuracy=())
     reasons = gates.reasons(report.gates)
     failure = GateError(f"a gate failed: {reasons}", fix=f"see {page}") if reasons else None
-    return Answer(document, details(shown), failure)
+    return Answer(document, Group(details(shown), Text(f"report  {page}")), failure)

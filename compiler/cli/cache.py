@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from rtc.compiler.cli.answer import Answer, command, group, printable
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.cli.cache import Folder, open_store
 from rtc.compiler.cli.watching import watched
@@ -15,6 +16,7 @@ from rtc.compiler.core.errors import GateError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
     from rtc.compiler.pipeline import CompileResult
 
 app = typer.Typer()

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
+
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.core.errors import MachineError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
     from rtc.compiler.cli.doctor import Finding
     from rtc.targets.loader import TargetRow
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+
 from rtc.compiler.cli import bundles, cache, compiling, machine, recipes
 from rtc.compiler.cli.answer import complain, group, print_json, say
 from rtc.compiler.core.errors import InternalError, MachineError, RecipeError, RtcError

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from rtc.compiler.cli.answer import Answer, command, group
 from rtc.compiler.core.errors import MachineError, RecipeError
 

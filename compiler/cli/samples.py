@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from rtc.compiler.core.errors import DataError, GateError, MachineError
 
 if TYPE_CHECKING:

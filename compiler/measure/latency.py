@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.evidence import Measured

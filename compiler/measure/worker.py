@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import BuilderError, InternalError
 from rtc.compiler.core.target import BuildRequest, Runner
@@ -32,6 +33,7 @@ SAMPLES = "samples"  # the file with the raw samples that are timed
 def engine(files: Files, args: Args) -> Session:
     """A backend's engine. Files: `engine`, `samples`; args: `backend`, `request`, `samples`."""
     from pydantic import TypeAdapter
+
     from rtc.targets import loader
 
     request = TypeAdapter(BuildRequest).validate_python(args["request"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.target import Runner

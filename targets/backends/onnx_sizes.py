@@ -95,9 +95,9 @@ def elements_per_sample(view: Shape, shapes: Iterable[Shape]) -> int | None:
 
     A runtime shows the axis that holds the batch as -1. That axis may hold more than the batch:
     (197, N, 768) becomes (-1, 768). So the view is matched with the ONNX tensors that it can be
-    one of: first those that agree axis for axis (a matrix does not count: anything can be made
-    one), then those that agree after neighbouring axes are merged, then smaller ones that the
-    runtime has padded. All that match must have the same size.
+    one of: those that agree axis for axis (a matrix does not count: anything can be made one), or
+    else after neighbouring axes are merged; failing these, smaller ones that the runtime has
+    padded. All that match must have the same size.
 
         (-1, 400) of (N, 16, 5, 5)                    → 400
         (-1, 768) of (197, N, 768)                    → 197 · 768
@@ -106,24 +106,30 @@ def elements_per_sample(view: Shape, shapes: Iterable[Shape]) -> int | None:
     """
     if view.count(-1) != 1:
         return None
-    marked = tuple(BATCH if dim == -1 else dim for dim in view)
     candidates = tuple(shapes)
-    if len(view) > _MATRIX and marked in candidates:
-        return -prod(view)
     for padding in (1, _LARGEST_PADDING):
-        found = {n for shape in candidates for n in _as_view(_without_ones(view), shape, padding)}
+        if len(view) > _MATRIX and any(_same_axes(view, shape, padding) for shape in candidates):
+            return -prod(view)
+        found = {n for shape in candidates for n in _merged_axes(view, shape, padding)}
         if found:
             return found.pop() if len(found) == 1 else None
     return None
+
+
+def _same_axes(view: Shape, shape: Shape, padding: int) -> bool:
+    return len(view) == len(shape) and all(
+        dim == BATCH if seen == -1 else dim <= seen <= dim * padding
+        for seen, dim in zip(view, shape, strict=True)
+    )
 
 
 def _without_ones(shape: Shape) -> Shape:
     return tuple(dim for dim in shape if dim != 1)
 
 
-def _as_view(view: Shape, shape: Shape, padding: int) -> set[int]:
+def _merged_axes(view: Shape, shape: Shape, padding: int) -> set[int]:
     """Elements per sample of `view`, for each way in which merged axes of `shape` give it."""
-    axes = _without_ones(shape)
+    view, axes = _without_ones(view), _without_ones(shape)
     if len(axes) < len(view):
         return set()
     found = set()

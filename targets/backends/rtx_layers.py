@@ -168,7 +168,7 @@ def _precision(layer: PlanLayer, nodes: Sequence[NodeProto], sizes: Sizes) -> Pr
     generated = layer.kind == _BETWEEN
     if inputs == {"Int8"} and not (generated and constants):
         return Precision.INT8
-    if not generated and {"Int8"} <= inputs & constants:
+    if not generated and "Int8" in inputs & constants:
         return Precision.INT8
     found = {_FLOATS[datatype] for datatype in inputs if datatype in _FLOATS}
     if generated or len(found) != 1:
@@ -195,12 +195,13 @@ def _elements(
             shapes[tensor.name] |= around
             if tensor.name in sizes.shapes:  # an input or an output of the network
                 shapes[tensor.name].add(sizes.shapes[tensor.name])
-    found = {}
+    found: dict[str, int] = {}
     for name, seen in views.items():
-        counts = {elements_per_sample(view, shapes[name]) for view in seen} - {None}
+        counted = (elements_per_sample(view, shapes[name]) for view in seen)
+        counts = {count for count in counted if count is not None}
         if len(counts) == 1:
             found[name] = counts.pop()
-    return {name: count for name, count in found.items() if count is not None}
+    return found
 
 
 def _traffic(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rtc.compiler import bundle, sealed
 from rtc.compiler.bundle import MANIFEST, EngineEntry, Manifest, publish, verify
 from rtc.compiler.core.errors import IntegrityError, InternalError, MachineError, RecipeError
@@ -136,6 +137,17 @@ def test_latest_follows_the_last_compile(tmp_path: Path) -> None:
         assert verify(home(tmp_path)).path == made
 
 
+def test_a_bundle_that_was_there_already_becomes_latest_if_it_passed(tmp_path: Path) -> None:
+    made = publish(tmp_path, MADE, FILES)
+    other = publish(tmp_path, OTHER, FILES)
+    failed = publish(tmp_path, FAILED, FILES)
+    bundle.make_latest(verify(failed))
+    assert verify(home(tmp_path)).path == other
+    (home(tmp_path) / "latest").unlink()
+    bundle.make_latest(verify(made))
+    assert verify(home(tmp_path)).path == made
+
+
 def test_there_are_no_bundles_where_there_is_nothing(tmp_path: Path) -> None:
     assert bundle.list_bundles(tmp_path / "none") == ()
 
@@ -165,10 +177,10 @@ def test_a_nan_never_gets_into_a_manifest(tmp_path: Path) -> None:
 
 
 def test_no_home_path_leaves_with_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
-    gates = ({"reason": "not found: /home/ada/weights"},)
+    monkeypatch.setenv("HOME", "/home/ada/")
+    gates = ({"reason": "not in /home/ada/weights, /home/ada or /home/adam"},)
     made = publish(tmp_path, dataclasses.replace(MADE, gates=gates), FILES)
-    assert verify(made).manifest.gates == ({"reason": "not found: ~/weights"},)
+    assert verify(made).manifest.gates == ({"reason": "not in ~/weights, ~ or /home/adam"},)
 
 
 def test_an_output_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:

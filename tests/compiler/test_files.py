@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rtc.compiler import files as durable
 from rtc.compiler.core.errors import MachineError
 

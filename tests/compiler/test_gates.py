@@ -36,7 +36,7 @@ def test_only_gates_that_the_recipe_names_are_judged() -> None:
 
 
 def test_top1_drop_passes_at_the_limit_and_fails_beyond_it() -> None:
-    assert judged(Gates(top1_drop=0.0101, parity=None))["top1_drop"].passed
+    assert judged(Gates(top1_drop=0.01, parity=None))["top1_drop"].passed
     failed = judged(Gates(top1_drop=0.0099, parity=None))["top1_drop"]
     assert failed.passed is False
     assert "1.00 points" in failed.reason

@@ -40,9 +40,7 @@ def test_the_harness_finds_a_naive_writer_guilty(tmp_path: Path) -> None:
     assert any("latest is gone" in problem for problem in found["problems"])
 
 
-@pytest.mark.parametrize(
-    "scenario", ["next", "store", *(pytest.param(s, marks=slow) for s in OURS)]
-)
+@pytest.mark.parametrize("scenario", ["next", *(pytest.param(s, marks=slow) for s in OURS)])
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "EMFILE"])
 @pytest.mark.parametrize("options", [[], pytest.param(["--lasting"], marks=slow)], ids=str)
 def test_refused_at_any_call_it_says_so_and_what_stood_still_stands(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from rtc.compiler import sandbox
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError, ModelError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rtc.compiler import sealed
 from rtc.compiler.core.errors import IntegrityError, InternalError
 

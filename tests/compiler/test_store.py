@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from rtc.compiler.core.errors import InternalError, MachineError
 from rtc.compiler.store import INDEX, Cleared, Store
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -55,8 +56,13 @@ class Injector:
     count: int = 0
 
     def arm(self) -> None:
+        bound = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10 keeps its own references
         for name in CALLS:
-            setattr(os, name, self._wrapped(name, getattr(os, name)))
+            real = getattr(os, name)
+            call = self._wrapped(name, real)
+            setattr(os, name, call)
+            if getattr(bound, name, None) is real:
+                setattr(bound, name, staticmethod(call))
         swap = durable._rename_exchange()
         counted = self._wrapped("rename", swap)
 

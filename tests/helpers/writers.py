@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import faults
+
 from rtc.compiler import bundle
 from rtc.compiler.core.errors import IntegrityError, RecipeError
 from rtc.compiler.core.unit import Signature, TensorSpec

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import ModelProto
+
 from rtc.targets.backends.onnx_sizes import BATCH, Sizes, elements_per_sample
 
 N = BATCH
@@ -19,6 +20,7 @@ N = BATCH
         ((-1, 197, 64), [(N, 12, 197, 64)], 12 * 197 * 64),
         ((1, 197, -1, 768), [(197, N, 768)], 197 * 768),  # axes of one carry nothing
         ((-1, 4, 224, 224), [(N, 3, 224, 224)], 4 * 224 * 224),  # padded channels
+        ((-1, 2, 28, 28), [(N, 1, 28, 28), (N, 6, 28, 28)], 2 * 784),
         ((-1, 197, 198), [(N, 12, 197, 197)], 12 * 197 * 198),  # merged and padded
         ((-1,), [(N,)], 1),
         ((-1, 768), [(N, 768), (197, N, 768)], None),  # either

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import small_models
+
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.target import BuildRequest

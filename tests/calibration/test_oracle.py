@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+from check_pass import parse
+
+from rtc.calibration.oracle import Oracle, evaluate, with_outputs
+from rtc.calibration.rounding import HALF_KEY, emulate_half
+from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.errors import ModelError
+
+TYPES = {"fp16": 10, "bf16": 16}
+
+
+def run(unit, values):
+    with Oracle(unit.onnx.proto) as oracle:
+        return oracle.run(np.asarray(values, np.float32))
+
+
+def in_half(kind, body):
+    return parse(f"""g (float[N] x) => (float[N] y) <float big = {{2048.0}}, float one = {{1.0}}> {{
+        h = Cast<to = {TYPES[kind]}>(x)
+        b = Cast<to = {TYPES[kind]}>(big)
+        o = Cast<to = {TYPES[kind]}>(one)
+        {body}
+        y = Cast<to = 1>(r)
+    }}""")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("fp16", [0, 4, 8]), ("bf16", [0, 0, 16])])
+def test_every_operator_rounds(kind, expected):
+    """Above 2048 FP16 has steps of 2 and BF16 of 16, ties go to even; float32 would give x + 1."""
+    unit = in_half(kind, "s = Add(h, b)\n t = Add(s, o)\n r = Sub(t, b)")
+    assert run(unit, [0, 3, 9])["y"].tolist() == expected
+
+
+def test_fp16_overflows_and_bf16_does_not():
+    body = "s = Mul(h, b)\n r = Div(s, b)"
+    assert run(in_half("fp16", body), [100.0])["y"].tolist() == [np.inf]
+    assert run(in_half("bf16", body), [100.0])["y"].tolist() == [100.0]
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_convolutions_round_their_result_and_weights(kind):
+    unit = parse(
+        f"""g (float[N,1,3,3] x) => (float[N,1,3,3] y) {{
+        h = Cast<to = {TYPES[kind]}>(x)
+        v = Cast<to = {TYPES[kind]}>(w)
+        c = Conv<pads = [1,1,1,1]>(h, v)
+        y = Cast<to = 1>(c)
+    }}""",
+        w=np.random.default_rng(0).standard_normal((1, 1, 3, 3)).astype(np.float32),
+    )
+    values = np.random.default_rng(1).standard_normal((2, 1, 3, 3)).astype(np.float32)
+    result = run(unit, values)["y"]
+    half = _half_type(kind)
+    np.testing.assert_array_equal(result, result.astype(half).astype(np.float32))
+
+
+def test_half_outputs_and_inputs_keep_their_type():
+    unit = parse("g (float16[N,4] x) => (float16[N,4] y) { a = Relu(x)\n y = Neg(a) }")
+    with Oracle(unit.onnx.proto) as oracle:
+        result = oracle.run(np.ones((2, 4), np.float16))["y"]
+    assert result.dtype == np.float16
+    assert result.tolist() == [[-1.0] * 4] * 2
+
+
+def test_a_float_model_is_not_touched():
+    unit = parse("g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    assert emulate_half(unit.onnx.proto) == unit.onnx.proto
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_a_half_type_asked_for_in_the_metadata_rounds_inputs_weights_and_results(kind):
+    weight = np.array([[1.0009765625 + 2**-12]], np.float32)
+    unit = parse("g (float[N,1] x) => (float[N,1] y) { y = MatMul(x, w) }", w=weight)
+    half = _half_type(kind)
+    value = np.array([[1 / 3]], np.float32)
+    expected = value.astype(half).astype(np.float32) * weight.astype(half).astype(np.float32)
+    result = run(_asking_for(unit, kind), value)["y"]
+    np.testing.assert_array_equal(result, expected.astype(half).astype(np.float32))
+    assert result != value @ weight
+
+
+def test_integer_layers_are_not_rounded_to_the_half_type():
+    body = """
+        q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(q, s, z)
+        w = DequantizeLinear(v, s)
+        c = MatMul(d, w)
+        r = Relu(c)
+        p = QuantizeLinear(r, t, z)
+        y = DequantizeLinear(p, t, z)"""
+    unit = parse(
+        f"""g (float[N,1] x) => (float[N,1] y)
+        <float s = {{0.0137}}, float t = {{0.00317}}, uint8 z = {{0}}, int8[1,1] v = {{99}}>
+        {{ {body} }}"""
+    )
+    values = np.linspace(0, 3, 50, dtype=np.float32)[:, None]
+    float_result = run(unit, values)["y"]
+    np.testing.assert_array_equal(run(_asking_for(unit, "bf16"), values)["y"], float_result)
+
+
+def test_unoptimised_pad_before_max_pool_keeps_its_zeros():
+    """What optimised ONNX Runtime has been seen to get wrong."""
+    unit = parse("""g (float[N,1,2,2] x) => (float[N,1,2,2] y) <int64[8] p = {0,0,1,1,0,0,1,1}> {
+        a = Pad(x, p)
+        y = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a)
+    }""")
+    assert run(unit, np.full((1, 1, 2, 2), -1.0))["y"].max() == 0.0
+
+
+def test_inner_tensors_can_be_asked_for():
+    unit = parse("g (float[N,2] x) => (float[N,2] y) { a = Neg(x)\n y = Relu(a) }")
+    with Oracle(with_outputs(unit.onnx.proto, ["a"]), ["a"]) as oracle:
+        assert list(oracle.run(np.ones((1, 2), np.float32))) == ["a"]
+
+
+def test_batches_follow_a_fixed_batch():
+    split = Split("some", np.zeros((10, 2), np.float32), None, Preprocess())
+    for batch, sizes in (("N", [4, 4, 2]), ("3", [3, 3, 3])):
+        unit = parse(f"g (float[{batch},2] x) => (float[{batch},2] y) {{ y = Neg(x) }}")
+        with Oracle(unit.onnx.proto) as oracle:
+            assert [len(inputs) for _, inputs in oracle.batches(split, 4)] == sizes
+
+
+def test_a_model_without_inputs_is_evaluated():
+    unit = parse("g () => (float[2] y) <float[2] w = {1, 2}> { y = Neg(w) }")
+    assert evaluate(unit.onnx.proto)[0].tolist() == [-1, -2]
+
+
+def test_a_model_that_does_not_load_is_a_model_error():
+    with pytest.raises(ModelError) as error:
+        Oracle(b"\x08\x07")
+    assert error.value.id == "model-not-loadable"
+
+
+def _half_type(kind):
+    import ml_dtypes
+
+    return np.float16 if kind == "fp16" else ml_dtypes.bfloat16
+
+
+def _asking_for(unit, kind):
+    import onnx
+    from check_pass import unit_of
+
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    onnx.helper.set_model_props(model, {HALF_KEY: kind})
+    return unit_of(model.SerializeToString())

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtc.calibration.quantise import (
+    activation_parameters,
+    dequantise_weight,
+    least_weight_scale,
+    quantise_weight,
+    weight_parameters,
+)
+from rtc.compiler.core.passes import TensorRange
+
+
+def seen(low, high):
+    return TensorRange(low, high, low, high, "minmax", 1)
+
+
+def test_uint8_is_affine_and_covers_the_range():
+    parameters = activation_parameters(seen(-1.0, 4.1), "uint8")
+    assert parameters.scale == pytest.approx(5.1 / 255)
+    assert parameters.zero_point == 50
+    assert parameters.zero_point.dtype == np.uint8
+
+
+def test_int8_is_symmetric():
+    parameters = activation_parameters(seen(-2.54, 1.0), "int8")
+    assert parameters.scale == pytest.approx(0.02)
+    assert parameters.zero_point == 0
+    assert parameters.zero_point.dtype == np.int8
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8"])
+@pytest.mark.parametrize("value", [(0.0, 0.0), (0.0, 1e-45), (3.0, 3.0), (-3.0, -2.0)])
+def test_scales_are_positive_and_zero_is_exact(kind, value):
+    parameters = activation_parameters(seen(*value), kind)
+    assert parameters.scale > 0
+    assert parameters.scale.dtype == np.float32
+    limits = np.iinfo(parameters.zero_point.dtype)
+    assert limits.min <= parameters.zero_point <= limits.max
+
+
+@given(low=st.floats(-1e6, 0, width=32), high=st.floats(0, 1e6, width=32), at=st.floats(0, 1))
+def test_rounding_is_off_by_half_a_step_at_most(low, high, at):
+    parameters = activation_parameters(seen(low, high), "uint8")
+    scale, zero = float(parameters.scale), int(parameters.zero_point)
+    x = low + at * (high - low)
+    restored = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+    assert abs(restored - x) <= scale * 1.01  # half a step, and half of the zero point's rounding
+
+
+def test_weights_per_channel():
+    weight = np.array([[1.27, -0.5], [0.0127, 0.0]], np.float32)
+    parameters = weight_parameters(weight, 0)
+    np.testing.assert_allclose(parameters.scale, [0.01, 0.0001], rtol=1e-6)
+    assert quantise_weight(weight, parameters, 0).tolist() == [[127, -50], [127, 0]]
+    restored = dequantise_weight(quantise_weight(weight, parameters, 0), parameters, 0)
+    np.testing.assert_allclose(restored, weight, atol=0.005)
+
+
+def test_weights_per_tensor():
+    weight = np.array([[1.27, -0.5], [0.02, 0.0]], np.float32)
+    parameters = weight_parameters(weight, None)
+    assert parameters.scale.shape == ()
+    assert quantise_weight(weight, parameters, None).tolist() == [[127, -50], [2, 0]]
+
+
+def test_a_dead_channel_gets_a_scale_of_its_neighbours():
+    weight = np.array([[0.0, 0.0], [1.27, 0.1]], np.float32)
+    np.testing.assert_allclose(weight_parameters(weight, 0).scale, [0.01, 0.01])
+    assert weight_parameters(np.zeros((2, 2), np.float32), 0).scale.tolist() == [1.0, 1.0]
+
+
+def test_a_tiny_channel_leaves_room_for_its_bias():
+    weight = np.array([[1e-12, 0.0], [1.27, 0.1]], np.float32)
+    bias, input_scale = np.array([0.5, 0.5], np.float32), np.float32(0.02)
+    least = least_weight_scale(bias, input_scale)
+    parameters = weight_parameters(weight, 0, at_least=least)
+    assert np.all(np.abs(bias / (parameters.scale * input_scale)) < 2**31)
+    assert parameters.scale[1] == pytest.approx(0.01)

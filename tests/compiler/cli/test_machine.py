@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from rtc.compiler.cli import doctor
+from rtc.targets.loader import profiles
+
+
+def test_targets_lists_every_device_with_every_runtime(rtc) -> None:
+    done = rtc("targets", "--json")
+    assert done.code == 0
+    rows = {row["name"]: row for row in done.document["targets"]}
+    assert rows.keys() == profiles().keys()
+    assert rows["cpu"]["buildable"]
+    assert rows["cpu"]["runnable"]
+    for row in rows.values():
+        for runtime in row["runtimes"]:
+            assert runtime["builds"]["ok"] or runtime["builds"]["missing"]
+    table = rtc("targets").out
+    assert all(name in table for name in rows)
+
+
+def test_doctor_looks_at_everything(rtc) -> None:
+    done = rtc("doctor", "--json")
+    assert done.code == 0
+    found = {finding["subject"]: finding for finding in done.document["findings"]}
+    assert found["required packages"]["ok"]
+    assert "onnxruntime" in found["required packages"]["found"]
+    assert found["target cpu"]["ok"]
+    assert {"python", "gpu", "cache", "current folder"} <= found.keys()
+
+
+def test_doctor_names_the_command_that_installs_what_is_missing() -> None:
+    finding = doctor._group("extra x", ("numpy", "not-a-distribution"), "pip install x")
+    assert not finding.ok
+    assert finding.found == "missing not-a-distribution"
+    assert finding.fix == "pip install x"
+
+
+def test_doctor_finds_a_cache_that_cannot_be_written_to(rtc, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    done = rtc("doctor", "--json", RTC_CACHE=str(tmp_path / "file"))
+    cache = next(f for f in done.document["findings"] if f["subject"] == "cache")
+    assert not cache["ok"]
+    assert "RTC_CACHE" in cache["fix"]
+
+
+def test_doctor_ends_with_5_when_nothing_can_be_built(monkeypatch, capsys) -> None:
+    from rtc.compiler.cli.main import main
+
+    monkeypatch.setattr(doctor, "_targets", lambda: ())
+    assert main(["doctor"]) == 5
+    assert "no target can be built here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "found"),
+    [
+        ("echo 'NVIDIA L4, 8.9, 23034 MiB, 550.1'", True, "NVIDIA L4, 8.9"),
+        ("echo 'driver mismatch'; exit 9", False, "driver mismatch"),
+    ],
+)
+def test_the_driver_is_asked_for_the_gpu(script, ok, found, monkeypatch, tmp_path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    finding = doctor._gpu()
+    assert finding.ok is ok
+    assert found in finding.found

@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from check_pass import check_pass, constant, equations, parse
+from nets import ONNXRUNTIME, OPENVINO, TENSORRT, planned, residual
+
+from rtc.compiler.core.precision import Variant
+from rtc.passes.cast_precision import CastPrecision
+from rtc.passes.insert_qdq import InsertQdq
+
+STEP = CastPrecision(max_disagreement=0.1)
+
+
+def cast(unit, scheme, variant, **options):
+    return check_pass(STEP, unit, planned(unit, scheme, variant, **options))
+
+
+CHAIN = parse(
+    """g (float[N,4] x) => (float[N,3] y) {
+    [fc1] a = MatMul(x, w1)
+    [relu] r = Relu(a)
+    [flat] f = Flatten(r)
+    [fc2] y = Gemm<transB = 1>(f, w2, b)
+}""",
+    w1=np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32),
+    w2=np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32),
+    b=np.ones(3, np.float32),
+)
+
+
+def test_neighbours_of_one_type_have_no_casts_between_them():
+    result = cast(CHAIN, TENSORRT, Variant.HALF)
+    assert equations(result.unit) == [
+        "x/fp16 = Cast(x)",
+        "a = MatMul(x/fp16, w1/fp16)",
+        "r = Relu(a)",
+        "f = Flatten(r)",
+        "y/fp16 = Gemm(f, w2/fp16, b/fp16)",
+        "y = Cast(y/fp16)",
+    ]
+    assert constant(result.unit, "w1/fp16").dtype == np.float16
+    assert result.details == {"casts": 2, "half_nodes": 3}
+
+
+def test_inputs_and_outputs_stay_float32():
+    import onnx
+
+    graph = onnx.load_model_from_string(cast(CHAIN, TENSORRT, Variant.HALF).unit.onnx.proto).graph
+    kinds = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)]
+    assert kinds == [onnx.TensorProto.FLOAT] * 2
+
+
+def test_a_layer_pinned_to_fp32_is_cast_around():
+    lines = equations(cast(CHAIN, TENSORRT, Variant.HALF, pin={"fc1": "fp32"}).unit)
+    assert lines == [
+        "a = MatMul(x, w1)",
+        "r = Relu(a)",  # goes with the layer that it is fused into
+        "f = Flatten(r)",
+        "f/fp16 = Cast(f)",
+        "y/fp16 = Gemm(f/fp16, w2/fp16, b/fp16)",
+        "y = Cast(y/fp16)",
+    ]
+
+
+def test_one_half_layer_in_an_fp32_model():
+    lines = equations(cast(CHAIN, TENSORRT, Variant.FP32, pin={"fc2": "half"}).unit)
+    assert [line for line in lines if "Cast" in line] == ["f/fp16 = Cast(f)", "y = Cast(y/fp16)"]
+
+
+def test_bfloat16():
+    unit = cast(CHAIN, replace(TENSORRT, half="bf16"), Variant.HALF).unit
+    assert constant(unit, "w1/bf16").dtype.name == "bfloat16"
+
+
+def test_one_cast_serves_all_readers_and_shared_weights_are_converted_once():
+    unit = parse(
+        """g (float[N,4] x) => (float[N,4] y) {
+        [one] a = MatMul(x, w)
+        [two] b = MatMul(x, w)
+        [join] y = Add(a, b)
+    }""",
+        w=np.eye(4, dtype=np.float32),
+    )
+    lines = equations(cast(unit, TENSORRT, Variant.HALF).unit)
+    assert "b = MatMul(x/fp16, w/fp16)" in lines
+    assert sum("Cast" in line for line in lines) == 2
+
+
+def test_q_and_dq_stay_float32_and_int8_layers_give_half():
+    unit = residual()
+    ctx = planned(unit, TENSORRT, Variant.MIX)
+    quantised = InsertQdq().apply(unit, ctx).unit
+    result = check_pass(STEP, quantised, ctx)
+    lines = equations(result.unit)
+    assert "c1 = Conv(a/dq/fp16, conv1/weight/dq/fp16, b1/fp16)" in lines
+    assert "r1 = Relu(c1)" in lines
+    assert "r1/q = QuantizeLinear(r1/fp32, r1/scale, r1/zero_point)" in lines
+    assert constant(result.unit, "r1/scale").dtype == np.float32
+
+
+@pytest.mark.parametrize("variant", [Variant.HALF, Variant.MIX])
+def test_one_float_type_goes_into_the_metadata(variant):
+    import onnx
+
+    result = cast(CHAIN, OPENVINO, variant)
+    model = onnx.load_model_from_string(result.unit.onnx.proto)
+    assert [(each.key, each.value) for each in model.metadata_props] == [("rtc.half", "bf16")]
+    assert equations(result.unit) == equations(CHAIN)
+
+
+def test_operators_without_a_half_form_stay_float():
+    unit = parse("""g (float[N,4] x) => (int64[N,1] y) {
+        [double] a = Add(x, x)
+        [shape] s = Shape(a)
+        [fill] z = ConstantOfShape(s)
+        [sum] b = Add(a, z)
+        [top] y = ArgMax<axis = 1>(b)
+    }""")
+    ctx = planned(unit, TENSORRT, Variant.HALF)
+    result = check_pass(STEP, unit, ctx)
+    assert "z/fp16 = Cast(z)" in equations(result.unit)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variant"),
+    [(TENSORRT, Variant.FP32), (TENSORRT, Variant.INT8), (ONNXRUNTIME, Variant.HALF)],
+)
+def test_nothing_to_do(scheme, variant):
+    result = STEP.apply(CHAIN, planned(CHAIN, scheme, variant))
+    assert result.unit is CHAIN
+    assert result.summary == "no layer is planned in a half type"
+
+
+@pytest.mark.parametrize("variant", [Variant.HALF, Variant.INT8, Variant.MIX])
+def test_tensorrt_rtx_builds_it_in_the_planned_types(variant):
+    """Strongly typed: any inconsistency of types is a parser's error. Builds without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="the tensorrt-rtx extra is not installed")
+    unit = residual()
+    ctx = planned(unit, TENSORRT, variant)
+    quantised = InsertQdq().apply(unit, ctx).unit
+    built = _tensorrt_layers(STEP.apply(quantised, ctx).unit)
+    for layer in ctx.plan.quantised():
+        if ctx.plan.layers[layer].op == "Conv":
+            assert "Datatype: Int8" in _inputs(built, layer)
+    if variant is Variant.HALF:
+        assert "Datatype: Float" not in _inputs(built, "conv1")
+
+
+def _inputs(layers, node):
+    """The inputs of the convolution that TensorRT made of a node."""
+    line = next(
+        line
+        for line in layers
+        if f"[ONNX Layer: {node}]" in line and "LayerType: correlation" in line
+    )
+    return line.split("Inputs: ")[1].split("Constants: ")[0]
+
+
+def _tensorrt_layers(unit):
+    import tensorrt_rtx as trt
+
+    class Listener(trt.ILogger):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.errors = [], []
+
+        def log(self, severity, message):
+            if message.startswith("Layers:"):
+                self.layers = message.splitlines()
+            if severity <= trt.ILogger.ERROR:
+                self.errors.append(message)
+
+    listener = Listener()
+    builder = trt.Builder(listener)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, listener)
+    assert parser.parse(unit.onnx.proto), [
+        parser.get_error(i).desc() for i in range(parser.num_errors)
+    ]
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", (1, 3, 16, 16), (8, 3, 16, 16), (8, 3, 16, 16))
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None, listener.errors
+    return listener.layers
