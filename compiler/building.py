@@ -81,7 +81,8 @@ class Builder:
 
     def _tried(self, backend: Backend, variant: Variant) -> Candidate | Missing:
         try:
-            return self._candidate(backend, variant)
+            with self.stages.together(f"{backend.name} {variant}", self.request.profile.name):
+                return self._candidate(backend, variant)
         except (BuilderError, ModelError, GateError) as error:
             return _missing(backend, variant, "failed", str(error))
 

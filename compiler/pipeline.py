@@ -128,14 +128,15 @@ class _Job:
     def _there(self, profile: DeviceProfile, version: str) -> bundle.Verified | None:
         """A whole bundle of the same inputs, if there is one."""
         home = self.out / self.recipe.name / profile.name
-        for folder in (home / version, home / f"{version}.failed"):
-            if folder.is_dir():
-                try:
-                    found = bundle.verify(folder)
-                    bundle.make_latest(found)  # a compile that was killed may not have come to it
-                    return found
-                except IntegrityError as error:
-                    self.stages.listener.warned(f"{error}; it is made again")
+        folders = [home / version, home / f"{version}.failed"]
+        for folder in filter(Path.is_dir, folders):
+            try:
+                found = bundle.verify(folder)
+            except IntegrityError as error:
+                self.stages.listener.warned(f"{error}; it is made again")
+                continue
+            bundle.make_latest(found)  # a compile that was killed may not have come to it
+            return found
         return None
 
     def _make(

@@ -6,6 +6,7 @@ come from their fields. A pass's options come from the pass's own fields in the 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
@@ -241,6 +242,12 @@ class Recipe(_Head):
     def resolve(self, relative: str) -> Path:
         """Where a file that the recipe names lies."""
         return self.path.parent / relative
+
+    def admit_code(self) -> None:
+        """Let factories be found in modules that lie beside the recipe."""
+        folder = str(self.path.resolve().parent)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -71,6 +71,7 @@ def revisit(path: Path, recipe_path: Path | None = None) -> Revisited:
 
     verified = bundle.verify(path)
     recipe = _own_recipe(verified) if recipe_path is None else load_recipe(recipe_path)
+    recipe.admit_code()
     return Revisited(verified, recipe, splits_of(recipe), report_of(verified))
 
 

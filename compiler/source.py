@@ -12,6 +12,7 @@ from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.recipe import Source
+from rtc.passes.graph import named
 
 _PARSE_SECONDS = 120.0
 _PARSE_GB = 8.0
@@ -62,7 +63,7 @@ def onnx_unit(path: Path) -> Unit:
         error.where = f"{path}: {error.where}" if error.where else str(path)
         raise
     signature = Signature.from_dict(json.loads(files["signature.json"]))
-    return Unit(OnnxModel(files["model.onnx"]), signature)
+    return named(Unit(OnnxModel(files["model.onnx"]), signature))
 
 
 def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:

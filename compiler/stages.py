@@ -12,12 +12,14 @@ import importlib.util
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import canonical, file_digest
 from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.report.model import StageRow
@@ -39,6 +41,8 @@ class Stages:
     listener: Listener
     fresh: bool = False  # recompute everything, and replace what the store holds
     rows: list[tuple[str, StageRow]] = field(default_factory=list)  # by target
+    _group: str = ""
+    _all_kept: bool = True
 
     def run(self, name: str, inputs: Any, work: Work, *, target: str = "") -> Files:
         """The files of a stage: from the store, or by doing `work`.
@@ -50,7 +54,8 @@ class Stages:
             target: the device that the stage serves; "" where it serves all.
         """
         key = self.store.key({"stage": name, "inputs": inputs, "code": code_digest()})
-        self.listener.started(name, target)
+        if not self._group:
+            self.listener.started(name, target)
         with self.store.lock(key):
             kept = None if self.fresh else self.store.get(key)
             files = self._do(name, work) if kept is None else kept
@@ -58,8 +63,30 @@ class Stages:
                 self.store.put(key, files, replace=self.fresh)
         head = json.loads(files[_HEAD])
         self.rows.append((target, StageRow(name, head["seconds"], head["found"], key)))
-        self.listener.finished(name, head["seconds"], head["found"], kept is not None)
+        if self._group:
+            self._all_kept &= kept is not None
+        else:
+            self.listener.finished(name, head["seconds"], head["found"], kept is not None)
         return files
+
+    @contextmanager
+    def together(self, name: str, target: str) -> Iterator[None]:
+        """Tell the listener of the stages inside as of one, in the words of the first and last."""
+        first = len(self.rows)
+        self._group, self._all_kept = name, True
+        self.listener.started(name, target)
+        found = ""
+        try:
+            yield
+        except RtcError as error:
+            found = f"failed: {error}"
+            raise
+        finally:
+            self._group = ""
+            rows = [row for _, row in self.rows[first:]]
+            seconds = sum(row.seconds for row in rows)
+            found = found or "; ".join(row.found for row in rows[:1] + rows[-1:])
+            self.listener.finished(name, seconds, found, self._all_kept)
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:
         """The stages behind a target's bundle: its own, and those that serve every target."""
@@ -67,7 +94,8 @@ class Stages:
 
     def _do(self, name: str, work: Work) -> Files:
         def progress(done: int, total: int, found: str = "") -> None:
-            self.listener.progressed(name, done, total, found)
+            label = f"{name}: {found}" if self._group else found
+            self.listener.progressed(self._group or name, done, total, label)
 
         begun = time.perf_counter()
         files, found = work(progress)

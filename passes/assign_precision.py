@@ -63,7 +63,7 @@ class AssignPrecision(Pass):
         """
         target = ctx.where()
         policy = Policy(Variant(self.variant), target.scheme, self.min_snr_db)
-        graph = read(unit)
+        graph = read(unit).cleanup()  # a layer that nothing reads has no precision
         layers = {layer.name: layer for layer in weighted_layers(graph)}
         pins = self._pins(graph, layers, policy)
         wanted = [
@@ -94,26 +94,19 @@ class AssignPrecision(Pass):
     def _pins(
         self, graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
     ) -> dict[str, Precision]:
-        """The pinned precision by layer name."""
+        """The pinned precision by layer name: first what patterns say, then what names do."""
+        asked = {pattern: Precision(precision) for pattern, precision in self.pin.items()}
         names = [node.name for node in graph.nodes if computes(node)]
         by_glob: dict[str, str] = {}
-        for pattern in (each for each in self.pin if each not in names):
-            matched = _matches(pattern, names, self.pin[pattern], layers, policy)
-            for name in matched:
+        for pattern in (each for each in asked if each not in names):
+            for name in _matches(pattern, names, asked[pattern], layers, policy):
                 other = by_glob.setdefault(name, pattern)
-                if self.pin[other] != self.pin[pattern] and name not in self.pin:
-                    raise RecipeError(
-                        f"two pins contradict each other on {name}",
-                        where="precision.pin",
-                        seen=f"{other}: {self.pin[other]}, {pattern}: {self.pin[pattern]}",
-                        fix=f"pin {name} by its name, which beats patterns",
-                        id="contradictory-pins",
-                    )
-        pins = {name: Precision(self.pin[pattern]) for name, pattern in by_glob.items()}
-        for name in (each for each in self.pin if each in names):
-            _refuse_impossible(name, self.pin[name], layers, policy)
-            pins[name] = Precision(self.pin[name])
-        return pins
+                if asked[other] is not asked[pattern] and name not in asked:
+                    raise _contradiction(name, {each: asked[each] for each in (other, pattern)})
+        by_name = {name: precision for name, precision in asked.items() if name in names}
+        for name, precision in by_name.items():
+            _refuse_impossible(name, precision, layers, policy)
+        return {name: asked[pattern] for name, pattern in by_glob.items()} | by_name
 
 
 def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, float]:
@@ -151,6 +144,16 @@ def _matches(
     if not able:
         _refuse_impossible(matched[0], precision, layers, policy)
     return able
+
+
+def _contradiction(name: str, pins: Mapping[str, Precision]) -> RecipeError:
+    return RecipeError(
+        f"two pins contradict each other on {name}",
+        where="precision.pin",
+        seen=", ".join(f"{pattern}: {precision}" for pattern, precision in pins.items()),
+        fix=f"pin {name} by its name, which beats patterns",
+        id="contradictory-pins",
+    )
 
 
 def _refuse_impossible(

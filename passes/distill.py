@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
@@ -47,11 +48,6 @@ class _Contestant:
     history: History | None
     validation: Score
     test: Score
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Top-1 first, and where that is equal the lower loss."""
-        return self.validation.top1, -self.validation.loss
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -102,6 +98,11 @@ class Distill(Schedule, Pass):
             )
         if bool(self.features) != (self.feature_fraction > 0):
             raise RecipeError("features and feature_fraction go together", where=self.name)
+        for layers in zip(*self.features, strict=True):
+            if len(set(layers)) < len(layers):
+                raise RecipeError(
+                    "features pair a layer twice", where=self.name, seen=", ".join(layers)
+                )
 
     @property
     def bound(self) -> Bounded:
@@ -121,7 +122,9 @@ class Distill(Schedule, Pass):
             "student": _contest(student, taught, ctx),
             "control": _contest(control, alone, ctx),
         }
-        kept, because = choose(self.keep, contestants["student"], contestants["control"])
+        kept, because = choose(
+            self.keep, contestants["student"].validation, contestants["control"].validation
+        )
         scores = " · ".join(f"{name} {one.test}" for name, one in contestants.items())
         return PassResult(
             unit=Unit(pack(contestants[kept].module, blank), unit.signature),
@@ -177,17 +180,18 @@ class Distill(Schedule, Pass):
         }
 
 
-def choose(keep: str, student: _Contestant, control: _Contestant) -> tuple[str, str]:
-    """Which of the two goes on, and why."""
-    seen = f"{student.validation} against the control's {control.validation}"
-    on = f"on {student.validation.samples} validation samples"
+def choose(keep: str, student: Score, control: Score) -> tuple[str, str]:
+    """Which of the two goes on, and why: higher top-1, and where that is equal lower loss."""
+    on = f"on {student.samples} validation samples"
+    top1 = f"the student's top-1 is {student} against the control's {control} {on}"
     if keep != "best":
-        return keep, f"the recipe says so (the student's top-1 is {seen} {on})"
-    kept = "student" if student.rank > control.rank else "control"
-    if student.validation.top1 != control.validation.top1:
-        return kept, f"the student's top-1 is {seen} {on}"
-    losses = f"{student.validation.loss:.3f} against {control.validation.loss:.3f}"
-    return kept, f"both have {student.validation} {on}, and the student's loss is {losses}"
+        return keep, f"the recipe says so ({top1})"
+    better = (student.top1, -student.loss) > (control.top1, -control.loss)
+    kept = "student" if better else "control"
+    if student.top1 != control.top1:
+        return kept, top1
+    losses = f"{student.loss:.3f} against {control.loss:.3f}"
+    return kept, f"both have {student} {on}, and the student's loss is {losses}"
 
 
 def hint_loss(student: tuple[int, ...], teacher: tuple[int, ...], where: str) -> _Loss:
@@ -252,7 +256,7 @@ def _shapes(
     import torch
 
     shapes: dict[str, tuple[int, ...]] = {}
-    known = dict(module.named_modules())
+    known = {name: layer for name, layer in module.named_modules() if name}
     for layer in layers:
         if layer not in known:
             raise RecipeError(

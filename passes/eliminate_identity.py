@@ -119,7 +119,7 @@ class _Checks:
         return "" if unknown <= 1 else f"{unknown} dimensions of {list(before)} are not known"
 
     def transpose(self, node: gs.Node) -> str:
-        """Nothing moves, or what moved before moves back: then the node reads what that one read."""
+        """Nothing moves, or what moved moves back: then the node reads what was there before."""
         axes = node.attrs.get("perm")
         if axes is None:
             return "it reverses the axes"

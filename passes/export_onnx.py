@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
+
 from rtc.compiler.core.errors import InternalError, ModelError
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, Unit
@@ -54,7 +55,7 @@ class ExportOnnx(Pass):
         _name_nodes(model.graph)
         _strip(model)
         onnx.checker.check_model(model, full_check=True)
-        _check_interface(model.graph, unit.signature)
+        _check_interface(model.graph, unit.signature, unit.torch.factory)
         operators = Counter(node.op_type for node in model.graph.node)
         nodes = sum(operators.values())
         return PassResult(
@@ -94,7 +95,7 @@ def _export(module: nn.Module, signature: Signature, opset: int, where: str) -> 
             "the model cannot be exported to ONNX",
             where=where,
             seen=_reason(cause),
-            fix="no control flow on values, and no fixed batch, in the module's forward",
+            fix="remove control flow on values from the module's forward",
             id="export",
         ) from cause
     assert program is not None, "the dynamo exporter gives a program"
@@ -157,17 +158,30 @@ def _parts(model: onnx.ModelProto) -> Iterator[Any]:
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
-def _check_interface(graph: onnx.GraphProto, signature: Signature) -> None:
-    """Inputs and outputs are the signature's, so every weight is an initializer."""
+def _check_interface(graph: onnx.GraphProto, signature: Signature, where: str) -> None:
+    """Inputs and outputs are the signature's, so every weight is an initializer.
+
+    Raises:
+        ModelError: the batch came out as a constant.
+    """
     seen = [value.name for value in (*graph.input, *graph.output)]
     wanted = [tensor.name for tensor in (*signature.inputs, *signature.outputs)]
-    batch = graph.output[0].type.tensor_type.shape.dim[0]
-    if seen != wanted or not batch.dim_param:
+    if seen != wanted:
         raise InternalError(
-            "the exporter changed the model's interface",
-            where=graph.name,
-            seen=f"{', '.join(seen)}, batch {batch.dim_param or batch.dim_value}",
+            "the exporter renamed the model's inputs or outputs",
+            where=where,
+            seen=", ".join(seen),
             expected=", ".join(wanted),
+        )
+    batch = graph.output[0].type.tensor_type.shape.dim[0]
+    if not batch.dim_param:
+        raise ModelError(
+            "the model fixes its batch",
+            where=where,
+            seen=str(batch.dim_value),
+            expected="any batch",
+            fix="use the input's own size in reshapes",
+            id="export",
         )
 
 

@@ -26,7 +26,8 @@ def read(unit: Unit) -> gs.Graph:
     """The unit's graph, to be changed freely.
 
     Raises:
-        ModelError: control flow or local functions, which no pass here looks into.
+        ModelError: control flow or local functions, which no pass here looks into; a node that
+            shapes cannot be inferred of.
     """
     import onnx
     import onnx_graphsurgeon as gs
@@ -35,7 +36,10 @@ def read(unit: Unit) -> gs.Graph:
     model = onnx.load_model_from_string(unit.onnx.proto)
     _refuse_nested(model)
     _drop_default_inputs(model.graph)
-    model = onnx.shape_inference.infer_shapes(model)
+    try:
+        model = onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError as cause:
+        raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
     with G_LOGGER.suppress():  # it prints to our standard output
         graph = gs.import_onnx(model)
     _constants_to_initialisers(graph)
@@ -106,21 +110,18 @@ def is_output(graph: gs.Graph, tensor: Any) -> bool:
 def bypass(graph: gs.Graph, node: gs.Node) -> str:
     """Remove a node that passes its first input on unchanged; why it must stay, or ""."""
     source, result = node.inputs[0], node.outputs[0]
-    if not is_output(graph, result):
-        for consumer in list(result.outputs):
-            consumer.inputs = [source if each is result else each for each in consumer.inputs]
-        node.outputs.clear()
-        return ""
-    if not source.inputs:
-        return "it connects a graph input or a constant to a graph output"
-    if is_output(graph, source):
-        return "its input and its output are both graph outputs"
-    producer = source.inputs[0]
-    for consumer in list(source.outputs):
-        if consumer is not node:
-            consumer.inputs = [result if each is source else each for each in consumer.inputs]
+    kept, dropped = (result, source) if is_output(graph, result) else (source, result)
+    if dropped is source:
+        if not source.inputs:
+            return "it connects a graph input or a constant to a graph output"
+        if is_output(graph, source):
+            return "its input and its output are both graph outputs"
+    node.inputs.clear()
     node.outputs.clear()
-    producer.outputs = [result if each is source else each for each in producer.outputs]
+    for maker in list(dropped.inputs):
+        maker.outputs = [kept if each is dropped else each for each in maker.outputs]
+    for reader in list(dropped.outputs):
+        reader.inputs = [kept if each is dropped else each for each in reader.inputs]
     return ""
 
 

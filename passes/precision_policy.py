@@ -96,10 +96,18 @@ class Policy:
         maker = producer(sources[0]) if sources else None
         fused = maker is not None and output_of(graph, maker) is node.outputs[0]
         if maker is not None and fused and maker.name in known:
-            return LayerDecision(known[maker.name].precision, f"follows {maker.name}", node.op)
+            precision = known[maker.name].precision
+            if precision is Precision.INT8 and self._stays_apart(maker):
+                because = f"an INT8 {maker.op} takes no activation into its kernel"
+                return LayerDecision(self.default, because, node.op)
+            return LayerDecision(precision, f"follows {maker.name}", node.op)
         if self._rides(node, sources, known):
             return LayerDecision(Precision.INT8, "integers on both sides", node.op)
         return LayerDecision(self.default, self._float_reason(), node.op)
+
+    def _stays_apart(self, maker: gs.Node) -> bool:
+        """TensorRT(-RTX) writes an INT8 matrix product in float before anything else is done."""
+        return not self.scheme.quantise_outputs and maker.op in ("Gemm", "MatMul")
 
     def _rides(self, node: gs.Node, sources: list[Any], known: Decisions) -> bool:
         made = bool(sources) and all(_integer_made(tensor, known) for tensor in sources)

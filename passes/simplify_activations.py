@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+
 from rtc.compiler.core.passes import Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.torch_module import activation_name, build, pack, replace_activation

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import DataError, GateError
 from rtc.compiler.core.passes import PassContext
@@ -127,7 +128,8 @@ def fit(
     from accelerate import Accelerator
 
     train, validation = ctx.data.train, ctx.data.calibration
-    _labels(train), _labels(validation)
+    for split in (train, validation):
+        _labels(split)
     begun, scores = time.perf_counter(), list[Score]()
     with reproducible(ctx.seed, schedule.threads):
         accelerator = Accelerator(mixed_precision="no")

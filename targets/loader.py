@@ -144,6 +144,7 @@ def _others() -> str:
 
 def _read(path: Path) -> DeviceProfile:
     from pydantic import TypeAdapter
+
     from rtc.compiler import strict_yaml
     from rtc.compiler.validation import validated
 

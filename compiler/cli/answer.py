@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +20,7 @@ from rtc.compiler.core.errors import RtcError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_PIPE_WIDTH = 160
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, errors too.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -43,9 +47,7 @@ class Answer:
         elif isinstance(self.text, str):
             say(self.text)
         else:
-            from rich.console import Console
-
-            Console(highlight=False).print(self.text)
+            draw(self.text)
         return 0 if self.failure is None else complain(self.failure)
 
 
@@ -93,7 +95,32 @@ def complain(error: RtcError) -> int:
 
 def say(text: str) -> None:
     """A line (or lines) on stdout."""
-    sys.stdout.write(text + "\n")
+    with printing():
+        sys.stdout.write(text + "\n")
+
+
+def draw(text: RenderableType) -> None:
+    """A table, or whatever rich can draw, on stdout."""
+    from rich.console import Console
+
+    # A pipe has no width of its own, and a path that is broken over two lines is no path.
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    with printing():
+        Console(highlight=False, width=None if known else _PIPE_WIDTH).print(text)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """While a result is printed, a reader that leaves (`| head -1`) ends us as it does any tool.
+
+    Only then: at other times a broken pipe may be one to a child, and is an error to tell of.
+    """
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def printable(text: str) -> str:

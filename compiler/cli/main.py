@@ -79,16 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: Sequence[str]) -> int:
     try:
         code = app(list(given), prog_name="rtc", standalone_mode=False)
-        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return _stopped(130)
     except _Terminated:
         return _stopped(143)
-    except BrokenPipeError:
-        # Nobody reads on (`rtc targets | head -1`); Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Exception as error:  # noqa: BLE001 - whatever it is, a user gets one line
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, a user gets one line
         if "--debug" in given:
             traceback.print_exc()
         told = _as_rtc_error(error)
@@ -111,32 +106,41 @@ def _stopped(code: int) -> int:
     return code
 
 
-def _as_rtc_error(error: Exception) -> RtcError:
+def _as_rtc_error(error: BaseException) -> RtcError:
     """The error of our tree that says what an exception means to a user."""
     if isinstance(error, RtcError):
         return error
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _EXTRAS:
-        extra = _EXTRAS[str(error.name).split(".")[0]]
+    if isinstance(error, SystemExit):
+        what = "code that the recipe names ended the program"
+        return RecipeError(what, seen=f"sys.exit({error.code!r})", id="system-exit")
+    return _machine(error) or _bug(error)
+
+
+def _machine(error: BaseException) -> MachineError | None:
+    """What this machine lacks, where that is what an exception says."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
         fix = f"pip install 'rtc-compiler[{extra}]'"
-        return MachineError(f"{error.name} is not installed", fix=fix, id="missing-extra")
+        missing = MachineError(f"{error.name} is not installed", fix=fix, id="missing-extra")
+        return missing if extra else None
     if isinstance(error, OSError) and error.errno is not None:
         where = str(error.filename or "")
         return MachineError(os.strerror(error.errno), where=where, id="os-error")
     if isinstance(error, MemoryError):
         return MachineError("out of memory", id="out-of-memory")
-    return _bug(error)
+    return None
 
 
-def _usage(error: Exception) -> RecipeError:
+def _usage(error: BaseException) -> RecipeError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "rtc"
     what = getattr(error, "format_message", error.__str__)()
     return RecipeError(what.rstrip("."), fix=f"see {path} --help", id="usage")
 
 
-def _bug(error: Exception) -> InternalError:
+def _bug(error: BaseException) -> InternalError:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f"{Path(last[0].filename).name}:{last[0].lineno}" if last else ""
     return InternalError(

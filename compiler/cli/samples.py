@@ -24,8 +24,9 @@ def read(path: Path) -> Array:
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), id="missing-file")
     try:
-        found = np.load(path, allow_pickle=False)
-        array: Array = found if isinstance(found, np.ndarray) else found["x"]
+        with path.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            array: Array = found if isinstance(found, np.ndarray) else found["x"]
     except KeyError as cause:
         raise DataError("the .npz file has no array x", where=str(path)) from cause
     except Exception as cause:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from rtc.compiler.core.data import Array, Dataset, Preprocess
 from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.hashing import file_digest

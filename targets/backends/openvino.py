@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.precision import Precision, Variant

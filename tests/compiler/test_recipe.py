@@ -280,3 +280,9 @@ def test_no_tree_gives_anything_but_a_recipe_or_one_line(tree: dict[str, object]
         line = "r.yaml:"
     assert line.startswith("r.yaml:")
     assert "\n" not in line
+
+
+def test_the_schema_beside_the_recipes_is_the_current_one() -> None:
+    """Mend with: rtc recipe schema > recipes/recipe.schema.json"""
+    written = Path(__file__).parents[2] / "recipes" / "recipe.schema.json"
+    assert json.loads(written.read_text()) == json.loads(json.dumps(recipe.schema()))

@@ -55,7 +55,8 @@ def _check_onnx(unit: Unit) -> None:
     model = onnx.load_model_from_string(unit.onnx.proto)
     onnx.checker.check_model(model, full_check=True)
     names = [node.name for node in model.graph.node]
-    assert all(names) and len(set(names)) == len(names), "nodes have names of their own"
+    assert all(names), "every node has a name"
+    assert len(set(names)) == len(names), "of its own"
     for side, specs in (("input", unit.signature.inputs), ("output", unit.signature.outputs)):
         assert [each.name for each in getattr(model.graph, side)] == [spec.name for spec in specs]
 

@@ -175,6 +175,17 @@ def test_pins_that_cannot_be_kept_are_recipe_errors(pin, id, text):
     assert text in str(error.value)
 
 
+def test_a_layer_that_nothing_reads_has_no_precision():
+    unit = parse(
+        """g (float[N,4] x) => (float[N,4] y) {
+        [dead] a = MatMul(x, w)
+        [alive] y = MatMul(x, w)
+    }""",
+        w=np.eye(4, dtype=np.float32),
+    )
+    assert list(assign(TENSORRT, Variant.INT8, unit).layers) == ["alive"]
+
+
 def test_a_weight_too_large_for_fp16_stays_fp32():
     unit = parse(
         """g (float[N,4] x) => (float[N,4] y) {

@@ -91,6 +91,14 @@ def test_shared_weights_are_copied():
     ]
 
 
+def test_two_normalisations_in_a_row_both_fold():
+    unit = conv_bn(
+        """d = BatchNormalization(c, gamma, beta, mean, var)
+        y = BatchNormalization(d, gamma, beta, mean, var)"""
+    )
+    assert check_pass(STEP, unit).details["folded"] == 2
+
+
 @pytest.mark.parametrize(
     ("tail", "outputs", "reason"),
     [

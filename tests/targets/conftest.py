@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.target import BuildRequest

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from onnx import helper
+
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.precision import Precision, Variant

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from rtc.compiler.core.errors import MachineError, RecipeError
 from rtc.compiler.core.target import Availability
 from rtc.targets import loader

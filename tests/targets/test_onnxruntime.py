@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime as ort
+
 from rtc.compiler.core.precision import Precision
 from rtc.targets.backends.onnxruntime import MISCOMPILES, OnnxRuntime
 

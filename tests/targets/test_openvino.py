@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from onnx import ModelProto, helper
+
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.precision import Precision

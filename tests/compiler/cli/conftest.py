@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rtc.compiler import bundle, strict_yaml
+from rtc.compiler.cli.main import main
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.target import BuildRequest
@@ -80,14 +81,18 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def rtc(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Done]:
-    """Run `rtc` to its end; only `--debug` may show a traceback."""
+def rtc(tmp_path: Path, monkeypatch, capsys) -> Callable[..., Done]:
+    """Run `rtc` in an empty folder, with a cache of its own, in this process: that is quicker."""
 
-    def run(*arguments: object, **env: str) -> Done:
-        with start(*arguments, **env) as process:
-            out, err = process.communicate(timeout=120)
-        assert "Traceback" not in err or "--debug" in arguments
-        return Done(process.returncode, out, err)
+    def run(*arguments: object) -> Done:
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setenv("RTC_CACHE", str(tmp_path / "cache"))
+            capsys.readouterr()
+            code = main([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err or "--debug" in arguments
+        return Done(code, told.out, told.err)
 
     return run
 

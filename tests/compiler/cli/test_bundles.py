@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,17 @@ from rtc.compiler.report import serial
 @pytest.fixture
 def samples(project):
     return np.load(project / "samples.npz")
+
+
+@pytest.fixture
+def in_bundle(rtc, built, tmp_path):
+    """Run the bundle on an array."""
+
+    def run(array, options):
+        np.save(tmp_path / "x.npy", array)
+        return rtc("run", built, "--input", "x.npy", *options)
+
+    return run
 
 
 def test_inspect_shows_the_report(rtc, built) -> None:
@@ -35,18 +47,18 @@ def test_inspect_counts_what_an_onnx_file_holds(rtc, project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "code", "line"),
+    ("name", "code", "line"),
     [
-        ("empty.onnx", b"", 3, "empty"),
-        ("text.onnx", b"no model", 3, "not an ONNX model"),
-        ("gone.onnx", None, 3, "no such file"),
-        ("recipe.yaml", b"recipe: 1", 2, "rtc recipe check"),
-        ("nothing", None, 2, "no bundle here"),
+        ("empty.onnx", 3, "empty"),
+        ("text.onnx", 3, "not an ONNX model"),
+        ("gone.onnx", 3, "no such file"),
+        ("recipe.yaml", 2, "rtc recipe check"),
+        ("nothing", 2, "no bundle here"),
     ],
 )
-def test_inspect_refuses(name, content, code, line, rtc, tmp_path) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
+def test_inspect_refuses(name, code, line, rtc, tmp_path) -> None:
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "text.onnx").write_bytes(b"no model")
     done = rtc("inspect", name)
     assert done.code == code
     assert line in done.err
@@ -85,19 +97,23 @@ def test_run_prints_some_and_counts_the_rest(rtc, built, project) -> None:
 @pytest.mark.parametrize(
     ("array", "options", "line"),
     [
-        (np.zeros((2, 3, 3), np.float32), [], "expected float32 (batch, 1, 4, 4)"),
+        (np.zeros((2, 3, 3), np.float32), [], "expected float32 (n, 1, 4, 4)"),
         (np.zeros((2, 1, 4, 4), np.float64), ["--preprocessed"], "seen float64"),
         (np.zeros((0, 1, 4, 4), np.float32), [], "not a batch of samples"),
         (np.zeros(3, np.float32), [], "not a batch of samples"),
         (np.array([["a", "b"]]), [], "do not fit the engine's preprocessing"),
-        (np.full((1, 1, 4, 4), np.nan, np.float32), [], "not finite"),
     ],
 )
-def test_run_refuses_samples_that_do_not_fit(array, options, line, rtc, built, tmp_path) -> None:
-    np.save(tmp_path / "x.npy", array)
-    done = rtc("run", built, "--input", "x.npy", *options)
-    assert done.code == (8 if "finite" in line else 4)
+def test_run_refuses_samples_that_do_not_fit(array, options, line, in_bundle) -> None:
+    done = in_bundle(array, options)
+    assert done.code == 4
     assert line in done.err
+
+
+def test_run_refuses_an_output_that_is_not_finite(in_bundle) -> None:
+    done = in_bundle(np.full((1, 1, 4, 4), np.nan, np.float32), [])
+    assert done.code == 8
+    assert "not finite" in done.err
 
 
 def test_run_reads_no_pickle_and_no_broken_file(rtc, built, project, tmp_path) -> None:
@@ -128,6 +144,28 @@ def test_eval_says_when_the_samples_are_others(rtc, built, project, samples, tmp
     assert json.loads(done.out)["same_data"] is False
     assert json.loads(done.out)["accuracy"][1]["top1"]["value"] == 0.0
     assert "not those that the bundle was compiled with" in done.err
+
+
+DATASET = """
+import numpy as np
+from rtc.compiler.core.data import Dataset, Preprocess
+def dataset():
+    samples = np.load({path!r})
+    return Dataset("ours", 3, "sha256:0", Preprocess(), lambda: (samples["x"], samples["y"]))
+"""
+
+
+def test_eval_finds_a_dataset_in_a_module_beside_the_recipe(
+    rtc, built, project, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    shutil.copy(project / "model.onnx", tmp_path)
+    (tmp_path / "ours.py").write_text(DATASET.format(path=str(project / "samples.npz")))
+    text = (project / "recipe.yaml").read_text()
+    text = text.replace("npz: samples.npz, classes: 3", 'dataset: "ours:dataset"')
+    (tmp_path / "recipe.yaml").write_text(text)
+    done = rtc("eval", built, "--recipe", "recipe.yaml", "--json")
+    assert done.document["accuracy"][1]["top1"]["value"] == 1.0
 
 
 def test_eval_asks_for_the_recipe_where_the_data_lies_beside_it(rtc, built) -> None:

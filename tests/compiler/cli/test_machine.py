@@ -38,8 +38,8 @@ def test_doctor_names_the_command_that_installs_what_is_missing() -> None:
 
 
 def test_doctor_finds_a_cache_that_cannot_be_written_to(rtc, tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    done = rtc("doctor", "--json", RTC_CACHE=str(tmp_path / "file"))
+    (tmp_path / "cache").write_text("a file in the folder's place")
+    done = rtc("doctor", "--json")
     cache = next(f for f in done.document["findings"] if f["subject"] == "cache")
     assert not cache["ok"]
     assert "RTC_CACHE" in cache["fix"]

@@ -61,7 +61,7 @@ def test_version(rtc) -> None:
         (["targets", "--jsno"], "--json"),
         (["compile"], "see rtc compile --help"),
         (["cache", "clear", "--older-than", "x"], "'--older-than'"),
-        (["bench", "b", "--batch", "0"], "0"),
+        (["bench", "b", "--batch", "0"], "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
@@ -155,15 +155,31 @@ def test_a_signal_ends_a_compile_in_order(number, code, start, tmp_path) -> None
     assert not (tmp_path / "build").exists()
 
 
-def test_a_reader_that_leaves_is_no_error(start) -> None:
+def test_a_reader_that_leaves_ends_us_as_any_tool(start) -> None:
     with start("recipe", "schema") as process:
         process.stdout.close()
         process.wait(timeout=60)
         assert process.stderr.read() == ""
-    assert process.returncode == 128 + signal.SIGPIPE
+    assert process.returncode == -signal.SIGPIPE
 
 
-def test_a_terminal_without_utf8_gets_escapes(rtc) -> None:
-    done = rtc("targets", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
-    assert done.code == 0
-    assert "rtx4060ti" in done.out
+def test_code_that_calls_sys_exit_is_no_success(rtc, tmp_path) -> None:
+    (tmp_path / "leaver.py").write_text("import sys\ndef dataset(): sys.exit(0)\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("slow:", "leaver:"))
+    done = rtc("compile", "recipe.yaml", "--quiet")
+    assert done.code == 2
+    assert "ended the program (seen sys.exit(0))" in done.err
+
+
+def test_a_terminal_without_utf8_gets_escapes(start) -> None:
+    with start("targets", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C") as process:
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "rtx4060ti" in out
+
+
+def test_the_module_runs_as_a_program(start) -> None:
+    with start("complie") as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert (out, err.count("\n")) == ("", 1)

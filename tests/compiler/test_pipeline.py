@@ -1,0 +1,250 @@
+"""The whole pipeline on real digits, from an ONNX file: no PyTorch is needed for any of this."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from digits_net import digits, digits_net
+
+from rtc.compiler import bundle, compile, load  # noqa: A004 - the verb of this tool
+from rtc.compiler.core.errors import IntegrityError
+from rtc.compiler.core.evidence import Estimated, Measured, Pending
+from rtc.compiler.core.precision import PrecisionPlan
+from rtc.compiler.core.progress import Nobody
+from rtc.compiler.store import Store
+
+RECIPE = """
+recipe: 1
+name: digits
+version: 1.2.3
+seed: 7
+source: {onnx: digits.onnx}
+data:
+  dataset: rtc.recipes.datasets.mnist:mnist5k
+  split: {train: 0.4, calibration: 0.1, test: 0.2}
+passes: [fold-constants, eliminate-identity, fold-batchnorm, eliminate-dead-code]
+batch: 16
+targets: [cpu]
+measure: {seconds: 0.5}
+"""
+
+
+class Watcher(Nobody):
+    """Keeps which stages ran, and which came from the store."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.cached: list[str] = []
+
+    def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+        (self.cached if cached else self.ran).append(stage)
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return digits_net(digits().train)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model: bytes) -> Callable[..., Path]:
+    """Writes the recipe beside its model, with keys changed."""
+    (tmp_path / "digits.onnx").write_bytes(model)
+
+    def write(**changes: object) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(RECIPE), **changes}))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> Path:
+    """A folder with the recipe, its store, and bundles for a CPU and an RTX 4060 Ti."""
+    folder = tmp_path_factory.mktemp("compiled")
+    (folder / "digits.onnx").write_bytes(model)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    results = compile(
+        folder / "recipe.yaml",
+        targets=["cpu", "rtx4060ti"],
+        out=folder / "build",
+        store=Store(folder / "store"),
+    )
+    assert all(result.passed and not result.reused for result in results)
+    return folder
+
+
+def report_of(compiled: Path, target: str):
+    from rtc.compiler.packing import report_of
+
+    return report_of(bundle.verify(compiled / "build/digits" / target))
+
+
+def test_a_bundle_holds_all_that_proves_it(compiled: Path) -> None:
+    verified = bundle.verify(compiled / "build/digits/cpu")
+    assert set(verified.files) == {
+        "calibration.json", "engine.onnx", "float.onnx", "graph.onnx", "layers.json", "plan.yaml",
+        "recipe.yaml", "report.html", "report.json",
+    }  # fmt: skip
+    plan = PrecisionPlan.from_dict(yaml.safe_load(verified.files["plan.yaml"]))
+    assert next(iter(plan.layers)) == "conv"  # in the order of the graph
+    assert verified.manifest.version.startswith("1.2.3+")
+    assert verified.manifest.passed
+    assert (compiled / "build/digits/cpu/latest").is_symlink()
+
+
+def test_the_cpu_engine_is_measured_on_the_shipped_bytes(compiled: Path) -> None:
+    report = report_of(compiled, "cpu")
+    shipped = report.accuracy_of("shipped engine")
+    assert isinstance(shipped.top1, Measured)
+    assert shipped.top1.samples == 1000
+    assert shipped.top1.value > 0.9
+    cases = {(row.mode, row.batch) for row in report.latency if row.subject == report.shipped}
+    assert cases == {(m, b) for m in ("forward", "end-to-end") for b in (1, 16)}
+    assert all(isinstance(row.evidence, Measured) for row in report.latency)
+    variants = {(row.backend, row.variant) for row in report.candidates}
+    assert {("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "mix")} <= variants
+    assert [row.state for row in report.candidates].count("shipped") == 1
+
+
+def test_the_fastest_candidate_that_is_allowed_ships(compiled: Path) -> None:
+    report = report_of(compiled, "cpu")
+    by_name = {row.name: row for row in report.candidates}
+    shipped = by_name[report.shipped]
+    floats = [row for row in by_name.values() if row.variant in {"fp32", "half"} and row.latency]
+    assert all(shipped.latency.value <= row.latency.value for row in floats)
+
+
+def test_every_stage_leaves_a_certificate_that_passed(compiled: Path) -> None:
+    report = report_of(compiled, "cpu")
+    stages = [row.stage for row in report.certificates]
+    assert stages[:4] == ["fold-constants", "eliminate-identity", "fold-batchnorm",
+                          "eliminate-dead-code"]  # fmt: skip
+    assert "insert-qdq (onnxruntime int8)" in stages
+    assert all(row.passed and row.samples > 0 for row in report.certificates)
+
+
+def test_a_device_that_is_not_here_is_estimated_and_pending(compiled: Path) -> None:
+    report = report_of(compiled, "rtx4060ti")
+    shipped = report.accuracy_of("shipped engine")
+    assert isinstance(shipped.top1, Measured)
+    assert "graph in" in shipped.runs_on
+    kinds = {type(row.evidence) for row in report.latency}
+    assert kinds == {Estimated, Pending}
+    assert all(
+        isinstance(row.evidence, Pending) for row in report.latency if row.mode == "end-to-end"
+    )
+    engine = bundle.verify(compiled / "build/digits/rtx4060ti").manifest.engine
+    assert engine.binding["compute_capability"] == "8.9"
+
+
+def test_the_loaded_engine_gives_what_the_report_says(compiled: Path) -> None:
+    test = digits().test
+    with load(compiled / "build/digits/cpu/latest") as engine:
+        logits = np.concatenate([engine(x) for x in test.batches(16)])
+        assert np.array_equal(engine.preprocess(test.raw[:3]), test.inputs(0, 3))
+    top1 = float((logits.argmax(axis=1) == test.labels).mean())
+    assert top1 == pytest.approx(
+        report_of(compiled, "cpu").accuracy_of("shipped engine").top1.value
+    )
+
+
+def test_a_second_compile_finds_the_bundle(compiled: Path) -> None:
+    (result,) = compile(
+        compiled / "recipe.yaml", out=compiled / "build", store=Store(compiled / "store")
+    )
+    assert result.reused
+    assert result.report == report_of(compiled, "cpu")
+
+
+def test_without_the_bundle_everything_comes_from_the_store(compiled: Path, tmp_path: Path) -> None:
+    watcher = Watcher()
+    (result,) = compile(
+        compiled / "recipe.yaml", out=tmp_path, store=Store(compiled / "store"), listener=watcher
+    )
+    assert watcher.ran == ["bundle"]
+    first = bundle.verify(compiled / "build/digits/cpu")
+    assert result.bundle.name == first.path.name
+    assert bundle.verify(result.bundle).files == first.files
+
+
+def test_a_tampered_bundle_does_not_load_and_is_made_again(compiled: Path, tmp_path: Path) -> None:
+    (result,) = compile(compiled / "recipe.yaml", out=tmp_path, store=Store(compiled / "store"))
+    engine = result.bundle / "engine.onnx"
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=r"engine\.onnx"):
+        load(result.bundle)
+    (again,) = compile(compiled / "recipe.yaml", out=tmp_path, store=Store(compiled / "store"))
+    assert not again.reused
+    assert (again.bundle / "engine.onnx").read_bytes() == whole
+
+
+def test_a_failed_gate_keeps_the_bundle_and_never_becomes_latest(
+    recipe: Callable[..., Path], compiled: Path, tmp_path: Path
+) -> None:
+    path = recipe(gates={"fps": 1e12}, precision={"offer": ["fp32"]})
+    (result,) = compile(path, out=tmp_path / "build", store=Store(compiled / "store"))
+    assert not result.passed
+    assert "fps" in result.report.headline
+    assert not bundle.verify(result.bundle).manifest.passed
+    assert not (tmp_path / "build/digits/cpu/latest").exists()
+
+
+def test_an_estimate_does_not_pass_a_latency_gate(
+    recipe: Callable[..., Path], compiled: Path, tmp_path: Path
+) -> None:
+    path = recipe(gates={"latency_ms": 1e6}, targets=["rtx4060ti"], precision={"offer": ["half"]})
+    (result,) = compile(path, out=tmp_path / "build", store=Store(compiled / "store"))
+    (gate,) = [row for row in result.report.gates if row.name == "latency_ms"]
+    assert gate.passed is None
+    assert result.passed
+
+
+def test_pins_hold_in_every_candidate(
+    recipe: Callable[..., Path], compiled: Path, tmp_path: Path
+) -> None:
+    path = recipe(precision={"offer": ["int8"], "pin": {"conv": "fp32"}})
+    (result,) = compile(path, out=tmp_path / "build", store=Store(compiled / "store"))
+    planned = {row.name: (row.planned, row.pinned) for row in result.report.layers}
+    assert planned["conv"] == ("fp32", True)
+    assert planned["fc"][0] == "int8"
+
+
+def test_a_fixed_batch_is_freed(tmp_path: Path, compiled: Path) -> None:
+    (tmp_path / "digits.onnx").write_bytes(digits_net(digits().train, batch=1))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("batch: 16", "batch: 4"))
+    (result,) = compile(
+        tmp_path / "recipe.yaml", out=tmp_path / "build", store=Store(compiled / "store")
+    )
+    with load(result.bundle) as engine:
+        assert engine.input.shape[0] == "batch"
+        assert engine(digits().test.inputs(0, 3)).shape == (3, 10)
+
+
+def test_an_onnx_recipe_compiles_where_torch_cannot_be_imported(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = recipe(precision={"offer": ["fp32", "int8"]})
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from rtc.compiler.cli.main import main\n"
+        f"sys.exit(main(['compile', {str(path)!r}, '--out', {str(tmp_path / 'b')!r}, '--json']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"RTC_CACHE": str(tmp_path / "cache"), "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
