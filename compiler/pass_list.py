@@ -61,7 +61,7 @@ def check_order(document: Document, passes: Sequence[Pass], level: Level) -> Non
     Raises:
         RecipeError: a pass that cannot work on what reaches it, or a model that is never exported.
     """
-    source, exported = level, ""
+    exported = ""
     for index, step in enumerate(passes):
         where = document.where(("passes", index))
         if step.takes is not level:
@@ -69,7 +69,7 @@ def check_order(document: Document, passes: Sequence[Pass], level: Level) -> Non
                 f"{step.name} works on {_called(step.takes)}, and here it is {_called(level)}",
                 where=where,
                 id="pass-order",
-                fix=_fix(step, source, exported),
+                fix=_fix(step, exported),
             )
         if step.takes is not step.gives:
             exported = f"{step.name} at {where}"
@@ -87,12 +87,12 @@ def _called(level: Level) -> str:
     return "a PyTorch model" if level is Level.TORCH else "an ONNX model"
 
 
-def _fix(step: Pass, source: Level, exported: str) -> str:
+def _fix(step: Pass, exported: str) -> str:
     if step.takes is Level.ONNX:
         return 'put "- export-onnx" before it'
     if exported:
         return f"move it before {exported}, or remove it"
-    return f"remove it, or give source.factory in place of {source}"
+    return "remove it, or give source.factory in place of source.onnx"
 
 
 def schema() -> tuple[dict[str, Any], dict[str, Any]]:

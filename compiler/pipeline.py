@@ -9,13 +9,13 @@ measure → gates → bundle                                            the one 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rtc.compiler import bundle
+from rtc.compiler import files as durable
 from rtc.compiler.appraise import appraise
 from rtc.compiler.assemble import assemble
 from rtc.compiler.building import Builder, Candidate, Missing
@@ -91,17 +91,23 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     profiles = [loader.profile(name) for name in targets or recipe.targets]
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
-    _admit_code_beside(recipe)
+    recipe.admit_code()
+    _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
     job = _Job(recipe, splits_of(recipe), Path(out), Stages(store, listener, fresh))
     return tuple(job.compile_for(profile, backends) for profile, backends in destinations)
 
 
-def _admit_code_beside(recipe: Recipe) -> None:
-    """Let a recipe name a factory in a module that lies beside it."""
-    folder = str(recipe.path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+def _check_writable(out: Path) -> None:
+    """Find out before the work, not after it, that bundles cannot be written there.
+
+    Raises:
+        MachineError: read-only, no permission, not a folder.
+    """
+    with durable.explained(out, elsewhere="choose another folder with --out DIR"):
+        durable.make_folder(out)
+        with durable.drafting(out):
+            pass
 
 
 @dataclass
@@ -122,7 +128,8 @@ class _Job:
         if there is not None:
             report = report_of(there)
             self._finished("bundle", "nothing changed: it is there already")
-            return CompileResult(profile.name, there.path, report, report.passed, reused=True)
+            path = self.out / self.recipe.name / profile.name / there.path.name
+            return CompileResult(profile.name, path, report, report.passed, reused=True)
         return self._make(profile, backends, version, identity)
 
     def _there(self, profile: DeviceProfile, version: str) -> bundle.Verified | None:

@@ -165,6 +165,7 @@ def _other_data(again: Revisited) -> DataError | None:
         where=str(again.verified.path),
         seen=again.data.digest,
         expected=again.verified.manifest.sources.get("data", ""),
+        fix="name the recipe and the data that it was compiled from",
         id="other-data",
     )
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtc.compiler.core.evidence import Evidence
+from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.report import charts, figures
 from rtc.compiler.report.facts import facts
 from rtc.compiler.report.model import LatencyRow, Report
@@ -86,20 +87,44 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _behind(report: Report) -> dict[str, list[figures.Figure]]:
-    """What stands behind each table's figures: a footnote for each source, in order."""
+@dataclass(frozen=True)
+class _Footnote:
+    """What stands behind some figures of a table."""
 
-    def sources(evidence: Iterable[Evidence | None]) -> list[figures.Figure]:
-        found = [figures.figure(item) for item in evidence if item is not None]
-        return list({(shown.kind, shown.source): shown for shown in found}.values())
+    kind: str
+    source: str
 
+
+def _behind(report: Report) -> dict[str, list[_Footnote]]:
+    """What stands behind each table's figures."""
     quality = [(r.top1, r.top5, r.loss, r.agreement) for r in report.accuracy]
     compared = [(row.latency, row.top1) for row in report.candidates]
     return {
-        "accuracy": sources(chain.from_iterable(quality)),
-        "latency": sources(row.evidence for row in report.latency),
-        "candidates": sources(chain.from_iterable(compared)),
+        "accuracy": _footnotes(chain.from_iterable(quality)),
+        "latency": _footnotes(row.evidence for row in report.latency),
+        "candidates": _footnotes(chain.from_iterable(compared)),
     }
+
+
+def _footnotes(evidence: Iterable[Evidence | None]) -> list[_Footnote]:
+    """One footnote for each place or model, in order, with how many samples there were at each."""
+    samples: dict[str, list[int]] = {}
+    others: list[_Footnote] = []
+    for item in evidence:
+        if isinstance(item, Measured):
+            samples.setdefault(item.where, []).append(item.samples)
+        elif item is not None:
+            others.append(_Footnote(figures.figure(item).kind, figures.figure(item).source))
+    measured = [
+        _Footnote("measured", f"{_range(counts)} samples, {where}")
+        for where, counts in samples.items()
+    ]
+    return measured + list(dict.fromkeys(others))
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _percentiles(rows: Iterable[LatencyRow]) -> list[str]:
