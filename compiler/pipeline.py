@@ -105,8 +105,8 @@ def _check_writable(out: Path) -> None:
         MachineError: read-only, no permission, not a folder.
     """
     with durable.explained(out, elsewhere="choose another folder with --out DIR"):
-        durable.make_folder(out)
-        with durable.drafting(out):
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with durable.drafting(there):
             pass
 
 

@@ -147,12 +147,10 @@ class Distill(Schedule, Pass):
         with quiet(), reproducible(ctx.seed, self.threads):
             criterion = {("", ""): mtd.LogitsDistillationLoss(self.temperature, "batchmean")}
             criterion |= self._hints(student, teacher, sample)
-            shares = [1 - self.hard_fraction - self.feature_fraction]
-            shares += [self.feature_fraction / len(self.features) for _ in self.features]
             options = {
                 "teacher_model": teacher,
                 "criterion": criterion,
-                "loss_balancer": mtd.StaticLossBalancer(shares),
+                "loss_balancer": _balancer(self._shares()),
             }
             pair = mtd.convert(_enclosed(student), mode=[("kd_loss", options)])
 
@@ -165,6 +163,12 @@ class Distill(Schedule, Pass):
         history = fit(pair, self, ctx, where=self.name, loss=loss, while_evaluating=watching)
         mtd.export(pair)
         return history
+
+    def _shares(self) -> list[float]:
+        """Weights of the hard loss, the soft loss, and each pair of layers."""
+        soft = max(0.0, 1 - self.hard_fraction - self.feature_fraction)
+        pairs = len(self.features)
+        return [self.hard_fraction, soft, *[self.feature_fraction / pairs for _ in range(pairs)]]
 
     def _hints(
         self, student: nn.Module, teacher: nn.Module, sample: Split
@@ -224,6 +228,20 @@ def hint_loss(student: tuple[int, ...], teacher: tuple[int, ...], where: str) ->
             return nn.functional.mse_loss(self.adapter(student_features), teacher_features)
 
     return nn.MSELoss() if ours == theirs else HintLoss()
+
+
+def _balancer(shares: list[float]) -> nn.Module:
+    """Sums the losses by their shares; modelopt's own refuses shares that rounding takes over 1."""
+    import modelopt.torch.distill as mtd
+    import torch
+
+    class Balancer(mtd.DistillationLossBalancer):  # type: ignore[misc] - modelopt is untyped
+        def forward(self, losses: dict[str, Tensor]) -> Tensor:
+            # In modelopt's order: the student's own loss, then those of `criterion`.
+            weighted = zip(shares, losses.values(), strict=True)
+            return torch.stack([share * loss for share, loss in weighted]).sum()
+
+    return Balancer()
 
 
 def _enclosed(module: nn.Module) -> nn.Module:

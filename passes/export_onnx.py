@@ -126,8 +126,9 @@ def _module_of(node: onnx.NodeProto, weights: set[str]) -> str:
         owned = [name for name in node.input if name in weights and name.endswith(".weight")]
         if owned:
             return str(owned[0]).removesuffix(".weight")
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "['', '']")
-    return str(ast.literal_eval(scopes)[-2])
+    # From the model ("") inwards, and the operator last: ['', 'features', 'features.0', 'conv2d'].
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "[]")
+    return str(["", "", *ast.literal_eval(scopes)][-2])
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import DataError, MachineError, ModelError, RecipeError, RtcError
@@ -20,6 +20,9 @@ from rtc.passes.quiet import quiet
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Activation = Literal[
+    "gelu", "hardsigmoid", "hardswish", "hardtanh", "relu", "relu6", "sigmoid", "silu", "tanh"
+]
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "GELU",
     "hardsigmoid": "Hardsigmoid",

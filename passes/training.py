@@ -30,13 +30,6 @@ if TYPE_CHECKING:
 Loss = Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]
 """From the module, inputs (N, …) and labels (N,) to a scalar."""
 
-SAMPLING_MARGIN = 0.02
-"""What a top-1 drop may differ by between two sets of samples, as a fraction.
-
-Of n samples where a fraction f changes its verdict, the drop has a standard error of √(f / n); with
-f = 0.03 and n = 256, two of them are 0.02.
-"""
-
 _EVALUATION_BATCH = 256
 
 
@@ -68,7 +61,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Score:
-    """Quality on a split: top-1 as a fraction, cross-entropy in nats, time to classify it all."""
+    """Quality on a split: top-1 as a fraction, cross-entropy in nats.
+
+    `seconds` is the time to preprocess and classify all `samples`.
+    """
 
     top1: float
     loss: float
@@ -124,7 +120,6 @@ def fit(
     """
     need("torch")
     need("accelerate")
-    import torch
     from accelerate import Accelerator
 
     train, validation = ctx.data.train, ctx.data.calibration
@@ -133,11 +128,8 @@ def fit(
     begun, scores = time.perf_counter(), list[Score]()
     with reproducible(ctx.seed, schedule.threads):
         accelerator = Accelerator(mixed_precision="no")
-        model, optimizer = accelerator.prepare(module, _sgd(module, schedule))
-        steps = schedule.epochs * math.ceil(len(train) / schedule.batch)
-        decay = torch.optim.lr_scheduler.LambdaLR(
-            optimizer.optimizer, lambda step: schedule.factor(step / steps)
-        )
+        sgd, decay = _sgd(module, schedule, len(train))
+        model, optimizer = accelerator.prepare(module, sgd)
 
         def step(inputs: Tensor, labels: Tensor) -> Tensor:
             step_loss = loss(model, inputs, labels)
@@ -173,15 +165,15 @@ def evaluate(
     import torch
     from torch.nn import functional
 
-    labels = torch.from_numpy(_labels(split)).to(device)
+    labels = torch.from_numpy(_labels(split))
     begun = time.perf_counter()
     with torch.no_grad():
         batches = (torch.from_numpy(x).to(device) for x in split.batches(_EVALUATION_BATCH))
-        logits = torch.cat([forward(inputs) for inputs in batches])
+        logits = torch.cat([forward(inputs).cpu() for inputs in batches]).double()
     seconds = time.perf_counter() - begun
     return Score(
         top1=float((logits.argmax(dim=1) == labels).double().mean()),
-        loss=round(float(functional.cross_entropy(logits.double(), labels)), 6),
+        loss=round(float(functional.cross_entropy(logits, labels)), 6),
         seconds=round(seconds, 6),
         samples=len(split),
     )
@@ -207,7 +199,8 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
     # cuBLAS reads this when it starts, and torch refuses its deterministic mode without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
@@ -218,15 +211,20 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(before[1])
 
 
-def _sgd(module: nn.Module, schedule: Schedule) -> torch.optim.SGD:
-    import torch
+def _sgd(
+    module: nn.Module, schedule: Schedule, samples: int
+) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
+    """The optimiser, and what lowers its learning rate step by step."""
+    from torch import optim
 
-    return torch.optim.SGD(
+    sgd = optim.SGD(
         [weight for weight in module.parameters() if weight.requires_grad],
         lr=schedule.lr,
         momentum=schedule.momentum,
         weight_decay=schedule.weight_decay,
     )
+    steps = schedule.epochs * math.ceil(samples / schedule.batch)
+    return sgd, optim.lr_scheduler.LambdaLR(sgd, lambda step: schedule.factor(step / steps))
 
 
 def _labels(split: Split) -> npt.NDArray[np.int64]:

