@@ -33,15 +33,17 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 $(DEMO): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	@echo "installing rtc and the demo's runtimes into $(VENV) (PyTorch is large: a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --editable ".[demo]"
 	@touch $@
 
 $(DEV): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@echo "installing rtc and its tools into $(VENV) (PyTorch is large: a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --editable ".[dev]"
 	@touch $(DEMO) $@
 
 clean:

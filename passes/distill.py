@@ -16,27 +16,23 @@ seconds to classify; `kept`, and `because`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Signature, TorchModel, Unit
+from rtc.passes.distillation import unwrap, wrap
 from rtc.passes.quiet import quiet
 from rtc.passes.torch_module import build, need, pack, signature
 from rtc.passes.training import History, Schedule, Score, cross_entropy, evaluate, fit, reproducible
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.nn.modules.loss import _Loss
 
-_INNER = "inner"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -139,20 +135,17 @@ class Distill(Schedule, Pass):
         )
 
     def _teach(self, student: nn.Module, teacher: nn.Module, ctx: PassContext) -> History:
-        """Train the student in place with modelopt's distillation wrapper, then unwrap it."""
+        """Train the student in place, inside modelopt's wrapper."""
         need("modelopt.torch.distill")
-        import modelopt.torch.distill as mtd
-
-        sample = ctx.data.train.head(1)
         with quiet(), reproducible(ctx.seed, self.threads):
-            criterion = {("", ""): mtd.LogitsDistillationLoss(self.temperature, "batchmean")}
-            criterion |= self._hints(student, teacher, sample)
-            options = {
-                "teacher_model": teacher,
-                "criterion": criterion,
-                "loss_balancer": _balancer(self._shares()),
-            }
-            pair = mtd.convert(_enclosed(student), mode=[("kd_loss", options)])
+            pair = wrap(
+                student,
+                teacher,
+                sample=ctx.data.train.inputs(0, 1),
+                temperature=self.temperature,
+                features=self.features,
+                shares=self._shares(),
+            )
 
         def loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
             hard = cross_entropy(module, inputs, labels)
@@ -161,7 +154,7 @@ class Distill(Schedule, Pass):
 
         watching = pair.only_student_forward
         history = fit(pair, self, ctx, where=self.name, loss=loss, while_evaluating=watching)
-        mtd.export(pair)
+        unwrap(pair)
         return history
 
     def _shares(self) -> list[float]:
@@ -169,19 +162,6 @@ class Distill(Schedule, Pass):
         soft = max(0.0, 1 - self.hard_fraction - self.feature_fraction)
         pairs = len(self.features)
         return [self.hard_fraction, soft, *[self.feature_fraction / pairs for _ in range(pairs)]]
-
-    def _hints(
-        self, student: nn.Module, teacher: nn.Module, sample: Split
-    ) -> dict[tuple[str, str], _Loss]:
-        """A loss for each pair of layers, with an adapter where their widths differ."""
-        theirs = _shapes(teacher, [layer for _, layer in self.features], sample, "the model")
-        ours = _shapes(student, [layer for layer, _ in self.features], sample, "the student")
-        return {
-            (f"{_INNER}.{mine}", other): hint_loss(
-                ours[mine], theirs[other], f"features: {mine}, {other}"
-            )
-            for mine, other in self.features
-        }
 
 
 def choose(keep: str, student: Score, control: Score) -> tuple[str, str]:
@@ -196,103 +176,6 @@ def choose(keep: str, student: Score, control: Score) -> tuple[str, str]:
         return kept, top1
     losses = f"{student.loss:.3f} against {control.loss:.3f}"
     return kept, f"both have {student} {on}, and the student's loss is {losses}"
-
-
-def hint_loss(student: tuple[int, ...], teacher: tuple[int, ...], where: str) -> _Loss:
-    """MSE between two layers' outputs of these shapes (1, channels, …), behind an adapter.
-
-    The adapter is a learnt 1×1 convolution (a linear map for flat features) from the student's
-    channels to the teacher's.
-
-    Raises:
-        RecipeError: the shapes differ in more than channels.
-    """
-    from torch import nn
-    from torch.nn.modules.loss import _Loss
-
-    if student[2:] != teacher[2:] or len(student) not in (2, 4):
-        raise RecipeError(
-            "these layers cannot imitate each other: their outputs differ in more than channels",
-            where=where,
-            seen=f"{student[1:]} and {teacher[1:]}",
-        )
-    ours, theirs = student[1], teacher[1]
-    adapter = nn.Linear(ours, theirs) if len(student) == 2 else nn.Conv2d(ours, theirs, 1)
-
-    class HintLoss(_Loss):  # here, because its base is torch's
-        def __init__(self) -> None:
-            super().__init__()
-            self.adapter = adapter
-
-        def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-            return nn.functional.mse_loss(self.adapter(student_features), teacher_features)
-
-    return nn.MSELoss() if ours == theirs else HintLoss()
-
-
-def _balancer(shares: list[float]) -> nn.Module:
-    """Sums the losses by their shares; modelopt's own refuses shares that rounding takes over 1."""
-    import modelopt.torch.distill as mtd
-    import torch
-
-    class Balancer(mtd.DistillationLossBalancer):  # type: ignore[misc] - modelopt is untyped
-        def forward(self, losses: dict[str, Tensor]) -> Tensor:
-            # In modelopt's order: the student's own loss, then those of `criterion`.
-            weighted = zip(shares, losses.values(), strict=True)
-            return torch.stack([share * loss for share, loss in weighted]).sum()
-
-    return Balancer()
-
-
-def _enclosed(module: nn.Module) -> nn.Module:
-    """The module as the only child of another.
-
-    modelopt hangs the teacher and the losses below the module that it converts, and a `Sequential`
-    would run them as its last layers.
-    """
-    outer = _enclosure()()
-    outer.add_module(_INNER, module)
-    return outer
-
-
-@functools.cache  # modelopt registers each class that it converts, and a name only twice
-def _enclosure() -> type[nn.Module]:
-    from torch import nn
-
-    class Enclosure(nn.Module):  # here, because its base is torch's
-        def forward(self, inputs: Tensor) -> Tensor:
-            outputs: Tensor = self.get_submodule(_INNER)(inputs)
-            return outputs
-
-    return Enclosure
-
-
-def _shapes(
-    module: nn.Module, layers: list[str], sample: Split, owner: str
-) -> dict[str, tuple[int, ...]]:
-    """The output shape of each layer for one sample."""
-    import torch
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    known = {name: layer for name, layer in module.named_modules() if name}
-    for layer in layers:
-        if layer not in known:
-            raise RecipeError(
-                f"{owner} has no layer {layer!r}", where="features", fix=nearest(layer, known)
-            )
-
-    def watch(layer: str) -> Any:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            shapes[layer] = tuple(output.shape)
-
-        return known[layer].register_forward_hook(hook)
-
-    hooks = [watch(layer) for layer in layers]
-    with torch.no_grad():
-        module(torch.from_numpy(sample.inputs()))
-    for hook in hooks:
-        hook.remove()
-    return shapes
 
 
 def _contest(module: nn.Module, history: History | None, ctx: PassContext) -> _Contestant:

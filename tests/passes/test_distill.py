@@ -13,7 +13,8 @@ from torch.nn import functional
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.unit import TorchModel, Unit
-from rtc.passes.distill import Distill, choose, hint_loss
+from rtc.passes.distill import Distill, choose
+from rtc.passes.distillation import hint_loss
 from rtc.passes.torch_module import build
 from rtc.passes.train import Train
 from rtc.passes.training import Score
