@@ -12,6 +12,7 @@ from typing import Any
 
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.hashing import canonical, file_digest
+from rtc.compiler.core.naming import REFERENCE, load_object
 from rtc.compiler.core.passes import PassContext, Statistics, TensorRange
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Progress
@@ -44,6 +45,7 @@ class Front:
 
 def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
     """Run the source, every pass of the recipe, and the observers."""
+    _check_references(recipe)
     unit = _source(recipe, data, stages)
     context = PassContext(data=data, seed=recipe.seed)
     eager = None
@@ -58,6 +60,18 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
         certificates.append(passed.certificate)
     statistics = _observe(recipe, unit, data, stages)
     return Front(unit, eager, statistics, tuple(details), tuple(certificates))
+
+
+def _check_references(recipe: Recipe) -> None:
+    """Find every object that a pass names before the first pass has run for minutes.
+
+    Raises:
+        RecipeError: there is no such module or attribute.
+    """
+    for step in recipe.passes:
+        for option, value in step.options().items():
+            if isinstance(value, str) and REFERENCE.match(value):
+                load_object(value, where=f"{step.name}: {option}")
 
 
 def source_files(recipe: Recipe) -> dict[str, str]:

@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rtc.compiler.core.errors import GateError
-from rtc.compiler.core.passes import Pass, PassContext, PassResult
+from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress
-from rtc.compiler.core.unit import Unit
+from rtc.compiler.core.unit import TorchModel, Unit
 from rtc.compiler.report.model import CertificateRow
 from rtc.compiler.stages import Files, Stages, referenced_code, versions
 
 _CHECKED_WITH = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _RESULT = "result.json"
+_EXACT_SAMPLES = 256  # a pass that breaks a model shows in the first few
+_BOUNDED_SAMPLES = 1024  # a share of samples needs more of them
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ def run_pass(
 def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> CertificateRow:
     from rtc.compiler.measure import parity
 
-    row = parity.check(unit, result.unit, step.bound, ctx.data.test, stage=step.name)
+    samples = _EXACT_SAMPLES if isinstance(step.bound, Exact) else _BOUNDED_SAMPLES
+    row = parity.check(
+        unit, result.unit, step.bound, ctx.data.test, stage=step.name, samples=samples
+    )
     if not row.passed:
         raise GateError(
             "the pass broke its bound",
@@ -76,8 +81,6 @@ def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> Ce
 
 
 def _factory(unit: Unit) -> str:
-    from rtc.compiler.core.unit import TorchModel
-
     return unit.model.factory if isinstance(unit.model, TorchModel) else ""
 
 

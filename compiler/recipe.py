@@ -23,6 +23,7 @@ from pydantic import (
 from rtc.compiler import pass_list, strict_yaml
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.naming import REFERENCE
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Level
@@ -66,7 +67,7 @@ def _observer(kind: str) -> str:
 
 
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside)]
-Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Reference = Annotated[str, Field(pattern=REFERENCE.pattern)]
 Pinned = Annotated[
     Precision,
     BeforeValidator(

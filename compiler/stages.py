@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import canonical, file_digest
+from rtc.compiler.core.naming import REFERENCE
 from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.report.model import StageRow
 from rtc.compiler.store import Store
@@ -30,7 +30,6 @@ Work = Callable[[Progress], tuple[Files, str]]
 """Does a stage's work: gives its files and one line that says what was found."""
 
 _HEAD = "stage.json"
-_REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
 
 @dataclass
@@ -132,7 +131,7 @@ def referenced_code(value: Any) -> dict[str, str]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             found |= referenced_code(item)
-    elif isinstance(value, str) and _REFERENCE.match(value):
+    elif isinstance(value, str) and REFERENCE.match(value):
         module = value.partition(":")[0]
         try:
             spec = importlib.util.find_spec(module)

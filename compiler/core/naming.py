@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from rtc.compiler.core.errors import RecipeError
+
+REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+"""How a recipe refers to an object: "package.module:name"."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

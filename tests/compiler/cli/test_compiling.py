@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pickle
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from rtc.compiler import bundle
+from rtc.compiler import files as durable
 
 
 @pytest.fixture
@@ -99,3 +107,110 @@ def test_an_empty_calibration_split_is_a_data_error(rtc, here, edit) -> None:
     done = rtc("compile", "recipe.yaml", "--quiet")
     assert done.code == 4
     assert "calibration" in done.err
+
+
+def test_a_read_only_output_folder_is_found_before_the_work(rtc, here) -> None:
+    if os.geteuid() == 0:
+        read_only = "/proc"  # root may write everywhere else
+    else:
+        (here / "locked").mkdir(mode=0o500)
+        read_only = "locked"
+    done = rtc("compile", "recipe.yaml", "--out", f"{read_only}/build")
+    assert done.code == 5
+    assert "--out DIR" in done.err
+    assert "✓" not in done.err
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_bundle(rtc, here, edit, monkeypatch) -> None:
+    edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.1, threads: 1}")
+
+    def full(draft, files) -> None:
+        if "report.html" in files:
+            raise OSError(errno.ENOSPC, "No space left on device", str(draft))
+        write_files(draft, files)
+
+    write_files = durable.write_files
+    monkeypatch.setattr(durable, "write_files", full)
+    done = rtc("compile", "recipe.yaml", "--quiet", "--target", "cpu")
+    assert done.code == 5
+    assert "full" in done.err
+    assert done.err.count("\n") == 1
+    assert not list(here.glob("build/*/*/*"))
+
+
+TORCH_SOURCE = """source:
+  factory: rtc.recipes.models.lenet5:student
+  weights: weights.safetensors"""
+
+
+def test_a_pickled_checkpoint_is_refused_and_never_opened(rtc, here, edit) -> None:
+    edit("source: {onnx: model.onnx}", TORCH_SOURCE)
+    edit("passes: [fold-constants]", "passes: [export-onnx]")
+    (here / "weights.safetensors").write_bytes(pickle.dumps(Bomb(here / "exploded")))
+    done = rtc("compile", "recipe.yaml", "--quiet")
+    assert done.code == 3, done.err
+    assert "pickle" in done.err
+    assert "safetensors" in done.err
+    assert not (here / "exploded").exists()
+
+
+class Bomb:
+    """A pickle that makes a file where it is opened."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_target_whose_extra_is_missing_names_the_command_that_installs_it(start, here) -> None:
+    hidden = here / "hide"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'tensorrt_rtx':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    path = os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])
+    process = start("compile", "recipe.yaml", "--target", "rtx4060ti", PYTHONPATH=path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 5, err
+    assert "pip install 'rtc-compiler[tensorrt-rtx]'" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_compile_resumes_to_the_same_bundle(start, here, edit) -> None:
+    """SIGKILL after growing times, in one cache, until a compile comes through by itself."""
+    edit("offer: [fp32]", "offer: [fp32, int8]")
+    edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.5}")
+    whole = start("compile", "recipe.yaml", "--out", "whole", "-q", RTC_CACHE=str(here / "other"))
+    assert whole.communicate(timeout=300)[0]
+    assert whole.returncode == 0
+    kills, delay = 0, 0.5
+    while True:
+        process = start("compile", "recipe.yaml", "-t", "cpu", "-q")
+        try:
+            _, err = process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            delay *= 1.25
+            for found in bundle.list_bundles(here / "build"):
+                bundle.verify(found)
+            continue
+        assert process.returncode == 0, err
+        break
+    assert kills >= 5
+    (resumed,) = bundle.list_bundles(here / "build")
+    (uninterrupted,) = bundle.list_bundles(here / "whole")
+    assert resumed.name == uninterrupted.name
+    first, second = bundle.verify(resumed).files, bundle.verify(uninterrupted).files
+    # Timings differ, and with them which candidate ships; all else is the same to the byte.
+    for name in ("float.onnx", "calibration.json", "recipe.yaml"):
+        assert first[name] == second[name]
