@@ -8,11 +8,11 @@ the CPU, and says so; latency is estimated from the built plan and pending on th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pydantic import TypeAdapter
 
-from rtc.compiler.building import Candidate
+from rtc.compiler.building import Candidate, built_to_files
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
@@ -91,6 +91,8 @@ def appraise(
         "eager": front.eager.digest if front.eager else "",
         "engines": {each.name: digest(each.built.engine) for each in built},
         "graphs": {each.name: each.graph.digest for each in built},
+        "layers": {each.name: digest(built_to_files(each.built)["built.json"]) for each in built},
+        "profile": asdict(profile),
         "here": sorted(here),
         "data": data.digest,
         "batch": recipe.batch,

@@ -81,12 +81,14 @@ class Builder:
 
     def _tried(self, backend: Backend, variant: Variant) -> Candidate | Missing:
         try:
-            with self.stages.together(f"{backend.name} {variant}", self.request.profile.name):
-                return self._candidate(backend, variant)
+            name = f"{backend.name} {variant}"
+            with self.stages.together(name, self.request.profile.name) as stages:
+                return replace(self, stages=stages).candidate(backend, variant)
         except (BuilderError, ModelError, GateError) as error:
             return _missing(backend, variant, "failed", str(error))
 
-    def _candidate(self, backend: Backend, variant: Variant) -> Candidate:
+    def candidate(self, backend: Backend, variant: Variant) -> Candidate:
+        """One variant on one runtime: plan, graph, engine, contract."""
         from rtc.passes.assign_precision import AssignPrecision
         from rtc.passes.cast_precision import CastPrecision
         from rtc.passes.insert_qdq import InsertQdq

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rtc.compiler.core.data import Splits
+from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import canonical, file_digest
 from rtc.compiler.core.naming import REFERENCE, load_object
 from rtc.compiler.core.passes import PassContext, Statistics, TensorRange
@@ -93,10 +94,35 @@ def _source(recipe: Recipe, data: Splits, stages: Stages) -> Unit:
 
     def work(_: Progress) -> tuple[Files, str]:
         unit = source_unit(source, data, recipe.seed, recipe.path.parent)
+        _check_samples(unit, data)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
         return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"
 
     return Unit.from_files(stages.run("source", inputs, work))
+
+
+def _check_samples(unit: Unit, data: Splits) -> None:
+    """Find out before the work that the samples do not fit the model, or cannot be scored.
+
+    Raises:
+        DataError: another shape than the model takes, or no labels.
+    """
+    if data.test.labels is None:
+        raise DataError("the samples have no labels", fix="accuracy needs them", id="no-labels")
+    spec = unit.signature.inputs[0]
+    seen, wanted = data.test.inputs(0, 1).shape[1:], spec.shape[1:]
+    fits = len(seen) == len(wanted) and all(
+        isinstance(size, str) or size == found for size, found in zip(wanted, seen, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            "the samples do not have the shape that the model takes",
+            where=spec.name,
+            seen=" × ".join(map(str, seen)),
+            expected=" × ".join(map(str, wanted)),
+            fix="see data.preprocess.layout, or the model's input",
+            id="sample-shape",
+        )
 
 
 def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:

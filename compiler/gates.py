@@ -69,8 +69,19 @@ def _top1_drop(limit: float, found: Findings) -> GateRow:
         asked,
         f"{drop * 100:+.2f} pt ({before * 100:.2f} → {after * 100:.2f} %)",
         passed=passed,
-        reason="" if passed else f"top-1 fell by {drop * 100:.2f} points",
+        reason=_doubt(limit, found) if passed else f"top-1 fell by {drop * 100:.2f} points",
         evidence=found.engine.top1,
+    )
+
+
+def _doubt(limit: float, found: Findings) -> str:
+    """What too few samples leave open: top-1 can fall by the share that changes its class."""
+    agreement = found.engine.agreement
+    if not isinstance(agreement, Measured) or agreement.low is None or 1 - agreement.low <= limit:
+        return ""
+    return (
+        f"{agreement.samples:,} samples are few: with 95 % confidence no more than"
+        f" {100 * (1 - agreement.low):.2f} % change their class"
     )
 
 

@@ -28,7 +28,7 @@ from rtc.compiler.core.progress import Listener, Nobody
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
 from rtc.compiler.core.unit import Level
 from rtc.compiler.front import Front, make_front, source_files
-from rtc.compiler.measure.provenance import machine
+from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.packing import pack, report_of
 from rtc.compiler.recipe import Recipe, load_recipe
 from rtc.compiler.report.model import Report
@@ -221,9 +221,9 @@ class _Job:
             "files": source_files(self.recipe),
             "code": {"rtc": code_digest(), **referenced_code(described)},
             "target": asdict(profile),
-            "backends": [backend.name for backend in backends],
+            "backends": {backend.name: backend.runnable(profile).ok for backend in backends},
             "versions": versions(_LIBRARIES + (_TORCH_LIBRARIES if torch else ())),
-            "machine": machine() if profile.kind == "cpu" else "",
+            "machine": hardware() if profile.kind == "cpu" else {},
         }
 
     def _finished(self, stage: str, found: str) -> None:

@@ -30,6 +30,7 @@ from rtc.compiler.core.unit import Level
 from rtc.compiler.validation import validated
 
 SCHEMA = 1
+_admitted: set[Path] = set()  # folders of recipes whose modules can be imported
 
 
 def _inside(path: str) -> str:
@@ -245,10 +246,20 @@ class Recipe(_Head):
         return self.path.parent / relative
 
     def admit_code(self) -> None:
-        """Let factories be found in modules that lie beside the recipe."""
-        folder = str(self.path.resolve().parent)
-        if folder not in sys.path:
-            sys.path.append(folder)
+        """Let factories be found in modules that lie beside the recipe, and only beside this one.
+
+        Two recipes may each have a `net.py`: what an earlier recipe brought in leaves.
+        """
+        folder = self.path.resolve().parent
+        for earlier in _admitted - {folder}:
+            sys.path.remove(str(earlier))
+            for name, module in list(sys.modules.items()):
+                if Path(getattr(module, "__file__", None) or "/").parent == earlier:
+                    del sys.modules[name]
+            _admitted.discard(earlier)
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+            _admitted.add(folder)
 
 
 def load_recipe(path: Path) -> Recipe:

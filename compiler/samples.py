@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rtc.compiler.core.data import Dataset, Preprocess, Splits
-from rtc.compiler.core.naming import load_object
+from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.naming import call_object
 from rtc.compiler.recipe import Recipe
+from rtc.compiler.stages import referenced_code
 
 
 def splits_of(recipe: Recipe) -> Splits:
@@ -28,7 +32,9 @@ def dataset_of(recipe: Recipe) -> Dataset:
     data = recipe.data
     if data.npz is None:
         assert data.dataset is not None, "a recipe has a data set or an .npz file"
-        dataset: Dataset = load_object(data.dataset, where="data.dataset")(**data.options)
-        return dataset
+        made: Dataset = call_object(data.dataset, data.options, where="data.dataset")
+        # Not every data set's own digest can be trusted to tell of its code and options.
+        parts = [made.digest, data.dataset, data.options, referenced_code(data.dataset)]
+        return replace(made, digest=digest(parts))
     assert data.classes is not None, "a recipe with an .npz file has classes"
     return npz_dataset(recipe.resolve(data.npz), data.classes, data.preprocess or Preprocess())

@@ -31,7 +31,7 @@ def source_unit(source: Source, data: Splits, seed: int, folder: Path) -> Unit:
 
     weights = torch_module.load_weights_file(folder / source.weights) if source.weights else b""
     assert source.factory is not None, "a recipe's source has a factory or an ONNX file"
-    return torch_module.source_unit(source.factory, source.options, weights, data.train, seed)
+    return torch_module.source_unit(source.factory, source.options, weights, data.calibration, seed)
 
 
 def onnx_unit(path: Path) -> Unit:

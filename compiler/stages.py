@@ -7,7 +7,6 @@ code of rtc itself. Nothing that changes by itself (time, paths, process ids) is
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import json
 import time
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rtc.compiler.core.errors import RtcError
-from rtc.compiler.core.hashing import canonical, file_digest
+from rtc.compiler.core.hashing import canonical, digest, file_digest
 from rtc.compiler.core.naming import REFERENCE
-from rtc.compiler.core.progress import Listener, Progress
+from rtc.compiler.core.progress import Listener, Nobody, Progress
 from rtc.compiler.report.model import StageRow
 from rtc.compiler.store import Store
 
@@ -30,6 +29,7 @@ Work = Callable[[Progress], tuple[Files, str]]
 """Does a stage's work: gives its files and one line that says what was found."""
 
 _HEAD = "stage.json"
+_SOURCES = frozenset({".py", ".j2", ".css", ".js"})
 
 
 @dataclass
@@ -40,8 +40,6 @@ class Stages:
     listener: Listener
     fresh: bool = False  # recompute everything, and replace what the store holds
     rows: list[tuple[str, StageRow]] = field(default_factory=list)  # by target
-    _group: str = ""
-    _all_kept: bool = True
 
     def run(self, name: str, inputs: Any, work: Work, *, target: str = "") -> Files:
         """The files of a stage: from the store, or by doing `work`.
@@ -53,8 +51,7 @@ class Stages:
             target: the device that the stage serves; "" where it serves all.
         """
         key = self.store.key({"stage": name, "inputs": inputs, "code": code_digest()})
-        if not self._group:
-            self.listener.started(name, target)
+        self.listener.started(name, target)
         with self.store.lock(key):
             kept = None if self.fresh else self.store.get(key)
             files = self._do(name, work) if kept is None else kept
@@ -62,30 +59,26 @@ class Stages:
                 self.store.put(key, files, replace=self.fresh)
         head = json.loads(files[_HEAD])
         self.rows.append((target, StageRow(name, head["seconds"], head["found"], key)))
-        if self._group:
-            self._all_kept &= kept is not None
-        else:
-            self.listener.finished(name, head["seconds"], head["found"], kept is not None)
+        self.listener.finished(name, head["seconds"], head["found"], kept is not None)
         return files
 
     @contextmanager
-    def together(self, name: str, target: str) -> Iterator[None]:
-        """Tell the listener of the stages inside as of one, in the words of the first and last."""
-        first = len(self.rows)
-        self._group, self._all_kept = name, True
+    def together(self, name: str, target: str) -> Iterator[Stages]:
+        """Stages that the listener hears of as one, in the words of the first and last of them."""
+        part = _Part(name, self.listener)
+        inner = Stages(self.store, part, self.fresh)
         self.listener.started(name, target)
         found = ""
         try:
-            yield
+            yield inner
         except RtcError as error:
             found = f"failed: {error}"
             raise
         finally:
-            self._group = ""
-            rows = [row for _, row in self.rows[first:]]
-            seconds = sum(row.seconds for row in rows)
+            self.rows += inner.rows
+            rows = [row for _, row in inner.rows]
             found = found or "; ".join(row.found for row in rows[:1] + rows[-1:])
-            self.listener.finished(name, seconds, found, self._all_kept)
+            self.listener.finished(name, sum(row.seconds for row in rows), found, part.cached)
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:
         """The stages behind a target's bundle: its own, and those that serve every target."""
@@ -93,8 +86,7 @@ class Stages:
 
     def _do(self, name: str, work: Work) -> Files:
         def progress(done: int, total: int, found: str = "") -> None:
-            label = f"{name}: {found}" if self._group else found
-            self.listener.progressed(self._group or name, done, total, label)
+            self.listener.progressed(name, done, total, found)
 
         begun = time.perf_counter()
         files, found = work(progress)
@@ -102,44 +94,61 @@ class Stages:
         return {**files, _HEAD: canonical({"found": found, "seconds": seconds})}
 
 
+@dataclass
+class _Part(Nobody):
+    """Tells a listener of stages as of parts of one."""
+
+    whole: str
+    listener: Listener
+    cached: bool = True
+
+    def progressed(self, stage: str, done: int, total: int, found: str) -> None:
+        self.listener.progressed(self.whole, done, total, f"{stage}: {found}")
+
+    def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+        self.cached &= cached
+
+    def warned(self, text: str) -> None:
+        self.listener.warned(text)
+
+
 @functools.cache
 def code_digest() -> str:
     """A digest of rtc's own source: a result made by other code is another result."""
-    total = hashlib.sha256()
-    for package in ("compiler", "passes", "calibration", "targets", "recipes"):
-        for file in sorted(_folder(f"rtc.{package}").rglob("*.py")):
-            total.update(f"{package}/{file.name}\0{file_digest(file)}\n".encode())
-    return f"sha256:{total.hexdigest()}"
-
-
-def _folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, f"{package} is part of rtc"
-    assert spec.origin is not None, f"{package} has a file"
-    return Path(spec.origin).parent
+    packages = ("compiler", "passes", "calibration", "targets", "recipes")
+    return digest([_source_digest(f"rtc.{package}") for package in packages])
 
 
 def referenced_code(value: Any) -> dict[str, str]:
-    """Digests of the modules that a JSON value refers to as "package.module:name".
+    """Digests of the code that a JSON value refers to as "package.module:name".
 
-    A recipe may name a model of the user's own; when its source changes, so does the key.
+    A recipe may name a model of the user's own; when its source changes, so does the key. What the
+    module imports counts as well: all of its package, or all modules beside it.
     """
-    found: dict[str, str] = {}
     if isinstance(value, Mapping):
-        for item in value.values():
-            found |= referenced_code(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            found |= referenced_code(item)
-    elif isinstance(value, str) and REFERENCE.match(value):
-        module = value.partition(":")[0]
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            return found
-        if spec is not None and spec.origin is not None:
-            found[module] = file_digest(Path(spec.origin))
-    return found
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return {name: code for item in value for name, code in referenced_code(item).items()}
+    if not isinstance(value, str) or not REFERENCE.match(value):
+        return {}
+    top = value.partition(":")[0].partition(".")[0]
+    return {} if top == "rtc" else {top: _source_digest(top)}  # rtc's own is in every key
+
+
+def _source_digest(module: str) -> str:
+    """A digest of all files of a package, or of all modules beside one; "" if it is not there."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    folder = Path(spec.origin).parent
+    files = folder.rglob("*") if spec.submodule_search_locations else folder.glob("*.py")
+    return digest(
+        [
+            (file.relative_to(folder).as_posix(), file_digest(file))
+            for file in sorted(files)
+            if file.suffix in _SOURCES and file.is_file()
+        ]
+    )
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pydantic import Field
 from rtc.compiler.core.passes import Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.torch_module import Activation, activation_name, build, pack, replace_activation
-from rtc.passes.training import History, Schedule, Score, evaluate, fit
+from rtc.passes.training import SAMPLING_MARGIN, History, Schedule, Score, evaluate, fit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,13 +33,6 @@ RULES: Mapping[Activation, Activation] = {
     "silu": "hardswish",
     "tanh": "hardtanh",
 }
-
-_SAMPLING_MARGIN = 0.02
-"""What a top-1 drop may differ by between two sets of samples, as a fraction.
-
-Of n samples where a fraction f changes its verdict, the drop has a standard error of √(f / n); with
-f = 0.03 and n = 256, two of them are 0.02.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ class SimplifyActivations(Schedule, Pass):
     @property
     def bound(self) -> Bounded:
         """The budget is kept on the validation samples; others may differ by sampling."""
-        return Bounded("top1_drop", self.budget + _SAMPLING_MARGIN)
+        return Bounded("top1_drop", self.budget + SAMPLING_MARGIN)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         module = build(unit.torch)

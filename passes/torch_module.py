@@ -6,14 +6,13 @@ Nothing is ever unpickled: a checkpoint that is a pickle is refused, not read.
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtc.compiler.core.data import Split
-from rtc.compiler.core.errors import DataError, MachineError, ModelError, RecipeError, RtcError
-from rtc.compiler.core.naming import load_object, nearest
+from rtc.compiler.core.errors import DataError, MachineError, ModelError, RecipeError
+from rtc.compiler.core.naming import call_object
 from rtc.compiler.core.unit import Signature, TensorSpec, TorchModel, Unit
 from rtc.passes.quiet import quiet
 
@@ -213,7 +212,7 @@ def _construct(model: TorchModel) -> nn.Module:
     from torch import nn
 
     try:
-        factory = load_object(model.factory, where="source.factory")
+        module = call_object(model.factory, model.options, where="source.factory")
     except ModuleNotFoundError as cause:
         raise MachineError(
             f"the model's module needs {cause.name}, which is not installed",
@@ -221,12 +220,6 @@ def _construct(model: TorchModel) -> nn.Module:
             fix=f"pip install {cause.name}",
             id="missing-module",
         ) from cause
-    _check_options(factory, model)
-    try:
-        module = factory(**model.options)
-    except RtcError as error:
-        error.where = error.where or model.factory
-        raise
     if not isinstance(module, nn.Module):
         raise RecipeError(
             "the factory must return a torch.nn.Module",
@@ -234,22 +227,6 @@ def _construct(model: TorchModel) -> nn.Module:
             seen=type(module).__name__,
         )
     return module
-
-
-def _check_options(factory: Any, model: TorchModel) -> None:
-    if not callable(factory):
-        raise RecipeError("the factory is not a function", where=model.factory, seen=repr(factory))
-    try:
-        inspect.signature(factory).bind(**model.options)
-    except TypeError as cause:
-        known = inspect.signature(factory).parameters
-        unknown = [name for name in model.options if name not in known]
-        raise RecipeError(
-            "the factory does not take these options",
-            where=model.factory,
-            seen=str(cause),
-            fix=nearest(unknown[0], known) if unknown else "",
-        ) from cause
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:

@@ -32,6 +32,13 @@ Loss = Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]
 
 _EVALUATION_BATCH = 256
 
+SAMPLING_MARGIN = 0.02
+"""What a top-1 drop may differ by between two sets of samples, as a fraction.
+
+Of n samples where a fraction f changes its verdict, the drop has a standard error of √(f / n); with
+f = 0.03 and n = 256, two of them are 0.02.
+"""
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.errors import RecipeError, RtcError
 
 REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 """How a recipe refers to an object: "package.module:name"."""
@@ -38,7 +39,7 @@ def load_object(reference: str, *, where: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as cause:
-        if cause.name is not None and not module_name.startswith(cause.name):
+        if cause.name is not None and not f"{module_name}.".startswith(f"{cause.name}."):
             raise  # the module exists; something that it imports does not
         raise RecipeError(f"no module named {module_name}", where=where) from cause
     try:
@@ -47,4 +48,46 @@ def load_object(reference: str, *, where: str) -> Any:
         public = [name for name in vars(module) if not name.startswith("_")]
         raise RecipeError(
             f"{module_name} has no {attribute!r}", where=where, fix=nearest(attribute, public)
+        ) from cause
+
+
+def call_object(reference: str, options: Mapping[str, Any], *, where: str) -> Any:
+    """What the function that "package.module:name" refers to gives for these options.
+
+    Raises:
+        RecipeError: there is no such function, it does not take the options, or it fails.
+        RtcError: as the function raised it.
+    """
+    function = load_object(reference, where=where)
+    _check_options(function, options, reference)
+    try:
+        return function(**options)
+    except RtcError as error:
+        error.where = error.where or reference
+        raise
+    except ModuleNotFoundError:
+        raise  # an extra that is not installed, and the caller knows which
+    except Exception as cause:
+        raise RecipeError(
+            "this function of the recipe's failed",
+            where=f"{where}: {reference}",
+            seen=f"{type(cause).__name__}: {cause}",
+            fix="mend it, or the options that the recipe gives it",
+            id="user-code",
+        ) from cause
+
+
+def _check_options(function: Any, options: Mapping[str, Any], reference: str) -> None:
+    if not callable(function):
+        raise RecipeError("not a function", where=reference, seen=repr(function))
+    known = inspect.signature(function).parameters
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError as cause:
+        unknown = [name for name in options if name not in known]
+        raise RecipeError(
+            "this function does not take these options",
+            where=reference,
+            seen=str(cause),
+            fix=nearest(unknown[0], known) if unknown else "",
         ) from cause

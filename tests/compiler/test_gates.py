@@ -66,3 +66,14 @@ def test_a_strict_contract_names_the_layers_that_broke_it() -> None:
     assert row.passed is False
     assert "conv1 (int8 → fp32)" in gates.reasons([row])
     assert judged(Gates(**NONE, contract="strict"))["contract"].passed
+
+
+def test_too_few_samples_are_noted_where_they_leave_the_drop_open() -> None:
+    few = Measured(1.0, "fraction", "here", 3, 0.44, 1.0)
+    engine = AccuracyRow("engine", fraction(0.96), fraction(1.0), fraction(0.1), few, "here")
+    latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
+    (row,) = gates.judge(
+        Gates(top1_drop=0.01, parity=None), gates.Findings(engine, quality(0.96), latency, [])
+    )
+    assert row.passed
+    assert "3 samples are few" in row.reason

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from digits_net import digits, digits_net
 
-from rtc.compiler import bundle, compile, load  # noqa: A004 - the verb of this tool
-from rtc.compiler.core.errors import IntegrityError
+from rtc.compiler import CompileResult, bundle, compile, load  # noqa: A004 - the verb of this tool
+from rtc.compiler.core.errors import DataError, IntegrityError, RecipeError, RtcError
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Nobody
@@ -248,3 +248,110 @@ def test_an_onnx_recipe_compiles_where_torch_cannot_be_imported(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+def test_two_devices_of_one_architecture_have_figures_of_their_own(
+    recipe: Callable[..., Path], compiled: Path, tmp_path: Path
+) -> None:
+    path = recipe(precision={"offer": ["half"]}, targets=["rtx4060ti", "rtx4090"])
+    slow, fast = compile(path, out=tmp_path / "build", store=Store(compiled / "store"))
+    for result in (slow, fast):
+        models = [r.evidence for r in result.report.latency if isinstance(r.evidence, Estimated)]
+        assert all(f"roofline of {result.target} " in each.model for each in models)
+        waits = [r.evidence for r in result.report.latency if isinstance(r.evidence, Pending)]
+        assert {each.waits_for for each in waits} == {result.target}
+    estimate = [
+        next(r.evidence.value for r in result.report.latency if isinstance(r.evidence, Estimated))
+        for result in (slow, fast)
+    ]
+    assert estimate[0] > estimate[1]
+
+
+NPZ = {
+    "source": {"factory": "net_beside:make"},
+    "data": {"dataset": "data_beside:make", "options": {"scale": 1.0}},
+    "passes": ["export-onnx"],
+    "precision": {"offer": ["fp32"]},
+    "measure": {"seconds": 0.1},
+}
+NET = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+"""
+DATA = """
+import numpy as np
+from rtc.compiler.core.data import Dataset, Preprocess
+SCALE = 1.0
+def make(scale):
+    def load():
+        x = np.random.default_rng(0).standard_normal((90, 1, 2, 2)).astype(np.float32)
+        return x * np.float32(SCALE * scale), np.arange(90) % 3
+    return Dataset("mine", 3, "sha256:always-the-same", Preprocess(), load)
+"""
+
+
+def ranges(result: CompileResult) -> object:
+    return json.loads(bundle.verify(result.bundle).files["calibration.json"])
+
+
+def test_code_beside_a_recipe_counts_and_never_another_recipes(tmp_path: Path) -> None:
+    def project(name: str, net: str = NET, data: str = DATA, **changes: object) -> CompileResult:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "net_beside.py").write_text(net)
+        (folder / "data_beside.py").write_text(data)
+        document = {**yaml.safe_load(RECIPE), **NPZ, **changes}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+        store = Store(tmp_path / "store")
+        (result,) = compile(folder / "recipe.yaml", out=tmp_path / f"build-{name}", store=store)
+        return result
+
+    first = project("one")
+    scaled = project("two", data=DATA.replace("SCALE = 1.0", "SCALE = 3.0"))
+    assert ranges(scaled) != ranges(first)
+    other = project("three", net=NET.replace("nn.ReLU()", "nn.Tanh()"))
+    ops = [row.op for row in other.report.layers]
+    assert "Tanh" in ops
+    assert "Relu" not in ops
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "line"),
+    [
+        ({"data": {**NPZ["data"], "options": {"sale": 1.0}}}, RecipeError, "sale"),
+        ({"source": {"factory": "net_beside:broken"}}, RecipeError, "ZeroDivisionError"),
+        ({"source": {"factory": "net_beside:mak"}}, RecipeError, 'did you mean "make"'),
+        ({"source": {"factory": "net_besid:make"}}, RecipeError, "no module named net_besid"),
+    ],
+)
+def test_a_fault_in_the_users_code_is_the_users(
+    tmp_path: Path, changes: dict[str, object], kind: type[RtcError], line: str
+) -> None:
+    (tmp_path / "net_beside.py").write_text(f"{NET}\ndef broken():\n    1 / 0\n")
+    (tmp_path / "data_beside.py").write_text(DATA)
+    document = {**yaml.safe_load(RECIPE), **NPZ, **changes}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(kind, match=line):
+        compile(tmp_path / "recipe.yaml", out=tmp_path / "b", store=Store(tmp_path / "store"))
+
+
+def test_samples_that_do_not_fit_the_model_are_found_before_the_work(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    x = np.zeros((90, 3, 32, 32), np.uint8)
+    x[:, 0, 0, 0] = np.arange(90)
+    np.savez(tmp_path / "samples.npz", x=x, y=np.arange(90) % 3)
+    path = recipe(data={"npz": "samples.npz", "classes": 3})
+    with pytest.raises(DataError, match="3 × 32 × 32, expected 1 × 28 × 28"):
+        compile(path, out=tmp_path / "b", store=Store(tmp_path / "store"))
+
+
+def test_samples_without_labels_are_found_before_the_work(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (90, 1, 28, 28)).astype(np.uint8)
+    np.savez(tmp_path / "samples.npz", x=x)
+    path = recipe(data={"npz": "samples.npz", "classes": 10})
+    with pytest.raises(DataError):
+        compile(path, out=tmp_path / "b", store=Store(tmp_path / "store"))
