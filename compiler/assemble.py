@@ -65,7 +65,8 @@ def _headline(choice: Choice, appraised: Appraised, batch: int) -> str:
     parts = [f"Ships {name}", _speed_words(choice, appraised, batch)]
     before, after = appraised.float_model.top1, choice.appraisal.accuracy.top1
     if isinstance(before, Measured) and isinstance(after, Measured):
-        parts.append(f"top-1 {(after.value - before.value) * 100:+.2f} pt")
+        change = (after.value - before.value) * 100
+        parts.append(f"top-1 {change:+.2f} pt against the float model")
     return ": ".join(parts[:1]) + ": " + ", ".join(part for part in parts[1:] if part)
 
 
@@ -79,10 +80,12 @@ def _speed_words(choice: Choice, appraised: Appraised, batch: int) -> str:
 
 
 def _device(profile: DeviceProfile, runtime: str, binding: Mapping[str, str]) -> dict[str, str]:
-    facts = {"name": profile.name, "vendor": profile.vendor, "runtime": runtime, **binding}
-    if profile.compute_capability:
-        facts["compute capability"] = profile.compute_capability
-    return facts
+    facts = {"Device": profile.name, "Runtime": runtime}
+    return facts | {
+        key.replace("_", " ").capitalize(): value
+        for key, value in binding.items()
+        if value not in runtime
+    }
 
 
 def _curves(front: Front) -> tuple[Curve, ...]:
@@ -100,14 +103,46 @@ def _curves(front: Front) -> tuple[Curve, ...]:
 
 
 def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
-    """What a reader must know: changed layers first, then warnings of the measurement."""
+    """What a reader must know: changed layers first, then doubts, then how steady it was."""
     broken = changed(choice.candidate.layers)
     notes = [f"The builder changed {row.name}: {row.reason}." for row in broken]
+    notes += [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
+    notes += _chance(appraised.float_model, front)
+    notes += _since_training(choice, front)
     notes += appraised.notes
     notes += [
         f"{stage}: {details['because']}" for stage, details in front.details if "because" in details
     ]
     return tuple(notes)
+
+
+def _chance(float_model: AccuracyRow, front: Front) -> list[str]:
+    """A model that guesses passes every gate that compares with it."""
+    width = front.model.signature.outputs[0].shape[-1]
+    top1 = float_model.top1
+    if not isinstance(top1, Measured) or not isinstance(width, int) or top1.low is None:
+        return []
+    if top1.low > 1 / width:
+        return []
+    note = (
+        f"The float model's top-1, {top1.value * 100:.2f} %, is no better than guessing among"
+        f" {width} classes: are weights, labels and data.preprocess the model's own?"
+    )
+    return [note]
+
+
+def _since_training(choice: Choice, front: Front) -> list[str]:
+    """Gates compare with the float ONNX model; this tells of what came before it."""
+    trained = next((d["test"] for _, d in front.details if "test" in d), None)
+    shipped = choice.appraisal.accuracy.top1
+    if trained is None or not isinstance(shipped, Measured):
+        return []
+    drop = (shipped.value - trained["top1"]) * 100
+    note = (
+        f"From the trained model to what ships, every pass included, top-1 goes from"
+        f" {trained['top1'] * 100:.2f} % to {shipped.value * 100:.2f} % ({drop:+.2f} pt)."
+    )
+    return [note]
 
 
 def _trained(front: Front) -> tuple[AccuracyRow, ...]:

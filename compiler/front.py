@@ -21,6 +21,7 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.passing import run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
+from rtc.compiler.samples import dataset_of
 from rtc.compiler.source import source_unit
 from rtc.compiler.stages import Files, Stages, referenced_code, versions
 
@@ -94,19 +95,28 @@ def _source(recipe: Recipe, data: Splits, stages: Stages) -> Unit:
 
     def work(_: Progress) -> tuple[Files, str]:
         unit = source_unit(source, data, recipe.seed, recipe.path.parent)
-        _check_samples(unit, data)
+        _check_samples(unit, data, dataset_of(recipe).classes)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
         return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"
 
     return Unit.from_files(stages.run("source", inputs, work))
 
 
-def _check_samples(unit: Unit, data: Splits) -> None:
+def _check_samples(unit: Unit, data: Splits, classes: int) -> None:
     """Find out before the work that the samples do not fit the model, or cannot be scored.
 
     Raises:
-        DataError: another shape than the model takes, or no labels.
+        DataError: another shape or more classes than the model has, or no labels.
     """
+    width = unit.signature.outputs[0].shape[-1]
+    if isinstance(width, int) and classes > width:
+        raise DataError(
+            "the data has more classes than the model",
+            where="data.classes",
+            seen=str(classes),
+            expected=f"at most {width}",
+            id="classes",
+        )
     if data.test.labels is None:
         raise DataError("the samples have no labels", fix="accuracy needs them", id="no-labels")
     spec = unit.signature.inputs[0]

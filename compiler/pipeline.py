@@ -62,7 +62,7 @@ class CompileResult:
 def compile(  # noqa: A001 - the verb of this tool; callers import it by name
     recipe: str | Path | Recipe,
     *,
-    targets: Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     out: str | Path = "build",
     store: Store | None = None,
     listener: Listener | None = None,
@@ -72,7 +72,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     Args:
         recipe: a recipe's path, or a recipe that was loaded.
-        targets: device names; the recipe's own when not given.
+        targets: one device name or several; the recipe's own when not given.
         out: the folder that bundles go under.
         store: where results of stages are kept; the user's cache when not given.
         listener: told of every stage.
@@ -89,7 +89,8 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     listener = listener or Nobody()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    profiles = [loader.profile(name) for name in targets or recipe.targets]
+    names = [targets] if isinstance(targets, str) else targets or recipe.targets
+    profiles = [loader.profile(name) for name in names]
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
     recipe.admit_code()
     _check_writable(Path(out))

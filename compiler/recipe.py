@@ -213,7 +213,7 @@ class _Head(Section):
     precision: PrecisionOptions = PrecisionOptions()
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """The batch that the engine is chosen for."""
-    targets: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("cpu",)
+    targets: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] = ("cpu",)
     """Devices to compile for when none is given on the command line."""
     measure: Measure = Measure()
     gates: Gates = Gates()
@@ -252,7 +252,7 @@ class Recipe(_Head):
         """
         folder = self.path.resolve().parent
         for earlier in _admitted - {folder}:
-            sys.path.remove(str(earlier))
+            sys.path[:] = [entry for entry in sys.path if entry != str(earlier)]
             for name, module in list(sys.modules.items()):
                 if Path(getattr(module, "__file__", None) or "/").parent == earlier:
                     del sys.modules[name]

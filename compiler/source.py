@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rtc.calibration.oracle import Oracle
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import ModelError
@@ -35,11 +35,26 @@ def source_unit(source: Source, data: Splits, seed: int, folder: Path) -> Unit:
 
 
 def onnx_unit(path: Path) -> Unit:
-    """Read an ONNX file; it is parsed and checked in a child process with a memory limit.
+    """Read an ONNX file to compile: its nodes get names of their own, its batch becomes free.
+
+    It is parsed and checked in a child process with a memory limit.
 
     Raises:
-        ModelError: empty, truncated, over 2 GB, or refused by the checker.
+        ModelError: it is not readable as ONNX, or not a model that rtc compiles.
     """
+    return _read(path, "rtc.compiler.source:read_model")
+
+
+def onnx_as_it_is(path: Path) -> Unit:
+    """Read any ONNX file to look at: it is parsed and checked, and not changed.
+
+    Raises:
+        ModelError: it is not readable as ONNX.
+    """
+    return _read(path, "rtc.compiler.source:read_as_it_is")
+
+
+def _read(path: Path, entry: str) -> Unit:
     proto = path.read_bytes()
     if not proto:
         raise ModelError("the ONNX file is empty", where=str(path), id="empty-model")
@@ -52,7 +67,7 @@ def onnx_unit(path: Path) -> Unit:
         )
     try:
         files = sandbox.run(
-            "rtc.compiler.source:read_model",
+            entry,
             files={"model.onnx": proto},
             args={},
             deadline_s=_PARSE_SECONDS,
@@ -62,16 +77,31 @@ def onnx_unit(path: Path) -> Unit:
     except ModelError as error:
         error.where = f"{path}: {error.where}" if error.where else str(path)
         raise
-    signature = Signature.from_dict(json.loads(files["signature.json"]))
-    return named(Unit(OnnxModel(files["model.onnx"]), signature))
+    return Unit.from_files(files)
 
 
 def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
-    """Parse and check a model, and free its batch; runs in a child process."""
+    """Parse and check a model, name its nodes, free its batch; runs in a child process."""
+    model = _checked(files["model.onnx"])
+    signature = _signature(model)
+    _refuse_other_signatures(signature)
+    unit = named(Unit(OnnxModel(_bytes(model)), signature))
+    if isinstance(signature.inputs[0].shape[0], int):
+        unit = _with_free_batch(unit)
+    return unit.to_files()
+
+
+def read_as_it_is(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
+    """Parse and check a model; runs in a child process."""
+    model = _checked(files["model.onnx"])
+    return Unit(OnnxModel(files["model.onnx"]), _signature(model)).to_files()
+
+
+def _checked(proto: bytes) -> Any:
     import onnx
 
     try:
-        model = onnx.load_from_string(files["model.onnx"])
+        model = onnx.load_from_string(proto)
     except Exception as cause:
         raise ModelError(
             "not an ONNX model, or a truncated one", seen=_first_line(cause), id="unreadable-model"
@@ -86,12 +116,7 @@ def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, by
             "the ONNX checker refuses the model", seen=_first_line(cause), id="invalid-model"
         ) from cause
     _refuse_bad_weights(model)
-    signature = _signature(model)
-    if isinstance(signature.inputs[0].shape[0], int):
-        model = _with_free_batch(model, signature)
-        signature = _signature(model)
-    content = model.SerializeToString(deterministic=True)
-    return {"model.onnx": content, "signature.json": json.dumps(signature.to_dict()).encode()}
+    return model
 
 
 def _refuse_external_data(model: Any) -> None:
@@ -135,61 +160,78 @@ def _signature(model: Any) -> Signature:
 
     inputs = [spec(value) for value in model.graph.input if value.name not in initialisers]
     outputs = [spec(value) for value in model.graph.output]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(
-            "rtc compiles models with one input and one output",
-            seen=f"{len(inputs)} inputs, {len(outputs)} outputs",
-            id="signature",
-        )
-    if inputs[0]["dtype"] != "float32":
-        raise ModelError(
-            "the model's input is not float32",
-            where=inputs[0]["name"],
-            seen=inputs[0]["dtype"],
-            id="signature",
-        )
     return Signature.from_dict({"inputs": inputs, "outputs": outputs})
 
 
-def _with_free_batch(model: Any, signature: Signature) -> Any:
+def _refuse_other_signatures(signature: Signature) -> None:
+    """What rtc compiles are classifiers: one float32 input, and logits (N, classes)."""
+    if len(signature.inputs) != 1 or len(signature.outputs) != 1:
+        raise ModelError(
+            "rtc compiles models with one input and one output",
+            seen=f"{len(signature.inputs)} inputs, {len(signature.outputs)} outputs",
+            id="signature",
+        )
+    given, gives = signature.inputs[0], signature.outputs[0]
+    if given.dtype != "float32":
+        raise ModelError(
+            "the model's input is not float32", where=given.name, seen=given.dtype, id="signature"
+        )
+    if gives.dtype != "float32" or len(gives.shape) != 2:
+        raise ModelError(
+            "the model's output is not a classifier's",
+            where=gives.name,
+            seen=f"{gives.dtype} ({', '.join(map(str, gives.shape))})",
+            expected="float32 (batch, classes)",
+            id="signature",
+        )
+
+
+def _with_free_batch(unit: Unit) -> Unit:
     """The model with any batch in place of a fixed one, if it then gives the same.
 
     Some graphs hold the batch in the constants of a Reshape. So twice the batch at once is compared
     with two runs of the original.
     """
-    import numpy as np
     import onnx
 
-    from rtc.calibration.oracle import Oracle
-
-    free = onnx.ModelProto()
-    free.CopyFrom(model)
+    free = onnx.load_from_string(unit.onnx.proto)
+    spec, gives = unit.signature.inputs[0], unit.signature.outputs[0]
     del free.graph.value_info[:]
     for tensor in (*free.graph.input, *free.graph.output):
-        if tensor.name in {spec.name for spec in (*signature.inputs, *signature.outputs)}:
+        if tensor.name in {spec.name, gives.name}:
             tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    spec = signature.inputs[0]
-    fixed = ModelError(
-        "the batch is fixed, and the graph computes something else with another",
-        where=spec.name,
-        seen=f"batch {spec.shape[0]}",
-        fix="export it with a dynamic batch axis",
-        id="fixed-batch",
-    )
-    if not all(isinstance(size, int) for size in spec.shape):
-        raise fixed
-    shape = [int(size) for size in spec.shape]
+    content = _bytes(free)
+    if not _same_for_twice_the_batch(unit, content):
+        raise ModelError(
+            "the batch is fixed, and the graph computes something else with another",
+            where=spec.name,
+            seen=f"batch {spec.shape[0]}",
+            fix="export it with a dynamic batch axis",
+            id="fixed-batch",
+        )
+    return Unit(OnnxModel(content), _signature(free))
+
+
+def _same_for_twice_the_batch(unit: Unit, free: bytes) -> bool:
+    import numpy as np
+
+    spec, gives = unit.signature.inputs[0], unit.signature.outputs[0]
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     samples = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     try:
-        with Oracle(model.SerializeToString()) as one, Oracle(free.SerializeToString()) as any_size:
-            name = signature.outputs[0].name
-            apart = np.concatenate([one.run(each)[name] for each in samples])
-            together = any_size.run(samples.reshape(-1, *shape[1:]))[name]
-    except Exception as cause:
-        raise fixed from cause
-    if apart.shape != together.shape or not np.allclose(apart, together, rtol=1e-3, atol=1e-4):
-        raise fixed
-    return free
+        with Oracle(unit.onnx.proto) as one, Oracle(free) as any_size:
+            apart = np.concatenate([one.run(each)[gives.name] for each in samples])
+            together = any_size.run(samples.reshape(-1, *shape[1:]))[gives.name]
+    except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
+        return False
+    return apart.shape == together.shape and bool(
+        np.allclose(apart, together, rtol=1e-3, atol=1e-4)
+    )
+
+
+def _bytes(model: Any) -> bytes:
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _first_line(error: Exception) -> str:

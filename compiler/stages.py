@@ -68,17 +68,16 @@ class Stages:
         part = _Part(name, self.listener)
         inner = Stages(self.store, part, self.fresh)
         self.listener.started(name, target)
-        found = ""
         try:
             yield inner
         except RtcError as error:
-            found = f"failed: {error}"
+            self.listener.failed(name, str(error))
             raise
         finally:
             self.rows += inner.rows
-            rows = [row for _, row in inner.rows]
-            found = found or "; ".join(row.found for row in rows[:1] + rows[-1:])
-            self.listener.finished(name, sum(row.seconds for row in rows), found, part.cached)
+        rows = [row for _, row in inner.rows]
+        found = "; ".join(row.found for row in rows[:1] + rows[-1:])
+        self.listener.finished(name, sum(row.seconds for row in rows), found, part.cached)
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:
         """The stages behind a target's bundle: its own, and those that serve every target."""

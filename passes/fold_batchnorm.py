@@ -26,6 +26,9 @@ Doubles = npt.NDArray[np.float64]
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
+_NOTHING = "no batch normalisation left to fold (export-onnx folds what follows a layer)"
+
+
 @dataclass(frozen=True)
 class FoldBatchnorm(Pass):
     """Fold batch normalisation into convolutions and fully connected layers."""
@@ -51,7 +54,12 @@ class FoldBatchnorm(Pass):
                 folded += 1
         details = {"folded": folded, "left": left}
         if not folded:
-            return PassResult(unit, False, "no batch normalisation to fold", details)
+            return PassResult(
+                unit,
+                False,
+                _NOTHING,
+                details,
+            )
         return PassResult(write(graph, unit), True, f"{folded} folded", details)
 
 

@@ -42,11 +42,11 @@ def inspect_onnx(path: Path, *, layers: bool) -> Answer:
         ModelError: it cannot be read, or is not what it says.
     """
     from rtc.compiler.core.errors import ModelError
-    from rtc.compiler.source import onnx_unit
+    from rtc.compiler.source import onnx_as_it_is
 
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path), id="missing-file")
-    found = contents(onnx_unit(path))
+    found = contents(onnx_as_it_is(path))
     return Answer(_document(path, found), _drawn(path, found, layers))
 
 

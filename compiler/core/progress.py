@@ -21,6 +21,7 @@ class Listener(Protocol):
     def started(self, stage: str, target: str) -> None: ...
     def progressed(self, stage: str, done: int, total: int, found: str) -> None: ...
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None: ...
+    def failed(self, stage: str, why: str) -> None: ...
     def warned(self, text: str) -> None: ...
 
 
@@ -34,6 +35,9 @@ class Nobody:
         pass
 
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+        pass
+
+    def failed(self, stage: str, why: str) -> None:
         pass
 
     def warned(self, text: str) -> None:

@@ -33,6 +33,7 @@ class TerminalListener:
             disable=not self.console.is_interactive,
         )
         self._running: dict[str, tuple[TaskID, str]] = {}
+        self._warned: set[str] = set()
 
     def __enter__(self) -> TerminalListener:
         self._live.start()
@@ -56,10 +57,7 @@ class TerminalListener:
             self._live.update(task, completed=done, total=total, found=clean(found))
 
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
-        label = clean(stage)
-        if stage in self._running:
-            task, label = self._running.pop(stage)
-            self._live.remove_task(task)
+        label = self._ended(stage)
         took = "cached" if cached else duration(seconds)
         line = Text.assemble(
             ("✓ ", "green"), f"{label:<{_NAME}} ", (f"{took:>{_TIME}}", "cyan"), "  ", clean(found)
@@ -67,5 +65,20 @@ class TerminalListener:
         # One line however long: a pipe's reader greps it, a terminal wraps it by itself.
         self.console.print(line, soft_wrap=True)
 
+    def failed(self, stage: str, why: str) -> None:
+        line = Text.assemble(("✗ ", "red"), f"{self._ended(stage):<{_NAME}} ", clean(why))
+        self.console.print(line, soft_wrap=True)
+
     def warned(self, text: str) -> None:
+        if text in self._warned:
+            return  # two compiles on one cache wait for each other at every stage
+        self._warned.add(text)
         self.console.print(Text(f"! {clean(text)}", "yellow"), soft_wrap=True)
+
+    def _ended(self, stage: str) -> str:
+        """A stage's label; its bar goes away."""
+        if stage not in self._running:
+            return clean(stage)
+        task, label = self._running.pop(stage)
+        self._live.remove_task(task)
+        return label

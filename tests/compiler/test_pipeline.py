@@ -319,7 +319,7 @@ def test_code_beside_a_recipe_counts_and_never_another_recipes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "kind", "line"),
     [
-        ({"data": {**NPZ["data"], "options": {"sale": 1.0}}}, RecipeError, "sale"),
+        ({"data": {**NPZ["data"], "options": {"scale": 1.0, "sale": 1}}}, RecipeError, "sale"),
         ({"source": {"factory": "net_beside:broken"}}, RecipeError, "ZeroDivisionError"),
         ({"source": {"factory": "net_beside:mak"}}, RecipeError, 'did you mean "make"'),
         ({"source": {"factory": "net_besid:make"}}, RecipeError, "no module named net_besid"),

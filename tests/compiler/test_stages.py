@@ -27,6 +27,9 @@ class Told(Nobody):
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
         self.lines.append(("finished", stage, found, "cached" if cached else "made"))
 
+    def failed(self, stage: str, why: str) -> None:
+        self.lines.append(("failed", stage, why))
+
 
 @pytest.fixture
 def stages(tmp_path: Path) -> Stages:
@@ -91,7 +94,7 @@ def test_a_failure_among_stages_together_is_told_and_raised(stages: Stages) -> N
     with pytest.raises(BuilderError), stages.together("both", "cpu") as part:
         part.run("one", 1, broken)
     assert isinstance(stages.listener, Told)
-    assert stages.listener.lines[-1][2] == "failed: the runtime refuses"
+    assert stages.listener.lines[-1] == ("failed", "both", "the runtime refuses")
 
 
 @pytest.fixture
