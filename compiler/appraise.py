@@ -171,6 +171,7 @@ class _Work:
         where = f"{each.built.runtime} on {machine()}"
         try:
             logits = bench.logits(each.name, self.recipe.batch)
+            bench.check_batches(each.name, logits)
             scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
         except RtcError as error:
             bench.failures.setdefault(each.name, error)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtc.compiler.core.data import Array, Split
-from rtc.compiler.core.errors import RtcError
+from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.core.target import BuildRequest
@@ -34,10 +34,12 @@ ROUNDS = 7  # at least; the first is not counted among them
 SLICE_S = (0.01, 0.1)  # shortest and longest time of one subject's turn
 ENOUGH = 100  # timings below which a row is noted
 STEADY = 0.025  # coefficient of variation above which trtexec warns, too
+SAME_DB = 20.0  # least signal-to-noise ratio between an engine's answers at two batches
 DRAWN = 200  # timings kept for the picture
 _START_S = 120.0
 _ANSWER_S = 300.0
 _TIMED_BATCHES = 4  # different batches that "end-to-end" goes through
+_CHECKED = 256  # samples that an engine answers at every batch
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,41 @@ class Bench:
         Raises:
             RtcError: the subject's own failure; it is out from then on.
         """
+        return self._infer(name, self._split, batch)
+
+    def check_batches(self, name: str, logits: Array) -> None:
+        """Hold `logits`, the answers of a subject, against those it gives at each timed batch.
+
+        A runtime may compile another engine for each batch: accuracy at one says nothing of the
+        others. Rounding differs between kernels and costs some 40 dB; a wrong kernel leaves none.
+
+        Raises:
+            BuilderError: another answer at a batch (id "batches-differ"); the subject is out.
+            RtcError: the subject's own failure.
+        """
+        first = self._split.head(_CHECKED)
+        for batch in self._batches:
+            seen = self._infer(name, first, batch)
+            decibels = statistics.snr_db(logits[: len(seen)], seen)
+            if not decibels >= SAME_DB:  # NaN is not
+                raise self._out(name, batch, decibels)
+
+    def _out(self, name: str, batch: int, decibels: float) -> BuilderError:
+        error = BuilderError(
+            "the engine computes something else at another batch",
+            where=f"{name}, batch {batch}",
+            seen=f"{decibels:.1f} dB from its other answers",
+            expected=f"at least {SAME_DB:g} dB",
+            fix="compile for another batch, or leave this candidate out",
+            id="batches-differ",
+        )
+        self.failures[name] = error
+        self._workers.pop(name).close()
+        return error
+
+    def _infer(self, name: str, split: Split, batch: int) -> Array:
         parts = []
-        for inputs in self._split.batches(batch):
+        for inputs in split.batches(batch):
             head, content = worker.packed(inputs)
             request = {"op": "infer", "inputs": head}
             reply, files = self._turn(name, request, {"inputs": content})

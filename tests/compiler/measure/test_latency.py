@@ -67,6 +67,21 @@ def test_logits_are_the_models_for_every_sample_the_last_batch_too(bench: Bench,
     np.testing.assert_allclose(bench.logits(name, 8), LOGITS, rtol=1e-5, atol=1e-6)
 
 
+def test_an_engine_that_is_right_at_one_batch_only_is_out() -> None:
+    subjects = [
+        float_subject("right", small_models.linear(), threads=1),
+        broken("wrong at 8", "wrong_at_eight"),
+    ]
+    with Bench(subjects, DATA, BATCHES) as bench:
+        bench.check_batches("right", bench.logits("right", 1))
+        logits = bench.logits("wrong at 8", 1)
+        np.testing.assert_allclose(logits, LOGITS, rtol=1e-5, atol=1e-6)
+        with pytest.raises(BuilderError, match="wrong at 8, batch 8") as caught:
+            bench.check_batches("wrong at 8", logits)
+        assert bench.running == ("right",)
+        assert bench.failures == {"wrong at 8": caught.value}
+
+
 def test_every_subject_that_came_through_is_timed_in_every_case(comparison: Comparison) -> None:
     assert list(comparison.series) == [Case(mode, batch) for mode in MODES for batch in BATCHES]
     for them in comparison.series.values():
