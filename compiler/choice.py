@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rtc.compiler import gates
 from rtc.compiler.appraise import Appraisal, Appraised
 from rtc.compiler.building import Candidate, Missing
+from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.precision import FLOAT_VARIANTS
 from rtc.compiler.recipe import Gates
@@ -41,7 +42,11 @@ def choose(
     appraised: Appraised,
     batch: int,
 ) -> Choice:
-    """Take the fastest candidate that passes; where none does, the one that fails fewest gates."""
+    """Take the fastest candidate that passes; where none does, the one that fails fewest gates.
+
+    Raises:
+        BuilderError: no candidate came through the measurement.
+    """
     ranked = sorted(
         (each for each in built if each.name in appraised.of),
         key=lambda each: (
@@ -50,6 +55,10 @@ def choose(
             each.name,
         ),
     )
+    if not ranked:
+        told = (f"{name}: {reason}" for name, reason in appraised.failed.items())
+        what = "every engine that was built failed when it was measured"
+        raise BuilderError(what, seen="; ".join(told), id="no-candidate")
     judged = {each.name: _judge(asked, each, appraised, batch) for each in ranked}
     shipped = min(ranked, key=lambda each: _failures(judged[each.name]))
     rows = [_row(each, shipped, judged, appraised, batch) for each in ranked]

@@ -1,0 +1,96 @@
+"""Which candidate ships, for figures that are set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from rtc.compiler.appraise import Appraisal, Appraised
+from rtc.compiler.building import Candidate, Missing
+from rtc.compiler.choice import Choice, choose
+from rtc.compiler.core.errors import BuilderError
+from rtc.compiler.core.evidence import Evidence, Measured
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.target import BuildRequest, Built
+from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.measure.statistics import Interval
+from rtc.compiler.recipe import Gates
+from rtc.compiler.report.model import AccuracyRow, LatencyRow
+from rtc.targets import loader
+
+BATCH = 16
+GRAPH = Unit(OnnxModel(b""), Signature((), ()))
+
+
+def candidate(variant: Variant, pins: Mapping[str, Precision] | None = None) -> Candidate:
+    """ "rt int8": a candidate that the choice only knows by its plan."""
+    quantises = variant in (Variant.INT8, Variant.MIX)
+    default = Precision.INT8 if quantises else Precision.FP32
+    planned = {"fc": default, **(pins or {})}
+    plan = PrecisionPlan(
+        model="sha256:0",
+        target="cpu",
+        variant=variant,
+        default=Precision.FP32,
+        layers={name: LayerDecision(each, "by hand") for name, each in planned.items()},
+    )
+    return Candidate(
+        name=f"rt {variant}",
+        backend="rt",
+        variant=variant,
+        plan=plan,
+        graph=GRAPH,
+        built=Built(b"", (), "rt 1.0", {}),
+        layers=(),
+        certificates=(),
+        request=BuildRequest(loader.profile("cpu"), (1, BATCH, BATCH)),
+    )
+
+
+def quality(top1: float) -> AccuracyRow:
+    share = Measured(top1, "fraction", "here", 1000)
+    return AccuracyRow("engine", share, None, Measured(0.1, "nats", "here", 1000), share, "here")
+
+
+def measured(ms: float) -> Measured:
+    return Measured(ms, "ms", "here", 100)
+
+
+def appraisal(
+    latency: Evidence, *, top1: float = 0.99, over_float: Interval | None = None
+) -> Appraisal:
+    rows = tuple(LatencyRow("engine", mode, BATCH, latency) for mode in ("forward", "end-to-end"))
+    return Appraisal(quality(top1), rows, over_float)
+
+
+def chosen(
+    of: Mapping[Variant, Appraisal],
+    *,
+    failed: Mapping[Variant, str] | None = None,
+    missing: tuple[Missing, ...] = (),
+    gates: Gates | None = None,
+) -> Choice:
+    """The choice among candidates with these figures; the float model's top-1 is 99 %."""
+    failed = failed or {}
+    return choose(
+        gates or Gates(),
+        [candidate(variant) for variant in (*of, *failed)],
+        missing,
+        appraised=Appraised(
+            of={f"rt {variant}": each for variant, each in of.items()},
+            failed={f"rt {variant}": reason for variant, reason in failed.items()},
+            float_model=quality(0.99),
+            baseline="torch eager",
+            baseline_latency=(),
+        ),
+        batch=BATCH,
+    )
+
+
+def test_where_every_engine_failed_the_error_lists_why() -> None:
+    failed = {Variant.FP32: "it crashed", Variant.INT8: "logits are not finite"}
+    with pytest.raises(BuilderError) as caught:
+        chosen({}, failed=failed)
+    assert caught.value.id == "no-candidate"
+    assert "rt fp32: it crashed; rt int8: logits are not finite" in str(caught.value)
