@@ -14,7 +14,7 @@ from rtc.compiler.contract import contract
 from rtc.compiler.core.errors import BuilderError, GateError, ModelError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.passes import Pass, PassContext, TargetContext
-from rtc.compiler.core.precision import PrecisionPlan, Variant
+from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
 from rtc.compiler.core.unit import Unit
@@ -44,6 +44,12 @@ class Candidate:
     layers: tuple[LayerRow, ...]
     certificates: tuple[CertificateRow, ...]
     request: BuildRequest
+
+    @property
+    def is_float(self) -> bool:
+        """Whether no layer is planned in INT8, be it by its variant or by a pin."""
+        planned = (decision.precision for decision in self.plan.layers.values())
+        return Precision.INT8 not in planned
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from rtc.compiler.appraise import Appraisal, Appraised
 from rtc.compiler.building import Candidate, Missing
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Measured
-from rtc.compiler.core.precision import FLOAT_VARIANTS
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import CandidateRow, GateRow, LatencyRow
 
@@ -91,7 +90,7 @@ def _speed(appraisal: Appraisal, batch: int) -> float:
 def _is_doubtful(candidate: Candidate, appraisal: Appraisal) -> bool:
     """Whether a candidate with INT8 may be no faster than float."""
     ratio = appraisal.over_float
-    return candidate.variant not in FLOAT_VARIANTS and ratio is not None and ratio.low <= 1
+    return not candidate.is_float and ratio is not None and ratio.low <= 1
 
 
 def _judge(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from rtc.compiler.appraise import Appraisal, Appraised
+from rtc.compiler.appraise import Appraisal, Appraised, fastest_float
 from rtc.compiler.building import Candidate, Missing
 from rtc.compiler.choice import Choice, choose
 from rtc.compiler.core.errors import BuilderError
@@ -14,6 +14,7 @@ from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import BuildRequest, Built
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.measure.latency import Case
 from rtc.compiler.measure.statistics import Interval
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import AccuracyRow, LatencyRow
@@ -86,6 +87,20 @@ def chosen(
         ),
         batch=BATCH,
     )
+
+
+def forward(variant: Variant, ms: float, batch: int = BATCH) -> LatencyRow:
+    return LatencyRow(f"rt {variant}", "forward", batch, measured(ms))
+
+
+def test_the_float_yardstick_is_float_in_every_layer() -> None:
+    pinned = candidate(Variant.FP32, {"conv": Precision.INT8})
+    them = [pinned, candidate(Variant.HALF), candidate(Variant.INT8)]
+    rows = [forward(Variant.FP32, 1), forward(Variant.HALF, 3), forward(Variant.INT8, 2)]
+    assert fastest_float(them, rows, Case("forward", BATCH)) == "rt half"
+    unpinned = candidate(Variant.FP32)
+    assert fastest_float([unpinned, *them[1:]], rows, Case("forward", BATCH)) == "rt fp32"
+    assert fastest_float([unpinned], rows, Case("end-to-end", BATCH)) == ""
 
 
 def test_where_every_engine_failed_the_error_lists_why() -> None:
