@@ -10,7 +10,7 @@ from rtc.compiler.appraise import Appraisal, Appraised, fastest_float
 from rtc.compiler.building import Candidate, Missing
 from rtc.compiler.choice import Choice, choose
 from rtc.compiler.core.errors import BuilderError
-from rtc.compiler.core.evidence import Evidence, Measured
+from rtc.compiler.core.evidence import Estimated, Evidence, Measured
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import BuildRequest, Built
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
@@ -109,3 +109,70 @@ def test_where_every_engine_failed_the_error_lists_why() -> None:
         chosen({}, failed=failed)
     assert caught.value.id == "no-candidate"
     assert "rt fp32: it crashed; rt int8: logits are not finite" in str(caught.value)
+
+
+def test_the_fastest_of_equal_candidates_is_found_by_name() -> None:
+    told = chosen({Variant.HALF: appraisal(measured(2)), Variant.FP32: appraisal(measured(2))})
+    assert told.candidate.name == "rt fp32"
+    assert [(row.name, row.state) for row in told.rows] == [
+        ("rt fp32", "shipped"),
+        ("rt half", "slower"),
+    ]
+
+
+def test_int8_ships_where_it_is_surely_faster() -> None:
+    sure = appraisal(measured(1), over_float=Interval(2.0, 1.8, 2.2))
+    told = chosen({Variant.FP32: appraisal(measured(2)), Variant.INT8: sure})
+    assert told.candidate.name == "rt int8"
+    assert told.passed
+
+
+def test_int8_within_the_noise_comes_after_float_and_says_so() -> None:
+    doubtful = appraisal(measured(1), over_float=Interval(1.2, 0.95, 1.4))
+    told = chosen({Variant.INT8: doubtful, Variant.FP32: appraisal(measured(1.2))})
+    assert told.candidate.name == "rt fp32"
+    row = told.rows[-1]
+    assert (row.name, row.state) == ("rt int8", "slower")
+    assert "1.20× (95 % interval 0.95 to 1.40)" in row.reason
+
+
+def test_a_faster_engine_that_fails_a_gate_is_refused() -> None:
+    wrong = appraisal(measured(1), top1=0.5, over_float=Interval(4.0, 3.9, 4.1))
+    told = chosen({Variant.INT8: wrong, Variant.FP32: appraisal(measured(4))})
+    assert told.candidate.name == "rt fp32"
+    assert [(row.name, row.state) for row in told.rows] == [
+        ("rt int8", "refused"),
+        ("rt fp32", "shipped"),
+    ]
+    assert "top-1 fell by 49.00 points" in told.rows[0].reason
+
+
+def test_where_none_passes_the_one_that_fails_fewest_gates_ships_as_failed() -> None:
+    slow = Gates(latency_ms=0.5)
+    wrong = appraisal(measured(1), top1=0.5, over_float=Interval(2.0, 1.9, 2.1))
+    told = chosen({Variant.INT8: wrong, Variant.FP32: appraisal(measured(2))}, gates=slow)
+    assert told.candidate.name == "rt fp32"
+    assert not told.passed
+
+
+@pytest.mark.parametrize(("ms", "ships"), [(1.0, "rt int8"), (1.8, "rt int8"), (1.9, "rt fp32")])
+def test_an_estimate_must_be_a_tenth_faster_than_float(ms: float, ships: str) -> None:
+    foreseen = {
+        Variant.FP32: appraisal(Estimated(2.0, "ms", "roofline")),
+        Variant.INT8: appraisal(Estimated(ms, "ms", "roofline")),
+    }
+    told = chosen(foreseen)
+    assert told.candidate.name == ships
+    if ships == "rt fp32":
+        assert "an estimated 1.05× the speed of the fastest float engine" in told.rows[1].reason
+
+
+def test_candidates_without_figures_are_rows_with_their_reason() -> None:
+    told = chosen(
+        {Variant.FP32: appraisal(measured(2))},
+        failed={Variant.INT8: "it crashed"},
+        missing=(Missing("rt half", "rt", Variant.HALF, "left out", "no native half type"),),
+    )
+    rows = {row.name: (row.state, row.reason) for row in told.rows}
+    assert rows["rt half"] == ("left out", "no native half type")
+    assert rows["rt int8"] == ("failed", "it crashed")
