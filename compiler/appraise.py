@@ -17,7 +17,6 @@ from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.hashing import digest
-from rtc.compiler.core.precision import FLOAT_VARIANTS
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
@@ -149,7 +148,8 @@ class _Work:
             raise bench.failures[baseline]
         rows = compared.rows(baseline, machine())
         case = Case(FORWARD, self.recipe.batch)
-        best = self._fastest_float(rows)
+        sound = scored.keys() - failures.keys()
+        best = fastest_float([each for each in self.built if each.name in sound], rows, case)
         return Appraised(
             of={
                 name: Appraisal(
@@ -158,7 +158,7 @@ class _Work:
                     compared.speedup(name, best, case) if best else None,
                 )
                 for name, row in scored.items()
-                if name not in failures
+                if name in sound
             },
             failed=failures,
             float_model=self._score(FLOAT_MODEL, reference, None, f"{REFERENCE} on {machine()}"),
@@ -173,6 +173,7 @@ class _Work:
         where = f"{each.built.runtime} on {machine()}"
         try:
             logits = bench.logits(each.name, self.recipe.batch)
+            bench.check_batches(each.name, logits)
             scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
         except RtcError as error:
             bench.failures.setdefault(each.name, error)
@@ -202,18 +203,6 @@ class _Work:
             ),
         )
 
-    def _fastest_float(self, rows: Sequence[LatencyRow]) -> str:
-        """The float candidate of the lowest latency, forward only at the recipe's batch, or ""."""
-        floats = {each.name for each in self.built if each.variant in FLOAT_VARIANTS}
-        values = {
-            row.subject: row.evidence.value
-            for row in rows
-            if row.subject in floats
-            and (row.mode, row.batch) == (FORWARD, self.recipe.batch)
-            and isinstance(row.evidence, Measured)
-        }
-        return min(values, key=lambda name: values[name], default="")
-
     def _score(
         self, subject: str, logits: Array, reference: Array | None, where: str
     ) -> AccuracyRow:
@@ -232,3 +221,16 @@ class _Work:
 
     def _pending(self, subject: str, mode: str, batch: int) -> LatencyRow:
         return LatencyRow(subject, mode, batch, Pending("ms", self.profile.name))
+
+
+def fastest_float(candidates: Sequence[Candidate], rows: Sequence[LatencyRow], case: Case) -> str:
+    """The name of the float candidate of the lowest measured latency in a case, or ""."""
+    floats = {each.name for each in candidates if each.is_float}
+    values = {
+        row.subject: row.evidence.value
+        for row in rows
+        if row.subject in floats
+        and (row.mode, row.batch) == (case.mode, case.batch)
+        and isinstance(row.evidence, Measured)
+    }
+    return min(values, key=lambda name: values[name], default="")

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from rtc.compiler import sandbox
 from rtc.compiler.contract import contract
-from rtc.compiler.core.errors import BuilderError, GateError, ModelError
+from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.passes import Pass, PassContext, TargetContext
-from rtc.compiler.core.precision import PrecisionPlan, Variant
+from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
 from rtc.compiler.core.unit import Unit
@@ -27,6 +27,8 @@ from rtc.compiler.stages import Files, Stages
 
 _BUILD_SECONDS = 900.0
 _BUILD_GB = 16.0
+_OF_ONE = {"out-of-memory": "failed", "unsupported-pin": "left out"}
+"""Errors of machine and recipe, by id, that concern one candidate: the state of its row."""
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
 _LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...])
 
@@ -44,6 +46,12 @@ class Candidate:
     layers: tuple[LayerRow, ...]
     certificates: tuple[CertificateRow, ...]
     request: BuildRequest
+
+    @property
+    def is_float(self) -> bool:
+        """Whether no layer is planned in INT8, be it by its variant or by a pin."""
+        planned = (decision.precision for decision in self.plan.layers.values())
+        return Precision.INT8 not in planned
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Builder:
     def candidates(self, backend: Backend) -> Iterator[Candidate | Missing]:
         """Every variant that the recipe offers, on one runtime.
 
-        A variant whose build fails is a row with its reason; the others go on.
+        A variant whose build fails, or needs more memory than there is, is a row with its reason;
+        so is one where this runtime cannot keep a pin. The others go on.
         """
         left_out = backend.variants(self.request.profile)
         for variant in self.recipe.precision.offer:
@@ -86,6 +95,10 @@ class Builder:
                 return replace(self, stages=stages).candidate(backend, variant)
         except (BuilderError, ModelError, GateError) as error:
             return _missing(backend, variant, "failed", str(error))
+        except (MachineError, RecipeError) as error:
+            if error.id not in _OF_ONE:
+                raise
+            return _missing(backend, variant, _OF_ONE[error.id], str(error))
 
     def candidate(self, backend: Backend, variant: Variant) -> Candidate:
         """One variant on one runtime: plan, graph, engine, contract."""

@@ -1,22 +1,25 @@
 """Which candidate ships: the fastest that passes every gate; never one that is worse than float.
 
 Candidates are ordered by their latency, forward only, at the recipe's batch. One with INT8 in it
-comes before the float engines only where it is faster beyond the noise of the measurement: where
-the whole 95 % interval of the ratio to the fastest float engine lies above 1.
+comes before the float engines only where it is faster beyond doubt: where the whole 95 % interval
+of the measured ratio to the fastest float engine lies above 1 or, off the device, where its
+estimate is the fastest float engine's divided by `MARGIN` or less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rtc.compiler import gates
 from rtc.compiler.appraise import Appraisal, Appraised
 from rtc.compiler.building import Candidate, Missing
+from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Measured
-from rtc.compiler.core.precision import FLOAT_VARIANTS
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import CandidateRow, GateRow, LatencyRow
+
+MARGIN = 1.1  # how much faster an estimate must be: a roofline does not tell closer ones apart
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,38 @@ def choose(
     appraised: Appraised,
     batch: int,
 ) -> Choice:
-    """Take the fastest candidate that passes; where none does, the one that fails fewest gates."""
+    """Take the fastest candidate that passes; where none does, the one that fails fewest gates.
+
+    Raises:
+        BuilderError: no candidate came through the measurement.
+    """
+    scored = [each for each in built if each.name in appraised.of]
+    doubts = _doubts(scored, appraised, batch)
     ranked = sorted(
-        (each for each in built if each.name in appraised.of),
+        scored,
         key=lambda each: (
-            _is_doubtful(each, appraised.of[each.name]),
+            each.name in doubts,
             _speed(appraised.of[each.name], batch),
             each.name,
         ),
     )
+    if not ranked:
+        told = (f"{name}: {reason}" for name, reason in appraised.failed.items())
+        what = "every engine that was built failed when it was measured"
+        raise BuilderError(what, seen="; ".join(told), id="no-candidate")
     judged = {each.name: _judge(asked, each, appraised, batch) for each in ranked}
     shipped = min(ranked, key=lambda each: _failures(judged[each.name]))
-    rows = [_row(each, shipped, judged, appraised, batch) for each in ranked]
+    rows = [
+        _row(
+            each,
+            shipped,
+            judged[each.name],
+            appraised.of[each.name],
+            batch=batch,
+            doubt=doubts.get(each.name, ""),
+        )
+        for each in ranked
+    ]
     rows += [
         CandidateRow(
             each.name, each.backend, str(each.variant), None, None, each.state, each.reason
@@ -79,10 +102,30 @@ def _speed(appraisal: Appraisal, batch: int) -> float:
     return evidence.value if isinstance(evidence, (Measured, Estimated)) else float("inf")
 
 
-def _is_doubtful(candidate: Candidate, appraisal: Appraisal) -> bool:
-    """Whether a candidate with INT8 may be no faster than float."""
+def _doubts(candidates: Sequence[Candidate], appraised: Appraised, batch: int) -> dict[str, str]:
+    """Why a candidate with INT8 may be no faster than float, by name."""
+    floats = [_speed(appraised.of[each.name], batch) for each in candidates if each.is_float]
+    yardstick = min(floats, default=float("inf"))
+    found = {
+        each.name: _doubt(appraised.of[each.name], yardstick, batch)
+        for each in candidates
+        if not each.is_float
+    }
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def _doubt(appraisal: Appraisal, yardstick: float, batch: int) -> str:
     ratio = appraisal.over_float
-    return candidate.variant not in FLOAT_VARIANTS and ratio is not None and ratio.low <= 1
+    if ratio is not None:
+        found = f"{ratio.value:.2f}× (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
+        return "" if ratio.low > 1 else f"not surely faster than the fastest float engine: {found}"
+    evidence = find(appraisal.latency, "forward", batch).evidence
+    if isinstance(evidence, Estimated) and evidence.value * MARGIN > yardstick:
+        return (
+            f"an estimated {yardstick / evidence.value:.2f}× the speed of the fastest float engine:"
+            f" below {MARGIN:g}× an estimate does not say which is faster"
+        )
+    return ""
 
 
 def _judge(
@@ -105,17 +148,18 @@ def _failures(rows: Sequence[GateRow]) -> int:
 def _row(
     candidate: Candidate,
     shipped: Candidate,
-    judged: Mapping[str, Sequence[GateRow]],
-    appraised: Appraised,
+    judged: Sequence[GateRow],
+    appraisal: Appraisal,
+    *,
     batch: int,
+    doubt: str,
 ) -> CandidateRow:
-    appraisal = appraised.of[candidate.name]
     if candidate is shipped:
-        state, reason = "shipped", gates.reasons(judged[candidate.name])
-    elif _failures(judged[candidate.name]):
-        state, reason = "refused", gates.reasons(judged[candidate.name])
+        state, reason = "shipped", gates.reasons(judged)
+    elif _failures(judged):
+        state, reason = "refused", gates.reasons(judged)
     else:
-        state, reason = "slower", _doubt(candidate, appraisal)
+        state, reason = "slower", doubt
     return CandidateRow(
         name=candidate.name,
         backend=candidate.backend,
@@ -124,14 +168,4 @@ def _row(
         top1=appraisal.accuracy.top1,
         state=state,
         reason=reason,
-    )
-
-
-def _doubt(candidate: Candidate, appraisal: Appraisal) -> str:
-    ratio = appraisal.over_float
-    if ratio is None or not _is_doubtful(candidate, appraisal):
-        return ""
-    return (
-        f"not surely faster than the fastest float engine: {ratio.value:.2f}×"
-        f" (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
     )

@@ -58,7 +58,8 @@ class AssignPrecision(Pass):
         """Decide.
 
         Raises:
-            RecipeError: a pin that matches nothing, contradicts another, or cannot be kept.
+            RecipeError: a pin that matches nothing, contradicts another, or cannot be kept (id
+                "unsupported-pin" where it is this runtime that has no such kernel).
             DataError: a layer whose output is not finite on the calibration set.
         """
         target = ctx.where()
@@ -166,11 +167,12 @@ def _refuse_impossible(
     else:
         why = policy.obstacle(layers[name])
     if why:
+        elsewhere = name in layers and layers[name].op not in policy.scheme.int8_ops
         raise RecipeError(
             f"{name} cannot be pinned to int8: {why}",
             where="precision.pin",
             fix="pin it to half or fp32, or take the pin out",
-            id="impossible-pin",
+            id="unsupported-pin" if elsewhere else "impossible-pin",
         )
 
 

@@ -38,9 +38,6 @@ class Variant(str, Enum):
         return self.value
 
 
-FLOAT_VARIANTS = frozenset({Variant.FP32, Variant.HALF})
-
-
 @dataclass(frozen=True)
 class LayerDecision:
     """The precision of one layer (an ONNX node, by name) and the reason for it.

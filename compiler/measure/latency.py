@@ -1,10 +1,11 @@
 """Latency of several subjects against each other: each in its own process, taking turns.
 
 A `Bench` starts a process for every subject and stops all but the one whose turn it is, so that
-no runtime's spinning threads disturb another's timing. For each mode and batch it goes round after
-round through the subjects in a new random order, timing a short slice of each: what else the
-machine does meanwhile falls on all alike. The first round only warms up. A subject that does not
-start, or fails on the way, is left out with its error; the others go on.
+no runtime's spinning threads disturb another's timing. It goes round after round through every
+subject at every mode and batch, in a new random order, timing a short slice of each: what else the
+machine does meanwhile falls on all alike, and figures of different modes may be compared. The first
+round only warms up. A subject that does not start, or fails on the way, is left out with its error;
+the others go on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtc.compiler.core.data import Array, Split
-from rtc.compiler.core.errors import RtcError
+from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.core.target import BuildRequest
@@ -30,14 +31,16 @@ from rtc.compiler.report.model import LatencyRow
 from rtc.compiler.sandbox import Worker
 
 MODES = (FORWARD, END_TO_END)
-ROUNDS = 7  # at least; the first is not counted among them
-SLICE_S = (0.01, 0.1)  # shortest and longest time of one subject's turn
+ROUNDS = 15  # at least; the first is not counted. Fewer make a bootstrap's interval too narrow
+SLICE_S = (0.005, 0.03)  # shortest and longest time of one subject's turn
 ENOUGH = 100  # timings below which a row is noted
 STEADY = 0.025  # coefficient of variation above which trtexec warns, too
+SAME_DB = 20.0  # least signal-to-noise ratio between an engine's answers at two batches
 DRAWN = 200  # timings kept for the picture
 _START_S = 120.0
 _ANSWER_S = 300.0
 _TIMED_BATCHES = 4  # different batches that "end-to-end" goes through
+_CHECKED = 256  # samples that an engine answers at every batch
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,13 @@ class Comparison:
         `where` names the machine. The evidence is the median, between the 5th and 95th percentile.
         """
         return tuple(
-            _row(subject, case, one, them.get(baseline), where)
+            _row(
+                subject,
+                case,
+                one,
+                where=where,
+                ratio=self.speedup(subject, baseline, case) if baseline in them else None,
+            )
             for case, them in self.series.items()
             for subject, one in them.items()
         )
@@ -182,8 +191,41 @@ class Bench:
         Raises:
             RtcError: the subject's own failure; it is out from then on.
         """
+        return self._infer(name, self._split, batch)
+
+    def check_batches(self, name: str, logits: Array) -> None:
+        """Hold `logits`, the answers of a subject, against those it gives at each timed batch.
+
+        A runtime may compile another engine for each batch: accuracy at one says nothing of the
+        others. Rounding differs between kernels and costs some 40 dB; a wrong kernel leaves none.
+
+        Raises:
+            BuilderError: another answer at a batch (id "batches-differ"); the subject is out.
+            RtcError: the subject's own failure.
+        """
+        first = self._split.head(_CHECKED)
+        for batch in self._batches:
+            seen = self._infer(name, first, batch)
+            decibels = statistics.snr_db(logits[: len(seen)], seen)
+            if not decibels >= SAME_DB:  # NaN is not
+                raise self._out(name, batch, decibels)
+
+    def _out(self, name: str, batch: int, decibels: float) -> BuilderError:
+        error = BuilderError(
+            "the engine computes something else at another batch",
+            where=f"{name}, batch {batch}",
+            seen=f"{decibels:.1f} dB from its other answers",
+            expected=f"at least {SAME_DB:g} dB",
+            fix="compile for another batch, or leave this candidate out",
+            id="batches-differ",
+        )
+        self.failures[name] = error
+        self._workers.pop(name).close()
+        return error
+
+    def _infer(self, name: str, split: Split, batch: int) -> Array:
         parts = []
-        for inputs in self._split.batches(batch):
+        for inputs in split.batches(batch):
             head, content = worker.packed(inputs)
             request = {"op": "infer", "inputs": head}
             reply, files = self._turn(name, request, {"inputs": content})
@@ -205,7 +247,7 @@ class Bench:
                 inference takes longer than its share: no subject gets less than one per round.
             modes: of "forward" and "end-to-end".
             seed: of the order of turns.
-            progress: told of every case and round.
+            progress: told of every round.
         """
         cases = [Case(mode, batch) for mode in modes for batch in self._batches]
         turns = max(1, len(cases) * len(self._workers))
@@ -213,13 +255,12 @@ class Bench:
         rounds = max(ROUNDS, round(seconds / (turns * slice_s)))
         order = random.Random(seed)  # noqa: S311 - an order of turns is no secret
         told: dict[Case, dict[str, Series]] = {case: {} for case in cases}
-        for at, case in enumerate(cases):
-            for number in range(rounds + 1):
-                found = f"{case.mode}, batch {case.batch}"
-                progress(at * (rounds + 1) + number, len(cases) * (rounds + 1), found)
-                for name in order.sample(self.running, len(self._workers)):
+        for number in range(rounds + 1):
+            progress(number, rounds + 1, f"round {number} of {rounds}" if number else "warm-up")
+            pairs = [(case, name) for case in cases for name in self.running]
+            for case, name in order.sample(pairs, len(pairs)):
+                if name in self._workers:  # it may have failed in this very round
                     self._slice(name, case, told[case], slice_s)
-        # Whoever failed in a later case is out of the earlier ones too.
         return Comparison(
             {case: {n: told[case][n] for n in self.running if n in told[case]} for case in cases}
         )
@@ -255,7 +296,7 @@ class Bench:
             series = them[name]
             last = series.rounds[-1] if series.rounds else self._timed(name, case, 2, 3)
             count = _count(last, slice_s)
-            series.rounds.append(self._timed(name, case, max(2, count // 10), count))
+            series.rounds.append(self._timed(name, case, max(1, count // 10), count))
         except RtcError:
             return  # `_turn` has taken it out and keeps its error
 
@@ -299,17 +340,17 @@ def _count(times_ms: statistics.Floats, slice_s: float) -> int:
 
 
 def _row(
-    subject: str, case: Case, series: Series, baseline: Series | None, where: str
+    subject: str, case: Case, series: Series, *, where: str, ratio: statistics.Interval | None
 ) -> LatencyRow:
     summary = statistics.summarise(series.all)
-    ratio = None if baseline is None else float(np.median(baseline.all)) / summary.median
     return LatencyRow(
         subject=subject,
         mode=case.mode,
         batch=case.batch,
         evidence=Measured(summary.median, "ms", where, summary.count, summary.low, summary.high),
         fps=1e3 * case.batch / summary.median,
-        speedup=ratio,
+        speedup=None if ratio is None else ratio.value,
+        speedup_interval=None if ratio is None else (ratio.low, ratio.high),
         percentiles=summary.percentiles,
         samples_ms=tuple(float(f"{t:.4g}") for t in statistics.thin(series.all, DRAWN)),
         statistics={

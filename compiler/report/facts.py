@@ -74,7 +74,9 @@ def _against(report: Report, row: LatencyRow) -> str:
         return ""
     baseline = report.latency_of(report.baseline, row.mode, row.batch)
     beside = f" ({figure(_best(baseline).evidence).text})" if baseline else ""
-    return f"{speedup(row.speedup)} {report.baseline}{beside}"
+    low, high = row.speedup_interval or (row.speedup, row.speedup)
+    sure = "" if low == high else f", 95 % CI {significant(low)} – {significant(high)}×"
+    return f"{speedup(row.speedup)} {report.baseline}{beside}{sure}"
 
 
 def speedup(factor: float) -> str:

@@ -54,6 +54,14 @@ def amount(value: float, unit: str) -> str:
     return f"{significant(value)} {unit}".rstrip()
 
 
+def factor(value: float, bounds: tuple[float, float] | None) -> str:
+    """A ratio, and its interval where it has one: "3.10× (2.95 – 3.22)"."""
+    text = f"{significant(value)}×"
+    if bounds is None or bounds[0] == bounds[1]:  # a subject against itself
+        return text
+    return f"{text} ({significant(bounds[0])} – {significant(bounds[1])})"
+
+
 def interval(low: float, high: float, unit: str) -> str:
     """Two amounts, the unit once where they share it: "98.20 – 99.40 %"."""
     first, last = amount(low, unit), amount(high, unit)

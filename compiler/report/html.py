@@ -82,6 +82,7 @@ def _environment() -> jinja2.Environment:
         "figure": figures.figure,
         "duration": figures.duration,
         "amount": figures.amount,
+        "factor": figures.factor,
         "significant": figures.significant,
         "width": charts.WIDTH,
     }

@@ -81,6 +81,7 @@ class LatencyRow:
     evidence: Evidence
     fps: float | None = None
     speedup: float | None = None  # against the baseline row of the same mode and batch
+    speedup_interval: tuple[float, float] | None = None  # 95 %, where both were measured
     percentiles: Mapping[str, float] = field(default_factory=dict)
     samples_ms: tuple[float, ...] = ()
     statistics: Mapping[str, float] = field(default_factory=dict)

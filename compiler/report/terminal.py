@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rtc.compiler.core.evidence import Evidence
 from rtc.compiler.report.facts import Fact, facts
-from rtc.compiler.report.figures import amount, clean, figure, significant
+from rtc.compiler.report.figures import amount, clean, factor, figure, significant
 from rtc.compiler.report.model import (
     AccuracyRow,
     CandidateRow,
@@ -159,7 +159,7 @@ def _latency(rows: Iterable[LatencyRow]) -> Table:
         mark = "≈ " if figure(row.evidence).kind == "estimated" else ""
         p99 = amount(row.percentiles["p99"], "ms") if "p99" in row.percentiles else "–"
         fps = "–" if row.fps is None else mark + significant(row.fps)
-        faster = "–" if row.speedup is None else f"{mark}{significant(row.speedup)}×"
+        faster = "–" if row.speedup is None else mark + factor(row.speedup, row.speedup_interval)
         median = evidence_text(row.evidence)
         _add(table, row.subject, row.mode, str(row.batch), median, p99, fps, faster)
     return table

@@ -175,6 +175,17 @@ def test_pins_that_cannot_be_kept_are_recipe_errors(pin, id, text):
     assert text in str(error.value)
 
 
+def test_a_pin_that_another_runtime_could_keep_says_so():
+    unit = parse(
+        "g (float[N,4] x) => (float[N,4] y) { [only] y = MatMul(x, w) }",
+        w=np.eye(4, dtype=np.float32),
+    )
+    scheme = replace(TENSORRT, int8_ops=("Conv",))
+    with pytest.raises(RecipeError, match="the runtime has no INT8 MatMul") as error:
+        assign(scheme, Variant.INT8, unit, pin={"only": INT8})
+    assert error.value.id == "unsupported-pin"
+
+
 def test_a_layer_that_nothing_reads_has_no_precision():
     unit = parse(
         """g (float[N,4] x) => (float[N,4] y) {

@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.precision import Precision
+from rtc.compiler.core.target import BuildRequest
 from rtc.targets.backends import openvino
 from rtc.targets.backends.openvino import HALF_KEY, OpenVino
 from rtc.targets.loader import profile
@@ -17,6 +18,45 @@ from rtc.targets.loader import profile
 needs_half = pytest.mark.skipif(
     OpenVino().scheme(profile("cpu")).half is None, reason="this CPU has no native half type"
 )
+
+
+# INT8 matrix products without a bias, with a scale for each column of the weights.
+PRODUCTS = """
+<ir_version: 10, opset_import: ["" : 21]>
+products (float[N,16] x) => (float[N,8] y) <float s = {0.25}, uint8 z = {0}> {
+  xq = QuantizeLinear (x, s, z)
+  xd = DequantizeLinear (xq, s, z)
+  w1d = DequantizeLinear <axis=1> (w1, s1, z1)
+  [first] m = MatMul (xd, w1d)
+  r = Relu (m)
+  rq = QuantizeLinear (r, s, z)
+  rd = DequantizeLinear (rq, s, z)
+  w2d = DequantizeLinear <axis=1> (w2, s2, z2)
+  [second] y = MatMul (rd, w2d)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def products() -> bytes:
+    model = parser.parse_model(PRODUCTS)
+    rng = np.random.default_rng(1)
+    for name, shape in {"w1": (16, 16), "w2": (16, 8)}.items():
+        values = {
+            name: rng.integers(-3, 4, shape, np.int8),
+            f"s{name[1]}": rng.uniform(0.1, 0.3, shape[1]).astype(np.float32),
+            f"z{name[1]}": np.zeros(shape[1], np.int8),
+        }
+        model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in values.items())
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 6, 8, 9, 16, 64])
+def test_integer_products_without_a_bias_are_right_at_every_batch(products, batch):
+    x = np.random.default_rng(2).integers(0, 8, (batch, 16)).astype(np.float32)
+    request = BuildRequest(profile("cpu"), (1, batch, batch), threads=1)
+    with Oracle(products) as oracle, OpenVino().load(products, request) as runner:
+        np.testing.assert_allclose(runner.run({"x": x})["y"], oracle.run(x)["y"], atol=1e-4)
 
 
 def with_half(model: ModelProto, half: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.data import Array, Preprocess, Split
 from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, Unit
 from rtc.compiler.measure.worker import Files, ReferenceRunner, Reply, Session
 
@@ -90,3 +90,16 @@ class Forgetful(ReferenceRunner):
 
 def forgetful(files: Files, args: Mapping[str, Any]) -> Session:
     return Session(Forgetful(Unit.from_files(files)), files["samples"], args["samples"])
+
+
+class WrongAtEight(ReferenceRunner):
+    """A runtime that miscompiles the engine of one batch."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = super().run(feeds)
+        wrong = len(outputs["logits"]) == 8
+        return {"logits": outputs["logits"][:, ::-1].copy()} if wrong else outputs
+
+
+def wrong_at_eight(files: Files, args: Mapping[str, Any]) -> Session:
+    return Session(WrongAtEight(Unit.from_files(files)), files["samples"], args["samples"])

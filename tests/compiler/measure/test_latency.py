@@ -67,6 +67,21 @@ def test_logits_are_the_models_for_every_sample_the_last_batch_too(bench: Bench,
     np.testing.assert_allclose(bench.logits(name, 8), LOGITS, rtol=1e-5, atol=1e-6)
 
 
+def test_an_engine_that_is_right_at_one_batch_only_is_out() -> None:
+    subjects = [
+        float_subject("right", small_models.linear(), threads=1),
+        broken("wrong at 8", "wrong_at_eight"),
+    ]
+    with Bench(subjects, DATA, BATCHES) as bench:
+        bench.check_batches("right", bench.logits("right", 1))
+        logits = bench.logits("wrong at 8", 1)
+        np.testing.assert_allclose(logits, LOGITS, rtol=1e-5, atol=1e-6)
+        with pytest.raises(BuilderError, match="wrong at 8, batch 8") as caught:
+            bench.check_batches("wrong at 8", logits)
+        assert bench.running == ("right",)
+        assert bench.failures == {"wrong at 8": caught.value}
+
+
 def test_every_subject_that_came_through_is_timed_in_every_case(comparison: Comparison) -> None:
     assert list(comparison.series) == [Case(mode, batch) for mode in MODES for batch in BATCHES]
     for them in comparison.series.values():
@@ -124,11 +139,41 @@ def test_a_speedup_is_the_baselines_time_over_the_subjects() -> None:
     assert told.speedup("fast", "slow", Case("forward", 2)).value == 4
 
 
+def test_a_row_holds_the_interval_of_its_speedup() -> None:
+    slow, fast = [4.0, 4.2], [1.0, 1.2]
+    series = {"slow": Series(9.0, [np.array([t]) for t in slow * 8]),
+              "fast": Series(9.0, [np.array([t]) for t in fast * 8])}  # fmt: skip
+    told = Comparison({Case("forward", 1): series})
+    base, row = told.rows("slow", "here")
+    assert base.speedup_interval == (1, 1)
+    low, high = row.speedup_interval or (0, 0)
+    assert 4.2 / 1.2 <= low < row.speedup < high <= 4
+    assert told.rows("nobody", "here")[0].speedup_interval is None
+
+
+def test_modes_and_batches_take_turns_like_the_subjects() -> None:
+    turns: list[tuple[str, Case]] = []
+
+    class Watched(Bench):
+        def _slice(self, name: str, case: Case, them: dict[str, Series], slice_s: float) -> None:
+            turns.append((name, case))
+            super()._slice(name, case, them, slice_s)
+
+    subjects = [float_subject(name, small_models.linear(), threads=1) for name in ("a", "b")]
+    with Watched(subjects, DATA, BATCHES) as bench:
+        bench.time(0.2)
+    each = len(subjects) * len(MODES) * len(BATCHES)
+    rounds = [turns[i : i + each] for i in range(0, len(turns), each)]
+    assert len(rounds) == ROUNDS + 1
+    assert {len(set(them)) for them in rounds} == {each}  # everybody once, everywhere
+    assert len({tuple(them) for them in rounds}) == len(rounds)  # in an order of its own
+
+
 def test_few_and_unsteady_timings_are_noted() -> None:
     few, wide = made(a=[1.0, 3.0], b=[2.0] * 100).notes()
-    assert few.startswith("Fewer than 100 timings in 1 of 2 series; the fewest are 14 (a, forward,")
+    assert few.startswith("Fewer than 100 timings in 1 of 2 series; the fewest are 30 (a, forward,")
     assert "in 1 of 2 series" in wide
-    assert "above 2.5 %, at most 52 % (a, forward, batch 2)" in wide
+    assert "above 2.5 %, at most 51 % (a, forward, batch 2)" in wide
     assert made(a=[1.0] * 100).notes() == ()
 
 

@@ -46,6 +46,7 @@ def latency(subject: str, mode: str, batch: int, median: float, base: float | No
         Measured(middle, "ms", HOST, 4000, low, high),
         fps=batch / middle * 1e3,
         speedup=None if base is None else base / middle,
+        speedup_interval=None if base is None else (0.9 * base / middle, 1.2 * base / middle),
         percentiles=percentiles,
         samples_ms=tuple(float(value) for value in samples),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.report.figures import factor
 from rtc.compiler.report.html import render
 from rtc.compiler.report.model import Curve, LatencyRow, Report
 from rtc.compiler.report.serial import from_json, to_json
@@ -108,6 +109,14 @@ def test_an_estimate_is_never_shown_bare(rtx_report: Report) -> None:
     assert "29.8 µs" in html
     assert not re.search(r"(?<!≈ )29\.8 µs", html)
     assert not re.search(r"(?<!≈ )2,150,000", html)
+
+
+def test_a_speedup_shows_its_interval(cpu_report: Report) -> None:
+    row = next(row for row in cpu_report.latency if row.speedup_interval)
+    assert row.speedup is not None
+    shown = factor(row.speedup, row.speedup_interval)
+    assert re.fullmatch(r"3\.\d+× \(2\.\d+ – 3\.\d+\)", shown)
+    assert shown in render(cpu_report)
 
 
 def test_a_changed_layer_stands_out(cpu_report: Report) -> None:

@@ -79,6 +79,15 @@ def test_details_hold_every_part(cpu_report: Report) -> None:
     assert "half (pinned)" in text
 
 
+def test_a_speedup_shows_its_interval(cpu_report: Report) -> None:
+    row = next(row for row in cpu_report.latency if row.speedup_interval)
+    assert row.speedup is not None
+    assert row.speedup_interval is not None
+    low, high = row.speedup_interval
+    assert f"× ({low:.2f} – {high:.2f})" in drawn(details(cpu_report), 200)
+    assert f"95 % CI {low:.2f} – {high:.2f}×" in drawn(summary([cpu_report], [Path("b")]), 200)
+
+
 def test_names_cannot_steer_the_terminal_or_colour_themselves(cpu_report: Report) -> None:
     hostile = "\x1b[2J\x1b]0;taken\x07[bold green]PASS[/] \x9b31m"
     layer = replace(cpu_report.layers[0], name=hostile, reason=hostile, planned=hostile)
