@@ -8,7 +8,7 @@ from typing import Any
 from rtc.compiler import gates
 from rtc.compiler.appraise import Appraised
 from rtc.compiler.choice import Choice, find
-from rtc.compiler.contract import changed
+from rtc.compiler.contract import changed, unknown
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
@@ -101,8 +101,11 @@ def _curves(front: Front) -> tuple[Curve, ...]:
 
 def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
     """What a reader must know: changed layers first, then warnings of the measurement."""
-    broken = changed(choice.candidate.layers)
-    notes = [f"The builder changed {row.name}: {row.reason}." for row in broken]
+    layers = choice.candidate.layers
+    notes = [f"The builder changed {row.name}: {row.reason}." for row in changed(layers)]
+    if untold := unknown(layers):
+        names = ", ".join(row.name for row in untold)
+        notes.append(f"The builder does not tell which precision it gave {names}.")
     notes += appraised.notes
     notes += [
         f"{stage}: {details['because']}" for stage, details in front.details if "because" in details

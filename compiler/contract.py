@@ -36,6 +36,11 @@ def changed(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
     return tuple(row for row in rows if row.verdict == "changed")
 
 
+def unknown(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
+    """The layers whose built precision the builder does not tell; nothing proves their plan."""
+    return tuple(row for row in rows if row.verdict == "unknown")
+
+
 def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
     built = _computes_in(owners)
     verdict, why = _judge(decision, built, owners)
@@ -62,6 +67,8 @@ def _computes_in(owners: Sequence[BuiltLayer]) -> Precision | None:
 def _judge(
     decision: LayerDecision, built: Precision | None, owners: Sequence[BuiltLayer]
 ) -> tuple[str, str]:
+    if built is None and decision.op in WEIGHTED:  # weights are multiplied somewhere
+        return "unknown", "the builder names no kernel that computes it"
     if built is None:
         return "folded", "" if owners else "the builder lists no kernel for it"
     if built is decision.precision:

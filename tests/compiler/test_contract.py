@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from rtc.compiler.contract import changed, contract
+import pytest
+
+from rtc.compiler.contract import changed, contract, unknown
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import BuiltLayer
 
@@ -51,7 +53,16 @@ def test_a_pool_between_int8_layers_may_run_on_their_integers() -> None:
     assert "neighbours" in rows[0].reason
 
 
-def test_a_layer_that_no_kernel_names_is_folded() -> None:
-    rows = contract(plan(conv=("Conv", Precision.FP32)), [], {})
+def test_an_activation_that_no_kernel_names_is_folded() -> None:
+    layers = [kernel(Precision.FP32, "conv")]
+    rows = contract(plan(relu=("Relu", Precision.FP32)), layers, {})
     assert (rows[0].verdict, rows[0].built) == ("folded", "")
     assert "no kernel" in rows[0].reason
+
+
+@pytest.mark.parametrize("layers", [[], [kernel(None, "conv")], [kernel(Precision.INT8, "other")]])
+def test_weights_that_no_kernel_is_known_to_multiply_are_unknown(layers: list[BuiltLayer]) -> None:
+    rows = contract(plan(conv=("Conv", Precision.INT8)), layers, {})
+    assert (rows[0].verdict, rows[0].built) == ("unknown", "")
+    assert unknown(rows) == rows
+    assert changed(rows) == ()

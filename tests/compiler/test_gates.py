@@ -66,3 +66,10 @@ def test_a_strict_contract_names_the_layers_that_broke_it() -> None:
     assert row.passed is False
     assert "conv1 (int8 → fp32)" in gates.reasons([row])
     assert judged(Gates(**NONE, contract="strict"))["contract"].passed
+
+
+def test_a_strict_contract_does_not_pass_on_a_builders_silence() -> None:
+    row = judged(Gates(**NONE, contract="strict"), verdict="unknown")["contract"]
+    assert row.passed is False
+    assert "does not tell the precision of conv1" in row.reason
+    assert "1 unknown" in row.found
