@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from rtc.compiler import bundle
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError
-from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.core.unit import TensorSpec
 
 
@@ -21,26 +22,16 @@ class Engine:
     Attributes:
         manifest: what the bundle says of itself.
         preprocess: from raw samples to what the engine takes.
+        runtime: what runs it here, "onnxruntime 1.31.1". An engine that is a graph takes other
+            versions than the manifest's, which it was built and measured with.
     """
 
     def __init__(self, verified: bundle.Verified) -> None:
-        from rtc.targets import loader
-
+        backend, request = admit(verified)
         self.manifest = verified.manifest
         self.preprocess: Preprocess = self.manifest.preprocess
-        entry = self.manifest.engine
-        profile = loader.profile(self.manifest.target)
-        backend = loader.backend(entry.backend)
-        runnable = backend.runnable(profile)
-        if not runnable.ok:
-            raise MachineError(
-                f"this engine does not run here: {runnable.missing}",
-                where=str(verified.path),
-                expected=f"{profile.name} with {entry.runtime}",
-                fix=runnable.fix,
-                id="not-runnable",
-            )
-        request = BuildRequest(profile, entry.batches, entry.threads)
+        runtime = self.manifest.engine.runtime.partition(" ")[0]
+        self.runtime = f"{runtime} {backend.available().version}"
         self._runner = backend.load(verified.engine, request)
 
     @property
@@ -52,9 +43,11 @@ class Engine:
         """Run the engine: preprocessed samples (N, …) in, logits (N, classes) out.
 
         Raises:
-            DataError: another shape or type than the engine takes.
+            DataError: another shape or type than the engine takes, or a batch that it was not
+                built for.
         """
         _check(self.input, inputs)
+        _check_batch(self.manifest.engine.batches, len(inputs))
         outputs = self._runner.run({self.input.name: inputs})
         return outputs[self.manifest.signature.outputs[0].name]
 
@@ -85,6 +78,59 @@ def load(path: str | Path) -> Engine:
         MachineError: the engine does not run on this machine.
     """
     return Engine(bundle.verify(Path(path)))
+
+
+def admit(verified: bundle.Verified) -> tuple[Backend, BuildRequest]:
+    """The backend that a verified bundle's engine is loaded with, and how.
+
+    Raises:
+        MachineError: its runtime or device is not here ("not-runnable"), or is another than the
+            engine is bound to ("wrong-device").
+    """
+    from rtc.targets import loader
+
+    entry = verified.manifest.engine
+    profile = loader.profile(verified.manifest.target)
+    backend = loader.backend(entry.backend)
+    runnable = backend.runnable(profile)
+    if not runnable.ok:
+        raise MachineError(
+            f"this engine does not run here: {runnable.missing}",
+            where=str(verified.path),
+            expected=f"{profile.name} with {entry.runtime}",
+            fix=runnable.fix or "copy the bundle to such a device, and run it there",
+            id="not-runnable",
+        )
+    _check_binding(entry.binding, backend.meets(profile), str(verified.path))
+    return backend, BuildRequest(profile, entry.batches, entry.threads)
+
+
+def _check_binding(
+    binding: Mapping[str, str], here: Mapping[str, frozenset[str]], where: str
+) -> None:
+    for key, needed in binding.items():
+        found = here.get(key, frozenset())
+        if needed not in found:
+            raise MachineError(
+                "this engine is bound to another machine or runtime",
+                where=where,
+                seen=f"{key} {', '.join(sorted(found)) or 'none'}",
+                expected=f"{key} {needed}",
+                fix="compile the recipe for this machine, or run the engine on its own",
+                id="wrong-device",
+            )
+
+
+def _check_batch(batches: tuple[int, int, int], batch: int) -> None:
+    smallest, _, largest = batches
+    if not smallest <= batch <= largest:
+        raise DataError(
+            "the engine was not built for this batch",
+            seen=str(batch),
+            expected=f"{smallest} to {largest}",
+            fix=f"give it at most {largest} samples at once",
+            id="batch",
+        )
 
 
 def _check(spec: TensorSpec, inputs: Array) -> None:

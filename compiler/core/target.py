@@ -188,6 +188,10 @@ class Backend(ABC):
         """Whether engines for that device can be run here."""
 
     @abstractmethod
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        """What this machine has for each key of `Built.binding`, where `runnable` says yes."""
+
+    @abstractmethod
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         """Build an engine from a serialised ONNX model. Runs in a child process.
 

@@ -77,6 +77,11 @@ class OpenVino(Backend):
     def runnable(self, profile: DeviceProfile) -> Availability:
         return self.available()
 
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        halves = frozenset(half for half in _HALVES.values() if half.upper() in has)
+        return {"machine": frozenset({platform.machine()}), "half": halves}
+
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         """The graph as it is, after OpenVINO has compiled it and shown what it makes of it."""
         model = onnx_graph.parse(graph)

@@ -66,6 +66,14 @@ class TensorRTRTX(Backend):
             return Availability(ok=False, missing=refusal.what + seen, fix=refusal.fix)
         return builds
 
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        import tensorrt_rtx as trt
+
+        return {
+            "compute_capability": frozenset({str(profile.compute_capability)}),
+            "tensorrt_rtx": frozenset({trt.__version__}),
+        }
+
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         import tensorrt_rtx as trt
 
