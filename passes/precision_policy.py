@@ -114,7 +114,10 @@ class Policy:
         if node.op == "MaxPool":
             wanted = _integer_wanted(node.outputs[0], known)
             return wanted or (self.scheme.quantise_outputs and made)
-        return node.op in JOINS and self.scheme.quantise_outputs and made
+        whole = not any(
+            map(is_constant, node.inputs)
+        )  # a constant stays float, and the sum with it
+        return node.op in JOINS and self.scheme.quantise_outputs and made and whole
 
     def _float_reason(self) -> str:
         if self.variant is Variant.HALF and self.default is Precision.FP32:
