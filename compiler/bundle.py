@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 LATEST = "latest"
+PROFILE = "profile.yaml"
+"""The device that a bundle was compiled for, which need not be one that this rtc knows."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\+[0-9a-f]{12}")

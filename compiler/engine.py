@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from rtc.compiler import bundle
+from rtc.compiler import bundle, sealed
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest
@@ -86,11 +86,12 @@ def admit(verified: bundle.Verified) -> tuple[Backend, BuildRequest]:
     Raises:
         MachineError: its runtime or device is not here ("not-runnable"), or is another than the
             engine is bound to ("wrong-device").
+        IntegrityError: the bundle does not tell the device that it was compiled for.
     """
     from rtc.targets import loader
 
     entry = verified.manifest.engine
-    profile = loader.profile(verified.manifest.target)
+    profile = loader.parse_profile(_profile(verified), str(verified.path / bundle.PROFILE))
     backend = loader.backend(entry.backend)
     runnable = backend.runnable(profile)
     if not runnable.ok:
@@ -103,6 +104,12 @@ def admit(verified: bundle.Verified) -> tuple[Backend, BuildRequest]:
         )
     _check_binding(entry.binding, backend.meets(profile), str(verified.path))
     return backend, BuildRequest(profile, entry.batches, entry.threads)
+
+
+def _profile(verified: bundle.Verified) -> bytes:
+    if bundle.PROFILE not in verified.files:
+        raise sealed.refused("does not tell its device", verified.path, seen=f"no {bundle.PROFILE}")
+    return verified.files[bundle.PROFILE]
 
 
 def _check_binding(

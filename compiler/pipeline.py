@@ -72,7 +72,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     Args:
         recipe: a recipe's path, or a recipe that was loaded.
-        targets: device names; the recipe's own when not given.
+        targets: device names, or profile files (`*.yaml`); the recipe's own when not given.
         out: the folder that bundles go under.
         store: where results of stages are kept; the user's cache when not given.
         listener: told of every stage.
@@ -89,7 +89,8 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     listener = listener or Nobody()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    profiles = [loader.profile(name) for name in targets or recipe.targets]
+    beside = Path() if targets else recipe.path.parent  # of profiles that are named by their file
+    profiles = [loader.profile(name, beside) for name in targets or recipe.targets]
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
     recipe.admit_code()
     _check_writable(Path(out))

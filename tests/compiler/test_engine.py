@@ -12,6 +12,7 @@ import pytest
 
 from rtc.compiler import bundle
 from rtc.compiler.core.errors import DataError, MachineError
+from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.core.unit import Signature, TensorSpec
 from rtc.compiler.engine import Engine, load
 from rtc.targets import loader
@@ -20,6 +21,7 @@ MODEL = """
 <ir_version: 9, opset_import: ["" : 17]>
 double (float[n,3] x) => (float[n,3] y) { y = Add(x, x) }
 """
+CPU = loader.profile("cpu")
 VERSION = "1.0.0+0123456789ab"
 
 
@@ -33,10 +35,14 @@ def publish(tmp_path: Path) -> Callable[..., Path]:
     entry = bundle.EngineEntry("onnxruntime", backend.engine_file, "onnxruntime 1", {}, (1, 2, 4))
     floats = (TensorSpec("x", "float32", ("n", 3)),), (TensorSpec("y", "float32", ("n", 3)),)
 
-    def make(**changes: Any) -> Path:
+    def make(device: DeviceProfile = CPU, **changes: Any) -> Path:
         engine = replace(entry, **changes)
-        manifest = bundle.Manifest("double", VERSION, "cpu", True, engine, Signature(*floats))
-        return bundle.publish(tmp_path, manifest, {backend.engine_file: graph})
+        manifest = bundle.Manifest("double", VERSION, device.name, True, engine, Signature(*floats))
+        return bundle.publish(
+            tmp_path,
+            manifest,
+            {backend.engine_file: graph, bundle.PROFILE: loader.profile_text(device)},
+        )
 
     return make
 
@@ -65,3 +71,8 @@ def test_an_engine_names_the_runtime_that_runs_it_here(publish) -> None:
         assert engine.runtime == f"onnxruntime {loader.backend('onnxruntime').available().version}"
         np.testing.assert_array_equal(engine(np.ones((4, 3), np.float32)), 2)
         assert isinstance(engine, Engine)
+
+
+def test_an_engine_for_a_device_of_ones_own_is_loaded_without_its_profile_file(publish) -> None:
+    with load(publish(DeviceProfile("my-board", "me", "cpu", ("onnxruntime",)))) as engine:
+        assert engine.manifest.target == "my-board"
