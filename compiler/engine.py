@@ -22,6 +22,7 @@ class Engine:
     Attributes:
         manifest: what the bundle says of itself.
         preprocess: from raw samples to what the engine takes.
+        device: the device that it was compiled for.
         runtime: what runs it here, "onnxruntime 1.31.1". An engine that is a graph takes other
             versions than the manifest's, which it was built and measured with.
     """
@@ -32,7 +33,13 @@ class Engine:
         self.preprocess: Preprocess = self.manifest.preprocess
         runtime = self.manifest.engine.runtime.partition(" ")[0]
         self.runtime = f"{runtime} {backend.available().version}"
+        self.device = request.profile
         self._runner = backend.load(verified.engine, request)
+
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        """The smallest batch that it takes, the one that it was built for, and the largest."""
+        return self.manifest.engine.batches
 
     @property
     def input(self) -> TensorSpec:
@@ -47,7 +54,7 @@ class Engine:
                 built for.
         """
         _check(self.input, inputs)
-        _check_batch(self.manifest.engine.batches, len(inputs))
+        _check_batch(self.batches, len(inputs))
         outputs = self._runner.run({self.input.name: inputs})
         return outputs[self.manifest.signature.outputs[0].name]
 
@@ -146,11 +153,12 @@ def _check(spec: TensorSpec, inputs: Array) -> None:
         for size, seen in zip(spec.shape, inputs.shape, strict=True)
     )
     if not fits or str(inputs.dtype) != spec.dtype:
+        cast = f"inputs.astype({spec.dtype!r}) if they are preprocessed; "
         raise DataError(
             "these inputs do not fit the engine",
             where=spec.name,
             seen=f"{inputs.dtype} {inputs.shape}",
             expected=f"{spec.dtype} ({', '.join(map(str, spec.shape))})",
-            fix="raw samples go through engine.preprocess first",
+            fix=(cast if fits else "") + "raw samples go through engine.preprocess first",
             id="input-shape",
         )

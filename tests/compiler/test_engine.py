@@ -14,7 +14,7 @@ from rtc.compiler import bundle
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.core.unit import Signature, TensorSpec
-from rtc.compiler.engine import Engine, load
+from rtc.compiler.engine import load
 from rtc.targets import loader
 
 MODEL = """
@@ -66,13 +66,23 @@ def test_a_batch_that_the_engine_was_not_built_for_is_refused(publish, batch) ->
     assert (caught.value.id, caught.value.expected) == ("batch", "1 to 4")
 
 
+def test_another_type_is_refused_with_the_cast_that_mends_it(publish) -> None:
+    with load(publish()) as engine:
+        with pytest.raises(DataError) as caught:
+            engine(np.ones((1, 3)))
+        assert "astype('float32')" in caught.value.fix
+        with pytest.raises(DataError) as caught:
+            engine(np.ones((1, 4), np.float32))
+        assert "astype" not in caught.value.fix
+
+
 def test_an_engine_names_the_runtime_that_runs_it_here(publish) -> None:
     with load(publish()) as engine:
         assert engine.runtime == f"onnxruntime {loader.backend('onnxruntime').available().version}"
         np.testing.assert_array_equal(engine(np.ones((4, 3), np.float32)), 2)
-        assert isinstance(engine, Engine)
+        assert engine.batches == (1, 2, 4)
 
 
 def test_an_engine_for_a_device_of_ones_own_is_loaded_without_its_profile_file(publish) -> None:
     with load(publish(DeviceProfile("my-board", "me", "cpu", ("onnxruntime",)))) as engine:
-        assert engine.manifest.target == "my-board"
+        assert engine.device.name == "my-board"
