@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.report.model import LayerRow
-
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def contract(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import LayerDecision, Precision, Variant
 from rtc.compiler.core.target import QuantScheme
 from rtc.passes.graph import MOVES, dtype_of, is_constant
@@ -18,7 +19,6 @@ from rtc.passes.half import half_obstacle
 from rtc.passes.layers import (
     COMMUTES,
     JOINS,
-    WEIGHTED,
     Layer,
     is_first,
     is_last,

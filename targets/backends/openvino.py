@@ -18,6 +18,7 @@ import numpy as np
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import MachineError, ModelError
+from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.target import (
     Availability,
@@ -34,9 +35,6 @@ from rtc.targets.backends.installed import installed
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-HALF_KEY = "rtc.half"
-"""Metadata of a graph whose float layers run in a half type: "bf16" or "fp16"."""
 
 _HINTS = {"": "f32", "bf16": "bf16", "fp16": "f16"}
 _HALVES = {"bf16": "bf16", "f16": "fp16"}
