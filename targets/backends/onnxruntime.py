@@ -84,7 +84,6 @@ class OnnxRuntime(Backend):
             layers=layers,
             runtime=f"onnxruntime {self.available().version}",
             binding={"machine": platform.machine()},
-            details={"disabled_optimizers": list(MISCOMPILES)},
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:

@@ -91,7 +91,6 @@ class OpenVino(Backend):
             layers=layers,
             runtime=f"openvino {self.available().version}",
             binding={"machine": platform.machine(), **({"half": half} if half else {})},
-            details={"inference_precision": _HINTS[half]},
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:

@@ -146,8 +146,6 @@ def test_a_float_build() -> None:
     assert built.binding["compute_capability"] == "8.9"
     assert all(needed in BACKEND.meets(ADA)[key] for key, needed in built.binding.items())
     assert built.runtime.startswith("tensorrt-rtx ")
-    assert built.details["weights_memory_bytes"] >= 4 * (2 * 16 * 16 * 9 + 10 * 16)
-    assert "note" not in built.details
     nodes = ("conv1", "relu1", "conv2", "add", "relu2", "gap", "fc")
     assert _precisions(built, *nodes) == [Precision.FP32] * len(nodes)
     assert _owner(built, "conv2") is _owner(built, "add") is _owner(built, "relu2")
