@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.compiler.core.operators import HALF_KEY
+
 if TYPE_CHECKING:
     import onnx
-
-HALF_KEY = "rtc.half"
-"""Metadata key of a model whose float layers a runtime is to run in "fp16" or "bf16"."""
 
 _FLOAT, _FP16, _BF16 = 1, 10, 16  # onnx.TensorProto's numbers
 _BY_NAME = {"fp16": _FP16, "bf16": _BF16}

@@ -8,7 +8,7 @@ from typing import Any
 from rtc.compiler import gates
 from rtc.compiler.appraise import Appraised
 from rtc.compiler.choice import Choice, find
-from rtc.compiler.contract import changed
+from rtc.compiler.contract import changed, unknown
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
@@ -104,8 +104,11 @@ def _curves(front: Front) -> tuple[Curve, ...]:
 
 def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
     """What a reader must know: changed layers first, then doubts, then how steady it was."""
-    broken = changed(choice.candidate.layers)
-    notes = [f"The builder changed {row.name}: {row.reason}." for row in broken]
+    layers = choice.candidate.layers
+    notes = [f"The builder changed {row.name}: {row.reason}." for row in changed(layers)]
+    if untold := unknown(layers):
+        names = ", ".join(row.name for row in untold)
+        notes.append(f"The builder does not tell which precision it gave {names}.")
     notes += [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
     notes += _chance(appraised.float_model, front)
     notes += _since_training(choice, front)

@@ -207,7 +207,6 @@ def built_to_files(built: Built) -> dict[str, bytes]:
         "layers": _LAYERS.dump_python(built.layers, mode="json"),
         "runtime": built.runtime,
         "binding": dict(built.binding),
-        "details": dict(built.details),
     }
     return {"engine.bin": built.engine, "built.json": canonical(head)}
 
@@ -220,5 +219,4 @@ def built_from_files(files: Files) -> Built:
         layers=_LAYERS.validate_python(head["layers"]),
         runtime=head["runtime"],
         binding=head["binding"],
-        details=head["details"],
     )

@@ -10,8 +10,9 @@ A failed bundle has a name of its own, so it can never stand where one that pass
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import html
+import json
 import os
 import re
 import secrets
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 LATEST = "latest"
+PROFILE = "profile.yaml"
+"""The device that a bundle was compiled for, which need not be one that this rtc knows."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\+[0-9a-f]{12}")
+_TEXTS = (".json", ".yaml", ".html")
 _quiet = Nobody().warned
 _ELSEWHERE = "choose another folder with --out DIR"
 
@@ -144,8 +148,13 @@ def publish(
         InternalError: a name, target or version that cannot name a folder; no engine.
         MachineError: the disk refuses; what stood before still stands.
     """
-    whole = dataclasses.replace(manifest, files=sealed.listing(files))
-    contents = {**files, MANIFEST: sealed.render(_without_home(asdict(whole)))}
+    files = {
+        name: _without_home(content) if name.endswith(_TEXTS) else content
+        for name, content in files.items()
+    }
+    head = json.loads(_without_home(canonical(asdict(manifest))))
+    listed = {name: asdict(found) for name, found in sealed.listing(files).items()}
+    contents = {**files, MANIFEST: sealed.render({**head, "files": listed})}
     if problem := _unsound(manifest, files):
         raise InternalError(problem, where="bundle", id="bundle-fields")
     home = out / manifest.name / manifest.target
@@ -296,18 +305,15 @@ def _unsound(manifest: Manifest, files: Mapping[str, object]) -> str:
     return ""
 
 
-def _without_home(value: Any) -> Any:
-    """JSON in which the user's home folder reads "~": a bundle goes to others.
+def _without_home(content: bytes) -> bytes:
+    """Text in which the user's home folder reads "~": a bundle goes to others.
 
     A home of one level, "/root", is no one's secret, and might as well begin a layer's name.
     """
     home = Path(os.environ.get("HOME", ""))
     if len(home.parts) < 3:
-        return value
-    if isinstance(value, str):
-        return re.sub(rf"{re.escape(str(home))}(?![\w.-])", "~", value)
-    if isinstance(value, Mapping):
-        return {_without_home(key): _without_home(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_home(item) for item in value]
-    return value
+        return content
+    plain = str(home)
+    written = {plain, json.dumps(plain)[1:-1], html.escape(plain)}  # as JSON and HTML write it
+    forms = b"|".join(re.escape(form.encode()) for form in sorted(written))
+    return re.sub(rb"(?:%s)(?![\w.\x80-\xff-])" % forms, b"~", content)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.report.model import LayerRow
-
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def contract(
@@ -34,6 +33,11 @@ def contract(
 def changed(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
     """The layers that the builder silently runs in another precision than planned."""
     return tuple(row for row in rows if row.verdict == "changed")
+
+
+def unknown(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
+    """The layers whose built precision the builder does not tell; nothing proves their plan."""
+    return tuple(row for row in rows if row.verdict == "unknown")
 
 
 def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
@@ -62,6 +66,8 @@ def _computes_in(owners: Sequence[BuiltLayer]) -> Precision | None:
 def _judge(
     decision: LayerDecision, built: Precision | None, owners: Sequence[BuiltLayer]
 ) -> tuple[str, str]:
+    if built is None and decision.op in WEIGHTED:  # weights are multiplied somewhere
+        return "unknown", "the builder names no kernel that computes it"
     if built is None:
         return "folded", "" if owners else "the builder lists no kernel for it"
     if built is decision.precision:

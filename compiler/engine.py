@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from rtc.compiler import bundle
+from rtc.compiler import bundle, sealed
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError
-from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.core.unit import TensorSpec
 
 
@@ -21,27 +22,24 @@ class Engine:
     Attributes:
         manifest: what the bundle says of itself.
         preprocess: from raw samples to what the engine takes.
+        device: the device that it was compiled for.
+        runtime: what runs it here, "onnxruntime 1.31.1". An engine that is a graph takes other
+            versions than the manifest's, which it was built and measured with.
     """
 
     def __init__(self, verified: bundle.Verified) -> None:
-        from rtc.targets import loader
-
+        backend, request = admit(verified)
         self.manifest = verified.manifest
         self.preprocess: Preprocess = self.manifest.preprocess
-        entry = self.manifest.engine
-        profile = loader.profile(self.manifest.target)
-        backend = loader.backend(entry.backend)
-        runnable = backend.runnable(profile)
-        if not runnable.ok:
-            raise MachineError(
-                f"this engine does not run here: {runnable.missing}",
-                where=str(verified.path),
-                expected=f"{profile.name} with {entry.runtime}",
-                fix=runnable.fix,
-                id="not-runnable",
-            )
-        request = BuildRequest(profile, entry.batches, entry.threads)
+        runtime = self.manifest.engine.runtime.partition(" ")[0]
+        self.runtime = f"{runtime} {backend.available().version}"
+        self.device = request.profile
         self._runner = backend.load(verified.engine, request)
+
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        """The smallest batch that it takes, the one that it was built for, and the largest."""
+        return self.manifest.engine.batches
 
     @property
     def input(self) -> TensorSpec:
@@ -52,9 +50,11 @@ class Engine:
         """Run the engine: preprocessed samples (N, …) in, logits (N, classes) out.
 
         Raises:
-            DataError: another shape or type than the engine takes.
+            DataError: another shape or type than the engine takes, or a batch that it was not
+                built for.
         """
         _check(self.input, inputs)
+        _check_batch(self.batches, len(inputs))
         outputs = self._runner.run({self.input.name: inputs})
         return outputs[self.manifest.signature.outputs[0].name]
 
@@ -87,17 +87,78 @@ def load(path: str | Path) -> Engine:
     return Engine(bundle.verify(Path(path)))
 
 
+def admit(verified: bundle.Verified) -> tuple[Backend, BuildRequest]:
+    """The backend that a verified bundle's engine is loaded with, and how.
+
+    Raises:
+        MachineError: its runtime or device is not here ("not-runnable"), or is another than the
+            engine is bound to ("wrong-device").
+        IntegrityError: the bundle does not tell the device that it was compiled for.
+    """
+    from rtc.targets import loader
+
+    entry = verified.manifest.engine
+    profile = loader.parse_profile(_profile(verified), str(verified.path / bundle.PROFILE))
+    backend = loader.backend(entry.backend)
+    runnable = backend.runnable(profile)
+    if not runnable.ok:
+        raise MachineError(
+            f"this engine does not run here: {runnable.missing}",
+            where=str(verified.path),
+            expected=f"{profile.name} with {entry.runtime}",
+            fix=runnable.fix or "copy the bundle to such a device, and run it there",
+            id="not-runnable",
+        )
+    _check_binding(entry.binding, backend.meets(profile), str(verified.path))
+    return backend, BuildRequest(profile, entry.batches, entry.threads)
+
+
+def _profile(verified: bundle.Verified) -> bytes:
+    if bundle.PROFILE not in verified.files:
+        raise sealed.refused("does not tell its device", verified.path, seen=f"no {bundle.PROFILE}")
+    return verified.files[bundle.PROFILE]
+
+
+def _check_binding(
+    binding: Mapping[str, str], here: Mapping[str, frozenset[str]], where: str
+) -> None:
+    for key, needed in binding.items():
+        found = here.get(key, frozenset())
+        if needed not in found:
+            raise MachineError(
+                "this engine is bound to another machine or runtime",
+                where=where,
+                seen=f"{key} {', '.join(sorted(found)) or 'none'}",
+                expected=f"{key} {needed}",
+                fix="compile the recipe for this machine, or run the engine on its own",
+                id="wrong-device",
+            )
+
+
+def _check_batch(batches: tuple[int, int, int], batch: int) -> None:
+    smallest, _, largest = batches
+    if not smallest <= batch <= largest:
+        raise DataError(
+            "the engine was not built for this batch",
+            seen=str(batch),
+            expected=f"{smallest} to {largest}",
+            fix=f"give it at most {largest} samples at once",
+            id="batch",
+        )
+
+
 def _check(spec: TensorSpec, inputs: Array) -> None:
     fits = len(inputs.shape) == len(spec.shape) and all(
         isinstance(size, str) or size == seen
         for size, seen in zip(spec.shape, inputs.shape, strict=True)
     )
     if not fits or str(inputs.dtype) != spec.dtype:
+        cast = f"inputs.astype({spec.dtype!r}) if they are preprocessed; "
         raise DataError(
             "these inputs do not fit the engine",
             where=spec.name,
             seen=f"{inputs.dtype} {inputs.shape}",
             expected=f"{spec.dtype} ({', '.join(map(str, spec.shape))})",
-            fix="raw samples go through engine.preprocess first",
+            fix=(cast if fits else "") + "raw samples go through engine.preprocess first",
             id="input-shape",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rtc.compiler.contract import changed
+from rtc.compiler.contract import changed, unknown
 from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import AccuracyRow, GateRow, LatencyRow, LayerRow
@@ -133,12 +133,19 @@ def _waits(name: str, asked: str, row: LatencyRow) -> GateRow:
 
 
 def _contract(layers: Sequence[LayerRow]) -> GateRow:
-    broken = changed(layers)
-    names = ", ".join(f"{row.name} ({row.planned} → {row.built})" for row in broken)
+    """Strict: every layer is shown to be what was planned. A builder's silence is no proof."""
+    broken, untold = changed(layers), unknown(layers)
+    reasons = []
+    if broken:
+        names = ", ".join(f"{row.name} ({row.planned} → {row.built})" for row in broken)
+        reasons.append(f"the builder changed {names}")
+    if untold:
+        names = ", ".join(row.name for row in untold)
+        reasons.append(f"the builder does not tell the precision of {names}")
     return GateRow(
         "contract",
-        "no layer changed",
-        f"{len(broken)} of {len(layers)} layers changed",
-        passed=not broken,
-        reason=f"the builder changed {names}" if broken else "",
+        "no layer changed or unknown",
+        f"{len(broken)} changed and {len(untold)} unknown of {len(layers)} layers",
+        passed=not reasons,
+        reason="; ".join(reasons),
     )

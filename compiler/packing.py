@@ -34,7 +34,7 @@ def pack(
     identity: Mapping[str, Any],
 ) -> tuple[bundle.Manifest, dict[str, bytes]]:
     """The manifest and the files of a bundle."""
-    from rtc.targets.loader import backend
+    from rtc.targets.loader import backend, profile_text
 
     shipped = choice.candidate
     engine_file = backend(shipped.backend).engine_file
@@ -44,6 +44,7 @@ def pack(
         "float.onnx": front.model.onnx.proto,
         "recipe.yaml": recipe.text.encode(),
         "plan.yaml": _plan(choice),
+        bundle.PROFILE: profile_text(shipped.request.profile),
         "layers.json": _LAYERS.dump_json(shipped.built.layers, indent=1),
         "calibration.json": canonical({n: asdict(r) for n, r in front.statistics.items()}),
         REPORT: serial.to_json(report),

@@ -72,7 +72,8 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     Args:
         recipe: a recipe's path, or a recipe that was loaded.
-        targets: one device name or several; the recipe's own when not given.
+        targets: one device or several, by name or by profile file (`*.yaml`); the recipe's own
+            when not given.
         out: the folder that bundles go under.
         store: where results of stages are kept; the user's cache when not given.
         listener: told of every stage.
@@ -89,8 +90,9 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     listener = listener or Nobody()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    names = [targets] if isinstance(targets, str) else targets or recipe.targets
-    profiles = [loader.profile(name) for name in names]
+    named = [targets] if isinstance(targets, str) else targets
+    beside = Path() if named else recipe.path.parent  # of profiles that are named by their file
+    profiles = [loader.profile(name, beside) for name in named or recipe.targets]
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
     recipe.admit_code()
     _check_writable(Path(out))

@@ -23,7 +23,7 @@ from pydantic import (
 from rtc.compiler import pass_list, strict_yaml
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import REFERENCE
+from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Level
@@ -202,7 +202,7 @@ class _Head(Section):
 
     recipe: Annotated[int, Field(ge=SCHEMA, le=SCHEMA)]
     """Version of the recipe's schema."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$", max_length=80)]
+    name: Annotated[str, Field(pattern=f"^{FOLDER_NAME}$", max_length=80)]
     """Names the folder below build/."""
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?$", max_length=80)]
     """Your version of this recipe: "1.0.0"."""
@@ -214,7 +214,7 @@ class _Head(Section):
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """The batch that the engine is chosen for."""
     targets: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] = ("cpu",)
-    """Devices to compile for when none is given on the command line."""
+    """Devices to compile for when none is given on the command line; names, or profiles beside."""
     measure: Measure = Measure()
     gates: Gates = Gates()
 
@@ -272,7 +272,7 @@ def load_recipe(path: Path) -> Recipe:
     recipe = parse_recipe(document, path)
     _check_files(recipe, document)
     for index, name in enumerate(recipe.targets):
-        _check_target(name, document.where(("targets", index)))
+        _check_target(name, recipe.path.parent, document.where(("targets", index)))
     return recipe
 
 
@@ -340,11 +340,11 @@ def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
         )
 
 
-def _check_target(name: str, where: str) -> None:
+def _check_target(name: str, beside: Path, where: str) -> None:
     from rtc.targets import loader
 
     try:
-        loader.profile(name)
+        loader.profile(name, beside)
     except RecipeError as error:
         error.where = error.where or where
         raise

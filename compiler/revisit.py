@@ -15,10 +15,9 @@ import numpy as np
 
 from rtc.compiler import bundle, files, gates, strict_yaml
 from rtc.compiler.core.data import Array, Split, Splits
-from rtc.compiler.core.errors import DataError, MachineError, RtcError
+from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.progress import Progress, silent
-from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.measure.latency import Bench, Subject, engine_subject
 from rtc.compiler.recipe import Recipe, load_recipe, parse_recipe
 from rtc.compiler.report.model import (
@@ -105,8 +104,9 @@ def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow
         raise DataError("the test samples have no labels", where=again.recipe.name)
     with Engine(again.verified) as engine:
         shipped = _logits(engine, test, entry.batches[2], progress)
+        there = f"{engine.runtime} on {machine()}"
     floats = reference_logits(again.verified.files["float.onnx"], test)
-    here, there = f"{REFERENCE} on {machine()}", f"{entry.runtime} on {machine()}"
+    here = f"{REFERENCE} on {machine()}"
     return (
         accuracy_row(FLOAT_MODEL, floats, test.labels, None, here),
         accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, there),
@@ -182,20 +182,10 @@ def publish(again: Revisited, report: Report) -> tuple[Path, Path]:
 
 
 def _subject(again: Revisited) -> Subject:
-    from rtc.targets import loader
+    from rtc.compiler.engine import admit
 
-    engine = again.verified.manifest.engine
-    profile = loader.profile(again.verified.manifest.target)
-    runs = loader.backend(engine.backend).runnable(profile)
-    if not runs.ok:
-        raise MachineError(
-            f"{profile.name}: {runs.missing}",
-            where=str(again.verified.path),
-            fix=runs.fix or "copy the bundle to such a device, and run it there",
-            id="not-runnable",
-        )
-    request = BuildRequest(profile, engine.batches, engine.threads)
-    return engine_subject(again.report.shipped, engine.backend, again.verified.engine, request)
+    backend, request = admit(again.verified)
+    return engine_subject(again.report.shipped, backend.name, again.verified.engine, request)
 
 
 def _started(bench: Bench) -> None:

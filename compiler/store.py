@@ -158,7 +158,22 @@ class Store:
                     with durable.drafting(entry.parent) as trash:
                         entry.rename(trash / entry.name)  # so that no reader sees half of it
                     count, freed = count + 1, freed + size
+            self._clear_locks()
         return Cleared(count, freed)
+
+    def _clear_locks(self) -> None:
+        """Remove the lock files whose entry is gone and that nobody holds.
+
+        Who opened one just before it went would lock a file without a name, and share its work with
+        nobody: it is done twice then, and the first result stays.
+        """
+        from filelock import FileLock, Timeout
+
+        for path in _folders(self.root / "locks"):
+            if (self.root / "entries" / path.stem).exists():
+                continue
+            with suppress(Timeout), FileLock(path, timeout=0, fallback_to_soft=False):
+                path.unlink(missing_ok=True)
 
     def _entry(self, key: str) -> Path:
         if not _KEY.fullmatch(key):

@@ -42,7 +42,6 @@ class AssignPrecision(Pass):
     name: ClassVar[str] = "assign-precision"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-    data_used: ClassVar[tuple[str, ...]] = ("calibration",)
 
     variant: Variant = Variant.MIX
     observer: str = "percentile"

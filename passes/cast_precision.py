@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rtc.calibration.rounding import HALF_KEY
+from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit

@@ -73,7 +73,6 @@ class Distill(Schedule, Pass):
     takes: ClassVar[Level] = Level.TORCH
     gives: ClassVar[Level] = Level.TORCH
     uses: ClassVar[tuple[str, ...]] = ("torch", "accelerate", "nvidia-modelopt")
-    data_used: ClassVar[tuple[str, ...]] = ("train", "calibration", "test")
 
     student: str
     student_options: Mapping[str, Any] = field(default_factory=dict)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.passes.graph import MOVES, is_constant, is_output, value
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FUSED = frozenset({"Relu", "Clip"})
 COMMUTES = MOVES | {"MaxPool"}
 """Operators that give the same with integers as with what these stand for: Q may cross them."""

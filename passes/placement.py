@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.passes.graph import is_constant
-from rtc.passes.layers import COMMUTES, FUSED, JOINS, WEIGHTED, origin, output_of, producer
+from rtc.passes.layers import COMMUTES, FUSED, JOINS, origin, output_of, producer
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

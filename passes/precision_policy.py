@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import LayerDecision, Precision, Variant
 from rtc.compiler.core.target import QuantScheme
 from rtc.passes.graph import MOVES, dtype_of, is_constant
@@ -18,7 +19,6 @@ from rtc.passes.half import half_obstacle
 from rtc.passes.layers import (
     COMMUTES,
     JOINS,
-    WEIGHTED,
     Layer,
     is_first,
     is_last,
@@ -114,7 +114,10 @@ class Policy:
         if node.op == "MaxPool":
             wanted = _integer_wanted(node.outputs[0], known)
             return wanted or (self.scheme.quantise_outputs and made)
-        return node.op in JOINS and self.scheme.quantise_outputs and made
+        whole = not any(
+            map(is_constant, node.inputs)
+        )  # a constant stays float, and the sum with it
+        return node.op in JOINS and self.scheme.quantise_outputs and made and whole
 
     def _float_reason(self) -> str:
         if self.variant is Variant.HALF and self.default is Precision.FP32:

@@ -50,7 +50,6 @@ class SimplifyActivations(Schedule, Pass):
     takes: ClassVar[Level] = Level.TORCH
     gives: ClassVar[Level] = Level.TORCH
     uses: ClassVar[tuple[str, ...]] = ("torch", "accelerate")
-    data_used: ClassVar[tuple[str, ...]] = ("train", "calibration")
 
     rules: Mapping[Activation, Activation] = field(default_factory=lambda: dict(RULES))
     budget: Annotated[float, Field(ge=0, le=1)] = 0.005

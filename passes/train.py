@@ -22,7 +22,6 @@ class Train(Schedule, Pass):
     takes: ClassVar[Level] = Level.TORCH
     gives: ClassVar[Level] = Level.TORCH
     uses: ClassVar[tuple[str, ...]] = ("torch", "accelerate")
-    data_used: ClassVar[tuple[str, ...]] = ("train", "calibration", "test")
 
     @property
     def bound(self) -> Bounded:

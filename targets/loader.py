@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import MachineError, RecipeError
-from rtc.compiler.core.naming import load_object, nearest
+from rtc.compiler.core.naming import FOLDER_NAME, load_object, nearest
 from rtc.compiler.core.target import Availability, Backend, DeviceProfile
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from rtc.compiler.strict_yaml import Document
 
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -26,6 +33,8 @@ ABSENT: Mapping[str, str] = MappingProxyType(
     {"tensorrt": "rtc has no backend for full TensorRT yet"},
 )
 """Runtimes that profiles may name because the device needs them, and why none can be built."""
+
+_HERE = Path()
 
 
 @dataclass(frozen=True)
@@ -53,14 +62,18 @@ class TargetRow:
         return any(runtime.runs.ok for runtime in self.runtimes)
 
 
-def profile(name: str) -> DeviceProfile:
+def profile(name: str, beside: Path = _HERE) -> DeviceProfile:
     """The device of that name, or of the profile file at that path (`*.yaml`).
+
+    Args:
+        name: a device, or a file.
+        beside: the folder that a relative path starts from.
 
     Raises:
         RecipeError: no such device ("unknown-target"), or a file that is not a profile.
     """
     if name.endswith((".yaml", ".yml")):
-        return _read(Path(name))
+        return _read(beside / name)
     known = profiles()
     if name not in known:
         raise RecipeError(
@@ -75,6 +88,26 @@ def profiles() -> Mapping[str, DeviceProfile]:
     folder = Path(str(resources.files("rtc.targets.profiles")))
     found = {path.stem: _read(path) for path in sorted(folder.glob("*.yaml"))}
     return MappingProxyType(found)
+
+
+def profile_text(profile: DeviceProfile) -> bytes:
+    """A device as the content of a profile file; `parse_profile` reads it back."""
+    import yaml
+
+    fields = _profiles().dump_python(profile, mode="json", exclude_none=True)
+    text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def parse_profile(content: bytes, where: str) -> DeviceProfile:
+    """The device that a profile file's content tells of; `where` names the file in errors.
+
+    Raises:
+        RecipeError: it is not a profile.
+    """
+    from rtc.compiler import strict_yaml
+
+    return _checked(strict_yaml.parse(content, where))
 
 
 def backend(name: str) -> Backend:
@@ -143,13 +176,30 @@ def _others() -> str:
 
 
 def _read(path: Path) -> DeviceProfile:
+    from rtc.compiler import strict_yaml
+
+    return _checked(strict_yaml.read(path))
+
+
+@cache
+def _profiles() -> TypeAdapter[DeviceProfile]:
     from pydantic import TypeAdapter
 
-    from rtc.compiler import strict_yaml
+    return TypeAdapter(DeviceProfile)
+
+
+def _checked(document: Document) -> DeviceProfile:
     from rtc.compiler.validation import validated
 
-    document = strict_yaml.read(path)
-    found = validated(TypeAdapter(DeviceProfile), document.value, document, ())
+    found = validated(_profiles(), document.value, document, ())
+    if not re.fullmatch(FOLDER_NAME, found.name):
+        raise RecipeError(
+            "this name cannot name a folder",
+            where=document.where(("name",)),
+            seen=repr(found.name),
+            expected="letters and digits, with single dots, dashes or underscores between them",
+            id="device-name",
+        )
     for index, name in enumerate(found.backends):
         if name not in BACKENDS and name not in ABSENT:
             raise RecipeError(

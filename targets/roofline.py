@@ -51,11 +51,6 @@ def estimate(
     return Estimated(seconds * 1e3, "ms", model)
 
 
-def traffic(layers: Sequence[BuiltLayer], batch: int) -> int:
-    """Bytes that the layers whose traffic is known read and write at `batch`."""
-    return sum(_bytes(layer, batch) for layer in layers if _is_known(layer))
-
-
 def _is_known(layer: BuiltLayer) -> bool:
     return None not in (layer.bytes_per_sample, layer.bytes_fixed, layer.flops_per_sample)
 

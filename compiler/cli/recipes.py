@@ -11,6 +11,7 @@ import typer
 
 from rtc.compiler.cli.answer import Answer, command, group
 from rtc.compiler.core.errors import MachineError, RecipeError
+from rtc.compiler.core.naming import FOLDER_NAME
 
 if TYPE_CHECKING:
     from rtc.compiler.recipe import Recipe
@@ -77,7 +78,7 @@ def new(
     Example:
       rtc recipe new my-model --output recipes/my-model.yaml
     """
-    if not re.fullmatch(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", name):
+    if not re.fullmatch(FOLDER_NAME, name):
         raise RecipeError("not a recipe's name", seen=repr(name), expected="letters, digits, . _ -")
     path = output or Path(f"{name}.yaml")
     beside = path.parent / SCHEMA_FILE

@@ -14,6 +14,9 @@ from rtc.compiler.core.errors import RecipeError, RtcError
 REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 """How a recipe refers to an object: "package.module:name"."""
 
+FOLDER_NAME = r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
+"""What a recipe or a device may be called: it names a folder, and never another one than that."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean "x"?`, or the list of what there is."""

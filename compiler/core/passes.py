@@ -126,9 +126,6 @@ class Pass(ABC):
     gives: ClassVar[Level]
     version: ClassVar[int] = 1  # raised when the same input would give another output
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the output
-    data_used: ClassVar[
-        tuple[str, ...]
-    ] = ()  # splits that `apply` reads: "train", "calibration", …
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property

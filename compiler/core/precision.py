@@ -67,10 +67,6 @@ class PrecisionPlan:
         decision = self.layers.get(layer)
         return decision.precision if decision else self.default
 
-    def quantised(self) -> tuple[str, ...]:
-        """Names of the layers planned in INT8, in plan order."""
-        return tuple(n for n, d in self.layers.items() if d.precision is Precision.INT8)
-
     def to_dict(self) -> dict[str, Any]:
         return {
             "plan": 1,

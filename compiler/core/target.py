@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
@@ -123,7 +123,6 @@ class Built:
     binding: Mapping[
         str, str
     ]  # what the engine refuses to run without: {"compute_capability": "8.9"}
-    details: Mapping[str, Any] = field(default_factory=dict)  # JSON types, for the report
 
 
 class Runner(ABC):
@@ -169,7 +168,6 @@ class Backend(ABC):
     name: ClassVar[str]
     extra: ClassVar[str]  # the pip extra that installs it: "openvino"
     engine_file: ClassVar[str]  # the engine's file name in a bundle: "engine.onnx"
-    version: ClassVar[int] = 1  # raised when the same input would give another engine
 
     @abstractmethod
     def scheme(self, profile: DeviceProfile) -> QuantScheme:
@@ -186,6 +184,10 @@ class Backend(ABC):
     @abstractmethod
     def runnable(self, profile: DeviceProfile) -> Availability:
         """Whether engines for that device can be run here."""
+
+    @abstractmethod
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        """What this machine has for each key of `Built.binding`, where `runnable` says yes."""
 
     @abstractmethod
     def build(self, graph: bytes, request: BuildRequest) -> Built:

@@ -115,7 +115,9 @@ def _layers(report: Report) -> Fact | None:
     if not report.layers:
         return None
     changed = f"{len(report.changed())} of {len(report.layers)}"
-    return Fact("layers changed", "", changed, ("by the builder",))
+    unknown = len(report.unknown())
+    details = ("by the builder", *([f"{unknown} unknown"] if unknown else []))
+    return Fact("layers changed", "", changed, details)
 
 
 def _engine(report: Report) -> Fact | None:

@@ -104,8 +104,9 @@ class CandidateRow:
 class LayerRow:
     """One layer of the shipped engine, planned against built.
 
-    `verdict`: "kept", "folded", or "changed": a silent fallback, the builder runs the layer in
-    another precision than the plan says.
+    `verdict`: "kept"; "folded" into another layer's kernel; "changed": a silent fallback, the
+    builder runs the layer in another precision than the plan says; or "unknown": no kernel that the
+    builder lists computes it, so nothing proves the plan.
     """
 
     name: str
@@ -165,4 +166,11 @@ class Report:
 
     def changed(self) -> tuple[LayerRow, ...]:
         """The layers that the builder runs in another precision than planned."""
-        return tuple(row for row in self.layers if row.verdict == "changed")
+        return self._judged("changed")
+
+    def unknown(self) -> tuple[LayerRow, ...]:
+        """The layers whose built precision the builder does not tell."""
+        return self._judged("unknown")
+
+    def _judged(self, verdict: str) -> tuple[LayerRow, ...]:
+        return tuple(row for row in self.layers if row.verdict == verdict)

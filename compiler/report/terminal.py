@@ -32,6 +32,7 @@ _STATES = {
     "kept": "green",
     "folded": "dim",
     "changed": "bold red",
+    "unknown": "bold yellow",
     "refused": "red",
     "failed": "red",
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 # fmt: off
-MOVES = frozenset({
+NOT_COMPUTING = frozenset({
     "Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Dropout", "Expand",
     "Flatten", "Gather", "Identity", "Pad", "QuantizeLinear", "Reshape", "Shape", "Slice", "Split",
     "Squeeze", "Tile", "Transpose", "Unsqueeze",
@@ -106,4 +106,4 @@ class NodeIndex:
 
     def computes(self, indices: Iterable[int]) -> bool:
         """Whether any of these nodes does more than move values."""
-        return any(self.nodes[index].op_type not in MOVES for index in indices)
+        return any(self.nodes[index].op_type not in NOT_COMPUTING for index in indices)

@@ -13,6 +13,8 @@ from itertools import combinations, pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
+from rtc.compiler.core.operators import WEIGHTED
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
@@ -21,7 +23,6 @@ Shape = tuple[int, ...]
 BATCH = 999_983
 """The batch, in shapes: a prime."""
 
-_COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _UNCOUNTED = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 _MATRIX = 2  # axes
 _LARGEST_PADDING = 4  # one channel to four; nothing is padded further
@@ -73,7 +74,7 @@ class Sizes:
         """
         if node.op_type in _UNCOUNTED:
             return None
-        if node.op_type not in _COUNTED:
+        if node.op_type not in WEIGHTED:
             return 0
         try:
             first, second, out = (

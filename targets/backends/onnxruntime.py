@@ -67,6 +67,9 @@ class OnnxRuntime(Backend):
     def runnable(self, profile: DeviceProfile) -> Availability:
         return self.available()
 
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        return {"machine": frozenset({platform.machine()})}
+
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         """The graph as it is, after ONNX Runtime has accepted it and shown what it makes of it."""
         import onnx
@@ -81,7 +84,6 @@ class OnnxRuntime(Backend):
             layers=layers,
             runtime=f"onnxruntime {self.available().version}",
             binding={"machine": platform.machine()},
-            details={"disabled_optimizers": list(MISCOMPILES)},
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:

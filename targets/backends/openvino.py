@@ -18,6 +18,7 @@ import numpy as np
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import MachineError, ModelError
+from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.target import (
     Availability,
@@ -34,9 +35,6 @@ from rtc.targets.backends.installed import installed
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-HALF_KEY = "rtc.half"
-"""Metadata of a graph whose float layers run in a half type: "bf16" or "fp16"."""
 
 _HINTS = {"": "f32", "bf16": "bf16", "fp16": "f16"}
 _HALVES = {"bf16": "bf16", "f16": "fp16"}
@@ -83,6 +81,11 @@ class OpenVino(Backend):
     def runnable(self, profile: DeviceProfile) -> Availability:
         return self.available()
 
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        halves = frozenset(half for half in _HALVES.values() if half.upper() in has)
+        return {"machine": frozenset({platform.machine()}), "half": halves}
+
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         """The graph as it is, after OpenVINO has compiled it and shown what it makes of it."""
         model = onnx_graph.parse(graph)
@@ -94,7 +97,6 @@ class OpenVino(Backend):
             layers=layers,
             runtime=f"openvino {self.available().version}",
             binding={"machine": platform.machine(), **({"half": half} if half else {})},
-            details={"inference_precision": _HINTS[half]},
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:

@@ -28,6 +28,9 @@ _SUFFIX = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
 _INTEGERS = re.compile(r"QLinear|QGemm|NhwcMaxPool|MatMulInteger|ConvInteger|DynamicQuantize")
 """Kinds that compute on 8-bit integers. NhwcMaxPool exists for 8-bit tensors only."""
 
+_CONVERTS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Kinds that compute nothing; a Relu that Q's lower bound stands for is absorbed into one."""
+
 
 def built_layers(original: ModelProto, optimised: ModelProto) -> tuple[BuiltLayer, ...]:
     """The nodes of the optimised graph, in execution order, with the ONNX nodes in each."""
@@ -40,7 +43,9 @@ def built_layers(original: ModelProto, optimised: ModelProto) -> tuple[BuiltLaye
             name=node.name,
             kind=node.op_type,
             onnx_nodes=index.names(mine),
-            precision=_precision(node.op_type) if index.computes(mine) else None,
+            precision=_precision(node.op_type)
+            if index.computes(mine) and node.op_type not in _CONVERTS
+            else None,
         )
         for node, mine in zip(optimised.graph.node, parts, strict=True)
     )

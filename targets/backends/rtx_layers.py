@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuiltLayer
-from rtc.targets.backends.onnx_graph import MOVES
+from rtc.targets.backends.onnx_graph import NOT_COMPUTING
 from rtc.targets.backends.onnx_sizes import Shape, Sizes, elements_per_sample
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _precision(layer: PlanLayer, nodes: Sequence[NodeProto], sizes: Sizes) -> Pr
     kernel of the library computes in its inputs' type. A generated one casts and quantises on its
     way, so its tensors do not tell; but the network is strongly typed, so the ONNX graph does.
     """
-    computing = [node for node in nodes if node.op_type not in MOVES]
+    computing = [node for node in nodes if node.op_type not in NOT_COMPUTING]
     if not computing:
         return None
     inputs = {tensor.datatype for tensor in layer.inputs}

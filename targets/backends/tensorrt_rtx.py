@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _TURING = "7.5"
-_MEMORY = re.compile(r"^Total (Activation|Weights) Memory: (\d+) bytes")
 
 
 class TensorRTRTX(Backend):
@@ -66,6 +64,14 @@ class TensorRTRTX(Backend):
             return Availability(ok=False, missing=refusal.what + seen, fix=refusal.fix)
         return builds
 
+    def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
+        import tensorrt_rtx as trt
+
+        return {
+            "compute_capability": frozenset({str(profile.compute_capability)}),
+            "tensorrt_rtx": frozenset({trt.__version__}),
+        }
+
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         import tensorrt_rtx as trt
 
@@ -93,7 +99,6 @@ class TensorRTRTX(Backend):
                 "compute_capability": str(request.profile.compute_capability),
                 "tensorrt_rtx": trt.__version__,
             },
-            details=_details(log, plan, request),
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
@@ -147,15 +152,6 @@ def _first_error(trt: Any, log: Any) -> str:
 
 def _layer_list(log: Any) -> str:
     return next((m for _, m in log.lines if m.startswith("Layers:")), "")
-
-
-def _details(log: Any, plan: Iterable[Any], request: BuildRequest) -> dict[str, Any]:
-    found = (_MEMORY.match(message) for _, message in log.lines)
-    details: dict[str, Any] = {f"{f[1].lower()}_memory_bytes": int(f[2]) for f in found if f}
-    details["batches"] = list(request.batches)
-    if not plan:
-        details["note"] = "TensorRT-RTX logged no layer list that rtc can read"
-    return details
 
 
 def _config(trt: Any, builder: Any, network: Any, request: BuildRequest) -> Any:

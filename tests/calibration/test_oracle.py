@@ -3,9 +3,10 @@ import pytest
 from check_pass import parse
 
 from rtc.calibration.oracle import Oracle, evaluate, with_outputs
-from rtc.calibration.rounding import HALF_KEY, emulate_half
+from rtc.calibration.rounding import emulate_half
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.operators import HALF_KEY
 
 TYPES = {"fp16": 10, "bf16": 16}
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -181,6 +182,21 @@ def test_no_home_path_leaves_with_a_bundle(tmp_path: Path, monkeypatch: pytest.M
     gates = ({"reason": "not in /home/ada/weights, /home/ada or /home/adam"},)
     made = publish(tmp_path, dataclasses.replace(MADE, gates=gates), FILES)
     assert verify(made).manifest.gates == ({"reason": "not in ~/weights, ~ or /home/adam"},)
+
+
+def test_no_home_path_leaves_in_a_text_of_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/zoë & co")
+    texts = {
+        "report.json": json.dumps({"note": "/home/zoë & co/data"}).encode(),
+        "report.html": b"<p>/home/zo\xc3\xab &amp; co/data</p>",
+        "recipe.yaml": "# /home/zoë & co/data\n".encode(),
+    }
+    found = verify(publish(tmp_path, MADE, {**FILES, **texts})).files
+    assert json.loads(found["report.json"]) == {"note": "~/data"}
+    assert found["report.html"] == b"<p>~/data</p>"
+    assert found["recipe.yaml"] == b"# ~/data\n"
 
 
 def test_an_output_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:

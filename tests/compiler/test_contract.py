@@ -1,8 +1,15 @@
 from __future__ import annotations
 
-from rtc.compiler.contract import changed, contract
+import numpy as np
+import pytest
+from check_pass import parse
+from nets import PROFILE, planned
+
+from rtc.compiler.contract import changed, contract, unknown
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
-from rtc.compiler.core.target import BuiltLayer
+from rtc.compiler.core.target import BuildRequest, BuiltLayer
+from rtc.passes.insert_qdq import InsertQdq
+from rtc.targets.backends.onnxruntime import OnnxRuntime
 
 
 def plan(**layers: tuple[str, Precision]) -> PrecisionPlan:
@@ -51,7 +58,42 @@ def test_a_pool_between_int8_layers_may_run_on_their_integers() -> None:
     assert "neighbours" in rows[0].reason
 
 
-def test_a_layer_that_no_kernel_names_is_folded() -> None:
-    rows = contract(plan(conv=("Conv", Precision.FP32)), [], {})
+def test_an_activation_that_no_kernel_names_is_folded() -> None:
+    layers = [kernel(Precision.FP32, "conv")]
+    rows = contract(plan(relu=("Relu", Precision.FP32)), layers, {})
     assert (rows[0].verdict, rows[0].built) == ("folded", "")
     assert "no kernel" in rows[0].reason
+
+
+@pytest.mark.parametrize("layers", [[], [kernel(None, "conv")], [kernel(Precision.INT8, "other")]])
+def test_weights_that_no_kernel_is_known_to_multiply_are_unknown(layers: list[BuiltLayer]) -> None:
+    rows = contract(plan(conv=("Conv", Precision.INT8)), layers, {})
+    assert (rows[0].verdict, rows[0].built) == ("unknown", "")
+    assert unknown(rows) == rows
+    assert changed(rows) == ()
+
+
+def test_onnx_runtime_keeps_the_plan_of_matrix_products_with_a_bias_apart() -> None:
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=(32, 32)).astype(np.float32) for n in ("w1", "w2")}
+    unit = parse(
+        """g (float[N,32] x) => (float[N,32] y) {
+        [first] a = MatMul(x, w1)
+        [shift] b = Add(a, bias)
+        [relu] c = Relu(b)
+        [second] y = MatMul(c, w2)
+    }""",
+        **weights,
+        bias=rng.normal(size=32).astype(np.float32),
+    )
+    runtime = OnnxRuntime()
+    ctx = planned(unit, runtime.scheme(PROFILE), Variant.INT8)
+    assert ctx.plan is not None
+    graph = InsertQdq().apply(unit, ctx).unit.onnx.proto
+    rows = contract(ctx.plan, runtime.build(graph, BuildRequest(PROFILE, (1, 8, 8))).layers, {})
+    assert {row.name: (row.planned, row.verdict) for row in rows} == {
+        "first": ("int8", "kept"),
+        "shift": ("fp32", "kept"),
+        "relu": ("fp32", "folded"),
+        "second": ("int8", "kept"),
+    }

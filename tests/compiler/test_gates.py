@@ -77,3 +77,10 @@ def test_too_few_samples_are_noted_where_they_leave_the_drop_open() -> None:
     )
     assert row.passed
     assert "3 samples are few" in row.reason
+
+
+def test_a_strict_contract_does_not_pass_on_a_builders_silence() -> None:
+    row = judged(Gates(**NONE, contract="strict"), verdict="unknown")["contract"]
+    assert row.passed is False
+    assert "does not tell the precision of conv1" in row.reason
+    assert "1 unknown" in row.found

@@ -91,6 +91,7 @@ def test_a_bundle_holds_all_that_proves_it(compiled: Path) -> None:
     verified = bundle.verify(compiled / "build/digits/cpu")
     assert set(verified.files) == {
         "calibration.json", "engine.onnx", "float.onnx", "graph.onnx", "layers.json", "plan.yaml",
+        "profile.yaml",
         "recipe.yaml", "report.html", "report.json",
     }  # fmt: skip
     plan = PrecisionPlan.from_dict(yaml.safe_load(verified.files["plan.yaml"]))

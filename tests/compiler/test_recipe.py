@@ -286,3 +286,10 @@ def test_the_schema_beside_the_recipes_is_the_current_one() -> None:
     """Mend with: rtc recipe schema > recipes/recipe.schema.json"""
     written = Path(__file__).parents[2] / "recipes" / "recipe.schema.json"
     assert json.loads(written.read_text()) == json.loads(json.dumps(recipe.schema()))
+
+
+def test_a_target_that_is_a_file_lies_beside_the_recipe(path: Path) -> None:
+    board = "name: my-board\nvendor: me\nkind: cpu\nbackends: [onnxruntime]\n"
+    (path.parent / "board.yaml").write_text(board, encoding="utf-8")
+    read = load(path, TEXT.replace("targets: [cpu, rtx4060ti]", "targets: [board.yaml]"))
+    assert read.targets == ("board.yaml",)

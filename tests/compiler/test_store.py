@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -259,3 +260,16 @@ def test_four_processes_share_one_store(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_eight_processes_share_one_store_for_fifty_rounds(tmp_path: Path) -> None:
     share(tmp_path, processes=8, rounds=50)
+
+
+def test_clear_takes_the_locks_of_what_is_gone_but_none_that_is_held(store: Store) -> None:
+    held = Store.key("held")
+    for key in (KEY, Store.key("kept")):
+        with store.lock(key):
+            store.put(key, FILES)
+    stale = time.time() - 40 * 86400
+    os.utime(entry(store), (stale, stale))
+    with store.lock(held):
+        store.clear(older_than_days=30)
+        left = {path.stem for path in (store.root / "locks").iterdir()}
+    assert left == {Store.key("kept"), held}

@@ -7,7 +7,7 @@ from check_pass import parse, random_samples
 
 from rtc.calibration.collect import collect
 from rtc.compiler.core.passes import PassContext, TargetContext
-from rtc.compiler.core.precision import Variant
+from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import DeviceProfile, QuantScheme
 from rtc.compiler.core.unit import Unit
 from rtc.passes.assign_precision import AssignPrecision
@@ -75,3 +75,9 @@ def planned(unit: Unit, scheme: QuantScheme, variant: Variant, **options: object
 
     ctx = context(unit, scheme)
     return replace(ctx, plan=AssignPrecision(variant=variant, **options).apply(unit, ctx).plan)
+
+
+def quantised(plan: PrecisionPlan | None) -> tuple[str, ...]:
+    """Names of the layers planned in INT8, in plan order."""
+    assert plan is not None
+    return tuple(n for n, d in plan.layers.items() if d.precision is Precision.INT8)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from check_pass import check_pass, parse
-from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, residual
+from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, quantised, residual
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
@@ -32,7 +32,7 @@ def reason(plan, layer):
 def test_the_contract_of_every_pass():
     result = check_pass(AssignPrecision(), UNIT, CONTEXTS[TENSORRT])
     assert result.unit is UNIT
-    assert PrecisionPlan.from_dict(result.plan.to_dict()).quantised() == result.plan.quantised()
+    assert quantised(PrecisionPlan.from_dict(result.plan.to_dict())) == quantised(result.plan)
 
 
 def test_every_computing_node_is_in_the_plan_in_graph_order():
@@ -66,7 +66,7 @@ def test_followers():
 
 def test_a_layer_below_the_threshold_stays_float():
     plan = assign(TENSORRT, Variant.MIX, min_snr_db=90.0)
-    assert plan.quantised() == ()
+    assert quantised(plan) == ()
     assert reason(plan, "conv1").endswith("dB < 90 dB")
 
 
@@ -131,7 +131,7 @@ def test_pins_beat_the_policy_and_a_name_beats_a_glob():
 
 def test_a_pin_holds_in_a_float_candidate_too():
     plan = assign(TENSORRT, Variant.HALF, pin={"conv1": INT8})
-    assert plan.quantised() == ("conv1", "conv1_relu")
+    assert quantised(plan) == ("conv1", "conv1_relu")
 
 
 def test_a_glob_pins_to_int8_what_can_be():

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import nets
 import numpy as np
 import pytest
 from check_pass import check_pass, constant, equations, parse
@@ -140,7 +141,7 @@ def test_tensorrt_rtx_builds_it_in_the_planned_types(variant):
     ctx = planned(unit, TENSORRT, variant)
     quantised = InsertQdq().apply(unit, ctx).unit
     built = _tensorrt_layers(STEP.apply(quantised, ctx).unit)
-    for layer in ctx.plan.quantised():
+    for layer in nets.quantised(ctx.plan):
         if ctx.plan.layers[layer].op == "Conv":
             assert "Datatype: Int8" in _inputs(built, layer)
     if variant is Variant.HALF:

@@ -154,3 +154,10 @@ def test_padding_before_max_pooling_keeps_its_zeros(runtime, padded, request_64)
 def test_half_is_offered_exactly_where_the_scheme_has_a_half_type(runtime):
     cpu = profile("cpu")
     assert (Variant.HALF in runtime.variants(cpu)) == (runtime.scheme(cpu).half is None)
+
+
+def test_a_machine_meets_what_is_built_on_it(runtime, convnet, request_64):
+    binding = runtime.build(convnet.SerializeToString(), request_64).binding
+    here = runtime.meets(request_64.profile)
+    assert binding
+    assert all(needed in here[key] for key, needed in binding.items())

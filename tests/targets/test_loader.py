@@ -43,6 +43,26 @@ def test_a_profile_can_be_a_file(tmp_path):
     assert loader.profile(str(path)).name == "my-board"
 
 
+def test_a_profile_survives_its_text():
+    for device in loader.profiles().values():
+        assert loader.parse_profile(loader.profile_text(device), "profile.yaml") == device
+
+
+def test_a_relative_profile_lies_beside_who_names_it(tmp_path, monkeypatch):
+    (tmp_path / "board.yaml").write_text(BOARD)
+    monkeypatch.chdir("/")
+    assert loader.profile("board.yaml", tmp_path).name == "my-board"
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp", "a/b", ".hidden", "''", "a\\nb"])
+def test_a_profile_whose_name_is_no_folder_is_refused(tmp_path, name):
+    path = tmp_path / "board.yaml"
+    path.write_text(BOARD.replace("my-board", f'"{name}"'))
+    with pytest.raises(RecipeError) as caught:
+        loader.profile(str(path))
+    assert (caught.value.id, caught.value.where) == ("device-name", f"{path}:2:7")
+
+
 @pytest.mark.parametrize(
     ("change", "id", "place", "fix"),
     [

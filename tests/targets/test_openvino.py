@@ -9,10 +9,11 @@ from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import MachineError, ModelError
+from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuildRequest
 from rtc.targets.backends import openvino
-from rtc.targets.backends.openvino import HALF_KEY, OpenVino
+from rtc.targets.backends.openvino import OpenVino
 from rtc.targets.loader import profile
 
 needs_half = pytest.mark.skipif(

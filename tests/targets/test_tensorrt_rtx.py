@@ -144,9 +144,8 @@ def test_variants_that_turing_cannot_build_are_left_out() -> None:
 def test_a_float_build() -> None:
     built = _build(_float_block())
     assert built.binding["compute_capability"] == "8.9"
+    assert all(needed in BACKEND.meets(ADA)[key] for key, needed in built.binding.items())
     assert built.runtime.startswith("tensorrt-rtx ")
-    assert built.details["weights_memory_bytes"] >= 4 * (2 * 16 * 16 * 9 + 10 * 16)
-    assert "note" not in built.details
     nodes = ("conv1", "relu1", "conv2", "add", "relu2", "gap", "fc")
     assert _precisions(built, *nodes) == [Precision.FP32] * len(nodes)
     assert _owner(built, "conv2") is _owner(built, "add") is _owner(built, "relu2")

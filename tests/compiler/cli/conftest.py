@@ -144,6 +144,7 @@ def built(project: Path) -> Path:
         backend.engine_file: engine.engine,
         "float.onnx": unit.onnx.proto,
         "recipe.yaml": recipe.text.encode(),
+        bundle.PROFILE: loader.profile_text(request.profile),
         "report.json": serial.to_json(waiting()),
         "report.html": html.render(waiting()).encode(),
     }

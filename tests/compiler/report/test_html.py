@@ -125,6 +125,13 @@ def test_a_changed_layer_stands_out(cpu_report: Report) -> None:
     assert "/act2/Gelu" in alarms[0]
 
 
+def test_a_layer_of_unknown_precision_stands_out_and_is_counted(cpu_report: Report) -> None:
+    silent = replace(cpu_report.layers[3], built="", verdict="unknown")
+    html = render(replace(cpu_report, layers=(silent,)))
+    assert len([row for row in table_rows(html) if 'class="alarm"' in row]) == 1
+    assert "0 of 1 changed, 1 unknown" in html
+
+
 def test_markup_in_names_is_text(cpu_report: Report) -> None:
     layer = replace(cpu_report.layers[0], name=ATTACK, reason=ATTACK, verdict=ATTACK)
     gate = replace(cpu_report.gates[0], name=ATTACK, found=ATTACK)
