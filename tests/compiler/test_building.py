@@ -35,7 +35,7 @@ class Failing(Builder):
 
     error: RtcError
 
-    def _candidate(self, backend: Backend, variant: Variant) -> Candidate:
+    def candidate(self, backend: Backend, variant: Variant) -> Candidate:
         raise self.error
 
 
