@@ -9,7 +9,7 @@ from typing import Any
 
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
-from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.recipe import Source
 from rtc.passes.graph import named
@@ -74,7 +74,7 @@ def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, by
         model = onnx.load_from_string(files["model.onnx"])
     except Exception as cause:
         raise ModelError(
-            "not an ONNX model, or a truncated one", seen=_first_line(cause), id="unreadable-model"
+            "not an ONNX model, or a truncated one", seen=first_line(cause), id="unreadable-model"
         ) from cause
     if not model.graph.node:
         raise ModelError("the ONNX model has no nodes", id="empty-model")
@@ -83,7 +83,7 @@ def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, by
         onnx.checker.check_model(model, full_check=True)
     except Exception as cause:
         raise ModelError(
-            "the ONNX checker refuses the model", seen=_first_line(cause), id="invalid-model"
+            "the ONNX checker refuses the model", seen=first_line(cause), id="invalid-model"
         ) from cause
     _refuse_bad_weights(model)
     signature = _signature(model)
@@ -190,8 +190,3 @@ def _with_free_batch(model: Any, signature: Signature) -> Any:
     if apart.shape != together.shape or not np.allclose(apart, together, rtol=1e-3, atol=1e-4):
         raise fixed
     return free
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
