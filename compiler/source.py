@@ -9,7 +9,7 @@ from typing import Any
 from rtc.calibration.oracle import Oracle
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
-from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.recipe import Source
 from rtc.passes.graph import named
@@ -104,7 +104,7 @@ def _checked(proto: bytes) -> Any:
         model = onnx.load_from_string(proto)
     except Exception as cause:
         raise ModelError(
-            "not an ONNX model, or a truncated one", seen=_first_line(cause), id="unreadable-model"
+            "not an ONNX model, or a truncated one", seen=first_line(cause), id="unreadable-model"
         ) from cause
     if not model.graph.node:
         raise ModelError("the ONNX model has no nodes", id="empty-model")
@@ -113,7 +113,7 @@ def _checked(proto: bytes) -> Any:
         onnx.checker.check_model(model, full_check=True)
     except Exception as cause:
         raise ModelError(
-            "the ONNX checker refuses the model", seen=_first_line(cause), id="invalid-model"
+            "the ONNX checker refuses the model", seen=first_line(cause), id="invalid-model"
         ) from cause
     _refuse_bad_weights(model)
     return model
@@ -232,8 +232,3 @@ def _same_for_twice_the_batch(unit: Unit, free: bytes) -> bool:
 def _bytes(model: Any) -> bytes:
     content: bytes = model.SerializeToString(deterministic=True)
     return content
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

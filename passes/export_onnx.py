@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from rtc.compiler.core.errors import InternalError, ModelError
+from rtc.compiler.core.errors import InternalError, ModelError, first_line
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, Unit
@@ -190,5 +190,4 @@ def _reason(error: BaseException) -> str:
     """The first line of the error at the root of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtc.compiler.core.data import Split
-from rtc.compiler.core.errors import DataError, MachineError, ModelError, RecipeError
+from rtc.compiler.core.errors import DataError, MachineError, ModelError, RecipeError, first_line
 from rtc.compiler.core.naming import call_object
 from rtc.compiler.core.unit import Signature, TensorSpec, TorchModel, Unit
 from rtc.passes.quiet import quiet
@@ -162,7 +162,7 @@ def signature(module: nn.Module, split: Split) -> Signature:
     except (RuntimeError, TypeError, ValueError, IndexError) as cause:
         raise ModelError(
             "the model does not take this data set's samples",
-            seen=f"{_first_line(cause)}, for an input of shape {shape}",
+            seen=f"{first_line(cause)}, for an input of shape {shape}",
             fix="check data.preprocess.layout, and the model's input channels and size",
             id="sample-shape",
         ) from cause
@@ -269,8 +269,3 @@ def _refuse_not_finite(state: Mapping[str, Tensor], *, where: str) -> None:
                 seen=f"{bad} of {value.numel()} values",
                 id="not-finite-weights",
             )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -42,6 +42,8 @@ def info(cache: Folder = None) -> Answer:
     Example:
       rtc cache info --json
     """
+    from rtc.compiler.report.figures import size
+
     found = open_store(cache).info()
     text = f"{found.path}: {found.entries} entries, {size(found.bytes)}"
     if found.quarantined:
@@ -63,15 +65,7 @@ def clear(
     Example:
       rtc cache clear --older-than 30
     """
+    from rtc.compiler.report.figures import size
+
     removed = open_store(cache).clear(older_than_days=older_than)
     return Answer(asdict(removed), f"removed {removed.entries} entries, {size(removed.bytes)}")
-
-
-def size(count: int) -> str:
-    """Bytes for a person: "3.2 MB"."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"

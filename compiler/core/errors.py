@@ -134,3 +134,9 @@ def from_dict(fields: dict[str, Any]) -> RtcError:
     kind = KINDS.get(str(fields.get("error")), InternalError)
     names = ("where", "seen", "expected", "fix", "id")
     return kind(str(fields.get("what", "")), **{n: str(fields.get(n, "")) for n in names})
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, for `seen`; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

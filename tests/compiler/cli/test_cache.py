@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from rtc.compiler.cli.cache import size
 from rtc.compiler.store import Store
 
 
@@ -19,9 +18,3 @@ def test_info_counts_and_clear_removes(rtc, tmp_path) -> None:
 def test_another_folder_is_named_on_the_command_line(rtc, tmp_path) -> None:
     done = rtc("cache", "info", "--cache", "other")
     assert done.out.startswith("other: 0 entries")
-
-
-def test_sizes_read_well() -> None:
-    assert [size(n) for n in (0, 999, 1_500, 2_000_000, 3_200_000_000)] == [
-        "0 bytes", "999 bytes", "1.5 kB", "2.0 MB", "3.2 GB",
-    ]  # fmt: skip
