@@ -137,6 +137,7 @@ def bench(
         MachineError: the engine does not run here.
     """
     from rtc.compiler.measure.provenance import device
+    from rtc.targets import loader
 
     smallest, _, largest = again.verified.manifest.engine.batches
     asked = tuple(dict.fromkeys(batches or (1, again.recipe.batch)))
@@ -148,7 +149,7 @@ def bench(
         _started(running)
         comparison = running.time(seconds, seed=again.recipe.seed, progress=progress)
         _started(running)
-    where = device(again.report.provenance["target"]["kind"])
+    where = device(loader.profile(again.report.target).kind)
     return completed(again, comparison.rows(baseline="", where=where), comparison.notes())
 
 
