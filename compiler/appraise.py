@@ -22,7 +22,7 @@ from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
 from rtc.compiler.measure.accuracy import accuracy_row
 from rtc.compiler.measure.latency import MODES, Bench, Case, engine_subject, float_subject
-from rtc.compiler.measure.provenance import hardware, machine
+from rtc.compiler.measure.provenance import device, hardware, machine
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
 from rtc.compiler.measure.statistics import Interval
 from rtc.compiler.measure.worker import FORWARD
@@ -125,10 +125,15 @@ class _Work:
     def batches(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys((1, self.recipe.batch)))
 
+    @property
+    def baseline(self) -> str:
+        """Whose latency is the yardstick; it runs on the CPU, and says so beside a GPU."""
+        name = "torch eager" if self.front.eager else REFERENCE
+        return name if self.profile.kind == "cpu" else f"{name} (CPU)"
+
     def on_device(self, progress: Progress) -> Appraised:
         """Accuracy and latency of the shipped bytes, in one interleaved run with the baseline."""
-        subject = self.front.eager or self.front.model
-        baseline = "torch eager" if self.front.eager else REFERENCE
+        subject, baseline = self.front.eager or self.front.model, self.baseline
         threads = self.recipe.measure.threads
         subjects = [float_subject(baseline, subject, threads)]
         subjects += [
@@ -146,7 +151,7 @@ class _Work:
             failures = {name: str(error) for name, error in bench.failures.items()}
         if baseline in failures:
             raise bench.failures[baseline]
-        rows = compared.rows(baseline, machine())
+        rows = compared.rows(baseline, device(self.profile.kind))
         case = Case(FORWARD, self.recipe.batch)
         sound = scored.keys() - failures.keys()
         best = fastest_float([each for each in self.built if each.name in sound], rows, case)
@@ -170,7 +175,7 @@ class _Work:
     def _score_engine(
         self, bench: Bench, each: Candidate, reference: Array, scored: dict[str, AccuracyRow]
     ) -> None:
-        where = f"{each.built.runtime} on {machine()}"
+        where = f"{each.built.runtime} on {device(self.profile.kind)}"
         try:
             logits = bench.logits(each.name, self.recipe.batch)
             bench.check_batches(each.name, logits)
@@ -192,7 +197,7 @@ class _Work:
                 of[each.name] = Appraisal(row, self._foreseen(each), over_float=None)
             except RtcError as error:
                 failed[each.name] = str(error)
-        baseline = "torch eager" if self.front.eager else REFERENCE
+        baseline = self.baseline
         return Appraised(
             of=of,
             failed=failed,

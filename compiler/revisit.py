@@ -136,7 +136,8 @@ def bench(
     Raises:
         MachineError: the engine does not run here.
     """
-    from rtc.compiler.measure.provenance import machine
+    from rtc.compiler.measure.provenance import device
+    from rtc.targets import loader
 
     smallest, _, largest = again.verified.manifest.engine.batches
     asked = tuple(dict.fromkeys(batches or (1, again.recipe.batch)))
@@ -148,7 +149,8 @@ def bench(
         _started(running)
         comparison = running.time(seconds, seed=again.recipe.seed, progress=progress)
         _started(running)
-    return completed(again, comparison.rows(baseline="", where=machine()), comparison.notes())
+    where = device(loader.profile(again.report.target).kind)
+    return completed(again, comparison.rows(baseline="", where=where), comparison.notes())
 
 
 def completed(again: Revisited, rows: Sequence[LatencyRow], notes: Sequence[str]) -> Report:

@@ -48,6 +48,14 @@ def machine() -> str:
     return f"{facts['cpu']}, {facts['cores']} cores"
 
 
+def device(kind: str) -> str:
+    """What engines for a kind of device ("cpu", "gpu") are timed on here, in a few words."""
+    facts = hardware()
+    if kind != "gpu" or not facts["gpu"]:
+        return machine()
+    return f"{facts['gpu']}, driver {facts['driver']}, {machine()}"
+
+
 @functools.cache
 def hardware() -> dict[str, str]:
     """What of the machine a figure depends on; the same from run to run.

@@ -7,6 +7,8 @@ import platform
 import subprocess
 import sys
 
+import pytest
+
 from rtc.compiler.measure import provenance
 
 
@@ -15,6 +17,15 @@ def test_the_machine_is_told_by_processor_and_cores() -> None:
     assert facts["cpu"] in provenance.machine()
     assert 1 <= int(facts["cores"]) <= int(facts["threads"]) == len(os.sched_getaffinity(0))
     assert facts["memory"].endswith(" GB")
+
+
+def test_what_a_gpu_was_timed_on_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {**provenance.hardware(), "gpu": "NVIDIA GeForce RTX 4060 Ti", "driver": "580.1"}
+    monkeypatch.setattr(provenance, "hardware", lambda: facts)
+    told = "NVIDIA GeForce RTX 4060 Ti, driver 580.1"
+    assert provenance.device("gpu").startswith(told)
+    assert provenance.device("cpu") == provenance.machine()
+    assert told not in provenance.device("cpu")
 
 
 def test_versions_are_those_of_the_installed_libraries() -> None:
