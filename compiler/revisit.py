@@ -75,15 +75,16 @@ def revisit(path: Path, recipe_path: Path | None = None) -> Revisited:
 
 
 def _own_recipe(verified: bundle.Verified) -> Recipe:
-    """The recipe in a bundle, where its data can be found without the recipe's folder."""
+    """The recipe in a bundle; data that lies beside the recipe is looked for in this folder."""
     path = verified.path / "recipe.yaml"
-    recipe = parse_recipe(strict_yaml.parse(verified.files[path.name], str(path)), path)
-    if recipe.data.npz is not None:
+    document = strict_yaml.parse(verified.files[path.name], str(path))
+    recipe = parse_recipe(document, Path.cwd() / path.name)
+    if recipe.data.npz is not None and not recipe.resolve(recipe.data.npz).is_file():
         raise DataError(
             "the bundle's samples lie beside its recipe",
             where=str(verified.path),
             seen=recipe.data.npz,
-            fix="name the recipe with --recipe FILE",
+            fix="go to the recipe's folder, or name the recipe with --recipe FILE",
         )
     return recipe
 
@@ -136,8 +137,8 @@ def bench(
     Raises:
         MachineError: the engine does not run here.
     """
+    from rtc.compiler.engine import admit
     from rtc.compiler.measure.provenance import device
-    from rtc.targets import loader
 
     smallest, _, largest = again.verified.manifest.engine.batches
     asked = tuple(dict.fromkeys(batches or (1, again.recipe.batch)))
@@ -149,7 +150,8 @@ def bench(
         _started(running)
         comparison = running.time(seconds, seed=again.recipe.seed, progress=progress)
         _started(running)
-    where = device(loader.profile(again.report.target).kind)
+    _, request = admit(again.verified)
+    where = device(request.profile.kind)
     return completed(again, comparison.rows(baseline="", where=where), comparison.notes())
 
 
