@@ -46,6 +46,7 @@ def run_pass(
         "target": asdict(ctx.target) if ctx.target else None,
         "statistics": {name: asdict(seen) for name, seen in ctx.statistics.items()},
         "plan": ctx.plan.to_dict() if ctx.plan else None,
+        "reference": ctx.reference.digest if ctx.reference else None,
         "versions": versions(_CHECKED_WITH + step.uses),
         "code": referenced_code([step.options(), _factory(unit)]),
     }

@@ -11,6 +11,7 @@ ONNX Runtime fuses no Gemm without them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +26,11 @@ from rtc.calibration.quantise import (
 )
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import InternalError, ModelError
-from rtc.compiler.core.passes import Statistics
+from rtc.compiler.core.passes import PassContext, Statistics
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
-from rtc.passes.graph import Names, is_output, value
+from rtc.compiler.core.unit import Unit
+from rtc.passes.graph import Names, is_output, read, value, write
 from rtc.passes.layers import Layer, weighted_layers
 from rtc.passes.placement import Spot, activations, placement
 
@@ -75,6 +77,20 @@ def write_qdq(
     for spot in spots:
         writer.quantise_tensor(spot, parameters[spot.tensor.name])
     return len(spots)
+
+
+def quantised_twin(unit: Unit, ctx: PassContext) -> Unit:
+    """What a unit becomes in INT8, for a repair to look at.
+
+    Biases stay float, so that they can be changed in place: rounding them to int32, in steps of
+    input scale × weight scale, moves an output by half such a step at most.
+    """
+    if ctx.plan is None:
+        raise TypeError("only a plan says what is INT8")
+    graph = read(unit)
+    scheme = replace(ctx.where().scheme, bias="float")
+    write_qdq(graph, int8_layers(graph, ctx.plan), ctx.plan, ctx.statistics, scheme)
+    return write(graph, unit)
 
 
 def stored_weight_parameters(layer: Layer, input_scale: Array, scheme: QuantScheme) -> Parameters:

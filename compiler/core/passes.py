@@ -86,6 +86,7 @@ class PassContext:
     target: TargetContext | None = None
     statistics: Statistics = field(default_factory=dict)
     plan: PrecisionPlan | None = None
+    reference: Unit | None = None  # the float model, where passes after it changed the unit
     progress: Progress = silent
 
     def where(self) -> TargetContext:
