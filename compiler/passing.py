@@ -63,7 +63,8 @@ def run_pass(
 def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> CertificateRow:
     from rtc.compiler.measure import parity
 
-    row = parity.check(unit, result.unit, step.bound, ctx.data.test, stage=step.name)
+    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
+    row = parity.check(before, after, step.bound, ctx.data.test, stage=step.name)
     if not row.passed:
         raise GateError(
             "the pass broke its bound",

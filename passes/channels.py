@@ -23,11 +23,6 @@ def weights_of(layer: Layer) -> Doubles:
     """The weights of a layer without an obstacle as (groups, out, in, taps), channels per group."""
     weight = value(layer.node, 1)
     assert weight is not None, "a layer without constant weights has an obstacle"
-    return grouped(layer, weight)
-
-
-def grouped(layer: Layer, weight: npt.NDArray[Any]) -> Doubles:
-    """An array of the shape of a layer's weights as (groups, out, in, taps)."""
     turned = np.swapaxes(weight, 0, 1) if layer.axis == 1 else weight
     out, inner = turned.shape[:2]
     shape = (layer.groups, out // layer.groups, inner, math.prod(turned.shape[2:]))

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
@@ -45,7 +46,7 @@ class CorrectBias(Pass):
 
     Attributes:
         samples: calibration samples to use at most.
-        max_disagreement: the fraction of samples whose top-1 class may change in the float model.
+        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8.
     """
 
     name: ClassVar[str] = "correct-bias"
@@ -53,12 +54,15 @@ class CorrectBias(Pass):
     gives: ClassVar[Level] = Level.ONNX
     data_used: ClassVar[tuple[str, ...]] = ("calibration",)
 
-    samples: int = 256
-    max_disagreement: float = 0.05
+    samples: Annotated[int, Field(ge=1)] = 256
+    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.05
 
     @property
     def bound(self) -> Bound:
         return Bounded("disagreement", self.max_disagreement)
+
+    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
+        return quantised_twin(unit, ctx)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         from rtc.calibration.effect import output_snr_db

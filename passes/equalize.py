@@ -21,9 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
@@ -79,7 +80,7 @@ class Equalize(Pass):
     data_used: ClassVar[tuple[str, ...]] = ("calibration",)
 
     relu6: Literal["keep", "replace"] = "keep"
-    max_disagreement: float = 0.01
+    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @property
     def bound(self) -> Bound:

@@ -88,8 +88,11 @@ def quantised_twin(unit: Unit, ctx: PassContext) -> Unit:
     if ctx.plan is None:
         raise TypeError("only a plan says what is INT8")
     graph = read(unit)
+    layers = int8_layers(graph, ctx.plan)
+    if not layers:
+        return unit
     scheme = replace(ctx.where().scheme, bias="float")
-    write_qdq(graph, int8_layers(graph, ctx.plan), ctx.plan, ctx.statistics, scheme)
+    write_qdq(graph, layers, ctx.plan, ctx.statistics, scheme)
     return write(graph, unit)
 
 

@@ -10,7 +10,7 @@ from rtc.calibration.means import channel_means
 from rtc.compiler.core.precision import Variant
 from rtc.passes.correct_bias import CorrectBias
 
-STEP = CorrectBias(max_disagreement=0.2)
+STEP = CorrectBias(max_disagreement=0.1)
 
 
 def mean_error(reference, unit, ctx):
