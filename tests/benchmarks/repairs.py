@@ -1,9 +1,11 @@
-"""What each repair does for INT8, on nets trained on real digits: `python tests/benchmarks/repairs.py`.
+"""What each repair does for INT8, on nets trained on real digits: run this file.
 
 Every row is one set of repairs on one net in one target's scheme, every layer in INT8: decibels of
 the logits against the float model's, agreement with its top-1 class, and top-1 accuracy, all on
 samples that no repair has seen; and the seconds that the repairs took.
 """
+
+# ruff: noqa: T201 - a table is what this prints
 
 from __future__ import annotations
 
