@@ -19,7 +19,7 @@ from rtc.compiler.stages import Stages
 from rtc.compiler.store import Store
 from rtc.targets import loader
 
-REPAIRS = {"adaround": {"below_snr_db": 100, "samples": 200}, "correct-bias": {"samples": 100}}
+REPAIRS = {"adaround": {"below_snr_db": 100, "samples": 64}, "correct-bias": {"samples": 64}}
 
 
 def candidate(folder: Path, repairs: dict[str, object]) -> Candidate:
