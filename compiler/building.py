@@ -119,7 +119,11 @@ class Builder:
         assigned = self._pass(assign, self.model, name, target=where)
         plan = assigned.plan
         assert plan is not None, "assign-precision gives a plan"
-        quantised = self._pass(InsertQdq(), self.model, name, target=where, plan=plan)
+        repaired = self._repaired(name, where, plan)
+        unit = repaired[-1].unit if repaired else self.model
+        quantised = self._pass(
+            InsertQdq(), unit, name, target=where, plan=plan, reference=self.model
+        )
         cast = self._pass(CastPrecision(), quantised.unit, name, target=where, plan=plan)
         built = self._build(backend, cast.unit, name)
         return Candidate(
@@ -132,10 +136,20 @@ class Builder:
             layers=contract(plan, built.layers, output_shapes(self.model)),
             certificates=tuple(
                 replace(step.certificate, stage=f"{step.certificate.stage} ({name})")
-                for step in (quantised, cast)
+                for step in (*repaired, quantised, cast)
             ),
             request=self.request,
         )
+
+    def _repaired(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
+        """The repairs that the recipe asks for, one upon the other; none for a float candidate."""
+        passed: list[Passed] = []
+        for step in self.recipe.precision.repairs.steps if plan.quantised() else ():
+            unit = passed[-1].unit if passed else self.model
+            passed.append(
+                self._pass(step, unit, name, target=target, plan=plan, reference=self.model)
+            )
+        return passed
 
     def _pass(
         self,
@@ -145,8 +159,9 @@ class Builder:
         *,
         target: TargetContext,
         plan: PrecisionPlan | None = None,
+        reference: Unit | None = None,
     ) -> Passed:
-        context = replace(self.context, target=target, plan=plan)
+        context = replace(self.context, target=target, plan=plan, reference=reference)
         return run_pass(step, unit, context, self.stages, label=f"{step.name} {name}")
 
     def _build(self, backend: Backend, graph: Unit, name: str) -> Built:

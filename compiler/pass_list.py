@@ -105,7 +105,7 @@ def schema() -> tuple[dict[str, Any], dict[str, Any]]:
     options = {name: {"anyOf": [schemas[name, _VALIDATION], {"type": "null"}]} for name in kinds}
     definitions: dict[str, Any] = shared.get("$defs", {})
     for kind in kinds.values():
-        _describe(definitions[kind.__name__], kind)
+        describe(definitions[kind.__name__], kind)
     entry = {
         "oneOf": [
             {"enum": [name for name, kind in kinds.items() if not _required(kind)]},
@@ -129,7 +129,7 @@ def _required(kind: type[Pass]) -> bool:
     )
 
 
-def _describe(definition: dict[str, Any], kind: type[Pass]) -> None:
+def describe(definition: dict[str, Any], kind: type[Pass]) -> None:
     """Take the descriptions of a pass and of its options from its classes' docstrings."""
     definition["description"] = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
     for base in reversed(kind.__mro__):

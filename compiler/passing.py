@@ -48,6 +48,7 @@ def run_pass(
         "target": asdict(ctx.target) if ctx.target else None,
         "statistics": {name: asdict(seen) for name, seen in ctx.statistics.items()},
         "plan": ctx.plan.to_dict() if ctx.plan else None,
+        "reference": ctx.reference.digest if ctx.reference else None,
         "versions": versions(_CHECKED_WITH + step.uses),
         "code": referenced_code([step.options(), _factory(unit)]),
     }
@@ -64,10 +65,9 @@ def run_pass(
 def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> CertificateRow:
     from rtc.compiler.measure import parity
 
+    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
     samples = _EXACT_SAMPLES if isinstance(step.bound, Exact) else _BOUNDED_SAMPLES
-    row = parity.check(
-        unit, result.unit, step.bound, ctx.data.test, stage=step.name, samples=samples
-    )
+    row = parity.check(before, after, step.bound, ctx.data.test, stage=step.name, samples=samples)
     if not row.passed:
         raise GateError(
             "the pass broke its bound",

@@ -28,6 +28,8 @@ from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Level
 from rtc.compiler.validation import validated
+from rtc.passes.adaround import Adaround
+from rtc.passes.correct_bias import CorrectBias
 
 SCHEMA = 1
 _admitted: set[Path] = set()  # folders of recipes whose modules can be imported
@@ -76,6 +78,7 @@ Pinned = Annotated[
         json_schema_input_type=Literal["fp32", "half", "fp16", "int8"],
     ),
 ]
+_Defaults = BeforeValidator(lambda options: {} if options is None else options)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -158,6 +161,20 @@ class Data(Section):
         return self
 
 
+class Repairs(Section):
+    """What mends a model that is to be quantised, per candidate, between its plan and its Q/DQ."""
+
+    adaround: Annotated[Adaround | None, _Defaults] = None
+    """Round weights for the layers' outputs to be nearest, with these options."""
+    correct_bias: Annotated[CorrectBias | None, _Defaults, Field(alias="correct-bias")] = None
+    """Take the mean error of each INT8 layer out of its bias, with these options."""
+
+    @property
+    def steps(self) -> tuple[Pass, ...]:
+        """Biases come last: they make up for the weights as these are rounded in the end."""
+        return tuple(step for step in (self.adaround, self.correct_bias) if step is not None)
+
+
 class PrecisionOptions(Section):
     """What each layer may compute in."""
 
@@ -171,6 +188,8 @@ class PrecisionOptions(Section):
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     pin: dict[str, Pinned] = {}
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
+    repairs: Repairs = Repairs()
+    """Repairs to run before INT8 is written: {adaround: {}, correct-bias: {}}."""
 
 
 class Measure(Section):
@@ -295,6 +314,8 @@ def schema() -> dict[str, Any]:
     top = _File.model_json_schema()
     top["properties"]["passes"]["items"], definitions = pass_list.schema()
     top.setdefault("$defs", {}).update(definitions)
+    for kind in (Adaround, CorrectBias):
+        pass_list.describe(top["$defs"][kind.__name__], kind)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **top,

@@ -2,41 +2,18 @@
 
     Layer(x, w, b)  →  Layer(DQ(Q(x)), DQ(w_int8), b)
 
-Where pairs go is decided in `placement`; scales and zero points in rtc.calibration.quantise.
-Weights are stored as int8, per output channel where the scheme says so. Biases stay float, or are
-stored as int32 with scale input × weight (`QuantScheme.bias`). Zero points are always written:
-ONNX Runtime fuses no Gemm without them. `details`: `quantised_tensors`, `int8_layers`.
+The writing itself is `qdq`'s. `details`: `quantised_tensors`, `int8_layers`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from rtc.calibration.quantise import (
-    Parameters,
-    activation_parameters,
-    least_weight_scale,
-    quantise_weight,
-    weight_parameters,
-)
-from rtc.compiler.core.data import Array
-from rtc.compiler.core.errors import InternalError, ModelError
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult, Statistics
-from rtc.compiler.core.precision import Precision
-from rtc.compiler.core.target import QuantScheme
+from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
-from rtc.passes.graph import Names, is_output, read, value, write
-from rtc.passes.layers import Layer, weighted_layers
-from rtc.passes.placement import Spot, activations, placement
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-_MIN_OPSET = 13  # the first with an axis, which scales per channel need
+from rtc.passes.graph import read, write
+from rtc.passes.qdq import int8_layers, write_qdq
 
 
 @dataclass(frozen=True)
@@ -65,113 +42,11 @@ class InsertQdq(Pass):
         """
         if ctx.plan is None:
             raise TypeError("insert-qdq runs after assign-precision")
-        scheme = ctx.where().scheme
         graph = read(unit)
-        layers = [
-            layer
-            for layer in weighted_layers(graph)
-            if not layer.obstacle and ctx.plan.precision_of(layer.name) is Precision.INT8
-        ]
+        layers = int8_layers(graph, ctx.plan)
         if not layers:
             return PassResult(unit, False, "no layer is planned in INT8")
-        if graph.opset < _MIN_OPSET:
-            raise ModelError(
-                "quantising per channel needs a newer opset",
-                seen=f"opset {graph.opset}",
-                expected=f"{_MIN_OPSET} or newer",
-                fix="export the model again, or convert it with onnx.version_converter",
-                id="old-opset",
-            )
-        spots = placement(graph, ctx.plan, quantise_outputs=scheme.quantise_outputs)
-        parameters = {s.tensor.name: _parameters(s, ctx.statistics, scheme) for s in spots}
-        writer = _Writer(graph, scheme)
-        for layer in layers:
-            writer.quantise_weights(layer, parameters[layer.node.inputs[0].name].scale)
-        for spot in spots:
-            writer.quantise_tensor(spot, parameters[spot.tensor.name])
-        details = {"quantised_tensors": len(spots), "int8_layers": len(layers)}
-        summary = f"{len(layers)} layers in INT8, {len(spots)} tensors quantised"
+        count = write_qdq(graph, layers, ctx.plan, ctx.statistics, ctx.where().scheme)
+        details = {"quantised_tensors": count, "int8_layers": len(layers)}
+        summary = f"{len(layers)} layers in INT8, {count} tensors quantised"
         return PassResult(write(graph, unit), True, summary, details)
-
-
-def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Parameters:
-    seen = statistics.get(spot.range_of)
-    if seen is None:
-        raise InternalError(f"the range of tensor {spot.range_of} was never observed")
-    return activation_parameters(seen, scheme.activation)
-
-
-class _Writer:
-    """Adds Q and DQ to a graph."""
-
-    def __init__(self, graph: gs.Graph, scheme: QuantScheme) -> None:
-        self.graph, self.scheme, self.names = graph, scheme, Names(graph)
-
-    def quantise_tensor(self, spot: Spot, parameters: Parameters) -> None:
-        """Put Q and DQ behind a tensor, for the readers that the spot names."""
-        tensor, name = spot.tensor, spot.tensor.name
-        readers = list(tensor.outputs) if spot.readers is None else spot.readers
-        restored = self._variable(f"{name}/dq", np.float32, tensor.shape)
-        if spot.readers is None and is_output(self.graph, tensor):
-            tensor.name, restored.name = self.names(f"{name}/float"), name
-            outputs = [restored if each is tensor else each for each in self.graph.outputs]
-            self.graph.outputs = outputs
-        for reader in readers:
-            taken = {id(each) for each in activations(reader)} & {id(tensor)}
-            reader.inputs = [restored if id(each) in taken else each for each in reader.inputs]
-        scale = self._constant(f"{name}/scale", parameters.scale)
-        zero = self._constant(f"{name}/zero_point", parameters.zero_point)
-        integers = self._variable(f"{name}/q", parameters.zero_point.dtype, tensor.shape)
-        self._node("QuantizeLinear", f"{name}/quantize", [tensor, scale, zero], integers)
-        self._node("DequantizeLinear", f"{name}/dequantize", [integers, scale, zero], restored)
-
-    def quantise_weights(self, layer: Layer, input_scale: Array) -> None:
-        """Store a layer's weights (and its bias, where the scheme wants that) as integers."""
-        weight, bias = value(layer.node, 1), value(layer.node, 2)
-        assert weight is not None, "a layer without constant weights has an obstacle"
-        if bias is not None:  # a Gemm's may be a scalar or (1, N)
-            bias = np.broadcast_to(bias.reshape(-1), (layer.channels[1],))
-        axis = layer.axis if self.scheme.per_channel else None
-        least = least_weight_scale(bias, input_scale)
-        parameters = weight_parameters(
-            weight, axis, at_least=least if axis is not None else float(np.max(least))
-        )
-        stored = quantise_weight(weight, parameters, axis)
-        layer.node.inputs[1] = self._restored(f"{layer.name}/weight", stored, parameters, axis)
-        if bias is not None and self.scheme.bias == "int32":
-            scale = np.asarray(parameters.scale * input_scale, np.float32)
-            integers = np.rint(bias / scale).astype(np.int32)
-            linear = Parameters(scale, np.zeros(scale.shape, np.int32))
-            axis = None if axis is None else 0
-            layer.node.inputs[2] = self._restored(f"{layer.name}/bias", integers, linear, axis)
-
-    def _restored(
-        self, name: str, stored: Array, parameters: Parameters, axis: int | None
-    ) -> gs.Variable:
-        """A float tensor that a DequantizeLinear makes of stored integers."""
-        restored = self._variable(f"{name}/dq", np.float32, stored.shape)
-        inputs = [
-            self._constant(f"{name}/q", stored),
-            self._constant(f"{name}/scale", parameters.scale),
-            self._constant(f"{name}/zero_point", parameters.zero_point),
-        ]
-        self._node("DequantizeLinear", f"{name}/dequantize", inputs, restored, axis)
-        return restored
-
-    def _variable(self, name: str, dtype: npt.DTypeLike, shape: Any) -> gs.Variable:
-        import onnx_graphsurgeon as gs
-
-        return gs.Variable(self.names(name), np.dtype(dtype), shape)
-
-    def _constant(self, name: str, values: Array) -> gs.Constant:
-        import onnx_graphsurgeon as gs
-
-        return gs.Constant(self.names(name), values)
-
-    def _node(
-        self, op: str, name: str, inputs: list[Any], output: Any, axis: int | None = None
-    ) -> None:
-        import onnx_graphsurgeon as gs
-
-        attributes = {} if axis is None else {"axis": axis}
-        self.graph.nodes.append(gs.Node(op, self.names(name), attributes, inputs, [output]))

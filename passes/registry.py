@@ -16,6 +16,7 @@ PASSES: Mapping[str, str] = {
     "fold-constants": "rtc.passes.fold_constants:FoldConstants",
     "eliminate-identity": "rtc.passes.eliminate_identity:EliminateIdentity",
     "fold-batchnorm": "rtc.passes.fold_batchnorm:FoldBatchnorm",
+    "equalize": "rtc.passes.equalize:Equalize",
     "eliminate-dead-code": "rtc.passes.eliminate_dead_code:EliminateDeadCode",
 }
 """Passes that a recipe may name. Those that write precision run once per target, after these."""

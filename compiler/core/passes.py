@@ -86,6 +86,7 @@ class PassContext:
     target: TargetContext | None = None
     statistics: Statistics = field(default_factory=dict)
     plan: PrecisionPlan | None = None
+    reference: Unit | None = None  # what the output is held against, where it is not the input
     progress: Progress = silent
 
     def where(self) -> TargetContext:
@@ -140,6 +141,13 @@ class Pass(ABC):
     @abstractmethod
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Transform the unit."""
+
+    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
+        """What the bound speaks of, given the pass's output: that output itself.
+
+        A repair's output is no model to run; what INT8 makes of it is.
+        """
+        return unit
 
     def options(self) -> dict[str, Any]:
         """The fields, as JSON types."""

@@ -17,6 +17,8 @@ from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Level
+from rtc.passes.adaround import Adaround
+from rtc.passes.correct_bias import CorrectBias
 from rtc.passes.registry import PASSES
 
 TEXT = """\
@@ -100,6 +102,17 @@ def test_identity_is_what_matters_and_nothing_else(path: Path, tmp_path: Path) -
     assert json.loads(json.dumps(first))["passes"][0][:2] == ["train", 1]
     for old, new in (("epochs: 8", "epochs: 9"), ("seed: 7", "seed: 8"), ("batch: 64", "batch: 1")):
         assert load(path, TEXT.replace(old, new)).identity() != first
+
+
+def test_repairs_run_in_their_own_order_with_their_options(path: Path) -> None:
+    assert load(path, TEXT).precision.repairs.steps == ()
+    repairs = "repairs: {correct-bias: , adaround: {below_snr_db: 30}}"
+    read = load(path, TEXT.replace("precision:", f"precision:\n  {repairs}", 1))
+    assert read.precision.repairs.steps == (Adaround(below_snr_db=30.0), CorrectBias())
+    assert read.identity() != load(path, TEXT).identity()
+    wrong = TEXT.replace("precision:", "precision:\n  repairs: {adaround: {sample: 3}}", 1)
+    with pytest.raises(RecipeError, match='did you mean "samples"'):
+        load(path, wrong)
 
 
 @pytest.mark.parametrize(

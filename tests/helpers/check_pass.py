@@ -42,9 +42,8 @@ def check_pass(
         again = step.apply(result.unit, ctx)
         assert not again.modified, f"a second run changes it again: {again.summary}"
         assert again.unit is result.unit
-    row = parity.check(
-        unit, result.unit, step.bound, ctx.data.test, stage=step.name, samples=samples
-    )
+    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
+    row = parity.check(before, after, step.bound, ctx.data.test, stage=step.name, samples=samples)
     assert row.passed, f"{row.bound}: {row.measured}"
     return result
 

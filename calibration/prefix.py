@@ -1,0 +1,25 @@
+"""The part of a model that some of its tensors need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def prefix(proto: bytes, tensors: Sequence[str]) -> bytes:
+    """The model with `tensors` as its only outputs, without the nodes that none of them needs."""
+    import onnx
+
+    model = onnx.load_model_from_string(proto)
+    graph, needed, kept = model.graph, set(tensors), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    constants = [each for each in graph.initializer if each.name in needed]
+    constants = [onnx.TensorProto.FromString(each.SerializeToString()) for each in constants]
+    for field in (graph.node, graph.initializer, graph.output, graph.value_info):
+        del field[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(constants)
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in tensors)
+    return bytes(model.SerializeToString())

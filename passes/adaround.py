@@ -1,0 +1,152 @@
+"""`adaround`: INT8 weights rounded for the layer's outputs to be nearest, and not the weights.
+
+    W  →  s·q,   q = argmin E|s·q·x̂ - W·x̂|²   over q_ij ∈ {⌊W_ij / s_i⌋, ⌈W_ij / s_i⌉}
+
+x̂ are the layer's quantised inputs over the calibration set, s the scales that insert-qdq stores its
+weights with: weights s·q are what it rounds back to just these q, for the weight that a scale was
+taken from stays. The objective and the choice of integers are AdaRound's (Nagel et al. 2020,
+arXiv:2004.10568), the solver is not: coordinate descent on E[x̂ x̂ᵀ] in place of gradients through
+rectified sigmoids (rtc.calibration.adaptive_rounding).
+
+Only layers below `below_snr_db` are learned, because each takes two runs of the layers before it.
+Three of four samples are learned from, the fourth judges: a layer whose error there does not fall
+keeps its weights, and where the model's outputs come no nearer to the float model's, all do.
+
+`details`: `layers` (decibels at each layer's output for its weights' error alone, [before, after]),
+`left` (reason by layer), `snr_db` (of the quantised model's output, [before, after]); all of them
+on the judging samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
+from rtc.compiler.core.unit import Level, Unit
+from rtc.passes.channels import Doubles, put_weights, weights_of
+from rtc.passes.graph import Names, read, write
+from rtc.passes.layers import Layer, origin
+from rtc.passes.qdq import int8_layers, quantised_twin, stored_weight_parameters
+
+if TYPE_CHECKING:
+    from rtc.calibration.quantise import Parameters
+    from rtc.compiler.core.data import Split
+
+_LEAST_GAIN_DB = 0.01
+_MOST_INPUTS = 8192  # n × n doubles of input statistics: half a GiB
+
+
+@dataclass(frozen=True)
+class Adaround(Pass):
+    """Choose for each weight of the INT8 layers that need it whether to round it up or down.
+
+    Attributes:
+        below_snr_db: learn the layers whose signal-to-noise ratio in INT8 is below this.
+        samples: calibration samples to use at most.
+        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8.
+    """
+
+    name: ClassVar[str] = "adaround"
+    takes: ClassVar[Level] = Level.ONNX
+    gives: ClassVar[Level] = Level.ONNX
+    data_used: ClassVar[tuple[str, ...]] = ("calibration",)
+
+    below_snr_db: Annotated[float, Field(ge=-200, le=200)] = 40.0
+    samples: Annotated[int, Field(ge=1)] = 512
+    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+    @property
+    def bound(self) -> Bound:
+        return Bounded("disagreement", self.max_disagreement)
+
+    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
+        return quantised_twin(unit, ctx)
+
+    def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
+        from rtc.calibration.effect import output_snr_db
+        from rtc.calibration.held_out import learn_and_judge
+
+        if ctx.plan is None:
+            raise TypeError("adaround runs after assign-precision")
+        graph = read(unit)
+        found = int8_layers(graph, ctx.plan)
+        reasons = {layer.name: self._reason(layer, ctx) for layer in found}
+        left = {name: reason for name, reason in reasons.items() if reason}
+        learned = {}
+        splits, names = learn_and_judge(ctx.calibration(), self.samples, unit), Names(graph)
+        for number, layer in enumerate(found):
+            if layer.name not in left:
+                learned[layer.name] = _learn(names, layer, unit, splits, ctx)
+            ctx.progress(number + 1, len(found), layer.name)
+        details: dict[str, Any] = {"layers": learned, "left": left}
+        better = [name for name, (before, after) in learned.items() if after > before]
+        if not better:
+            return PassResult(unit, False, "no layer's rounding is better learned", details)
+        rounded = write(graph, unit)
+        reference = (ctx.reference or unit).onnx.proto
+        snr = [
+            output_snr_db(reference, quantised_twin(each, ctx).onnx.proto, splits[1])
+            for each in (unit, rounded)
+        ]
+        details["snr_db"] = [round(each, 2) for each in snr]
+        change = f"output {snr[0]:.1f} → {snr[1]:.1f} dB"
+        if snr[1] < snr[0] + _LEAST_GAIN_DB:
+            return PassResult(unit, False, f"weights kept: {change}", details)
+        return PassResult(rounded, True, f"{len(better)} layers rounded, {change}", details)
+
+    def _reason(self, layer: Layer, ctx: PassContext) -> str:
+        """Why a layer is not learned; "" where it is."""
+        assert ctx.plan is not None, "checked before"
+        decision = ctx.plan.layers.get(layer.name)
+        snr = decision.snr_db if decision else None
+        if snr is not None and snr >= self.below_snr_db:
+            return f"{snr:.1f} dB ≥ {self.below_snr_db:g} dB"
+        if layer.op == "ConvTranspose":
+            return "the inputs of a ConvTranspose make no patches"
+        inputs = weights_of(layer)[0, 0].size
+        if inputs > _MOST_INPUTS:
+            return f"{inputs} inputs a channel, more than {_MOST_INPUTS}"
+        return ""
+
+
+def _learn(
+    names: Names, layer: Layer, unit: Unit, splits: Sequence[Split], ctx: PassContext
+) -> tuple[float, float]:
+    """Round one layer's weights where that helps; decibels at its output before and after."""
+    from rtc.calibration.adaptive_rounding import adaptive_rounding, error_power
+    from rtc.calibration.effect import decibels
+    from rtc.calibration.gram import input_gram
+    from rtc.calibration.quantise import activation_parameters
+
+    scheme = ctx.where().scheme
+    activation = activation_parameters(
+        ctx.statistics[origin(layer.node.inputs[0]).name], scheme.activation
+    )
+    learn, judge = (
+        input_gram(unit.onnx.proto, layer.name, layer.groups, activation, split, seed=ctx.seed)
+        for split in splits
+    )
+    weights, scale = _matrices(layer, stored_weight_parameters(layer, activation.scale, scheme))
+    nearest = np.clip(np.rint(weights / scale), -127, 127)
+    rounded = np.stack(
+        [adaptive_rounding(*each) for each in zip(weights, scale, learn, strict=True)]
+    )
+    signal, before, after = (
+        sum(error_power(*each) for each in zip(errors, judge, strict=True))
+        for errors in (weights, nearest * scale - weights, rounded * scale - weights)
+    )
+    if after < before:
+        put_weights(names, layer, rounded * scale)
+    return round(decibels(signal, before), 2), round(decibels(signal, min(before, after)), 2)
+
+
+def _matrices(layer: Layer, stored: Parameters) -> tuple[Doubles, Doubles]:
+    """A layer's weights (groups, out, n) and their scales (groups, out, 1)."""
+    weights = weights_of(layer)
+    scale = np.broadcast_to(stored.scale.reshape(-1), (layer.channels[1],)).astype(np.float64)
+    return weights.reshape(*weights.shape[:2], -1), scale.reshape(layer.groups, -1, 1)
