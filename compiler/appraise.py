@@ -230,7 +230,7 @@ class _Work:
 
 def fastest_float(candidates: Sequence[Candidate], rows: Sequence[LatencyRow], case: Case) -> str:
     """The name of the float candidate of the lowest measured latency in a case, or ""."""
-    floats = {each.name for each in candidates if each.is_float}
+    floats = {each.name for each in candidates if each.plan.is_float}
     values = {
         row.subject: row.evidence.value
         for row in rows

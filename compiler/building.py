@@ -14,7 +14,7 @@ from rtc.compiler.contract import contract
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.passes import Pass, PassContext, TargetContext
-from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
+from rtc.compiler.core.precision import PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
 from rtc.compiler.core.unit import Unit
@@ -46,12 +46,6 @@ class Candidate:
     layers: tuple[LayerRow, ...]
     certificates: tuple[CertificateRow, ...]
     request: BuildRequest
-
-    @property
-    def is_float(self) -> bool:
-        """Whether no layer is planned in INT8, be it by its variant or by a pin."""
-        planned = (decision.precision for decision in self.plan.layers.values())
-        return Precision.INT8 not in planned
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ class Builder:
     def _repaired(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
         """The repairs that the recipe asks for, one upon the other; none for a float candidate."""
         passed: list[Passed] = []
-        for step in self.recipe.precision.repairs.steps if plan.quantised() else ():
+        for step in () if plan.is_float else self.recipe.precision.repairs.steps:
             unit = passed[-1].unit if passed else self.model
             passed.append(
                 self._pass(step, unit, name, target=target, plan=plan, reference=self.model)

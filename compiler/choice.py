@@ -104,12 +104,12 @@ def _speed(appraisal: Appraisal, batch: int) -> float:
 
 def _doubts(candidates: Sequence[Candidate], appraised: Appraised, batch: int) -> dict[str, str]:
     """Why a candidate with INT8 may be no faster than float, by name."""
-    floats = [_speed(appraised.of[each.name], batch) for each in candidates if each.is_float]
+    floats = [_speed(appraised.of[each.name], batch) for each in candidates if each.plan.is_float]
     yardstick = min(floats, default=float("inf"))
     found = {
         each.name: _doubt(appraised.of[each.name], yardstick, batch)
         for each in candidates
-        if not each.is_float
+        if not each.plan.is_float
     }
     return {name: reason for name, reason in found.items() if reason}
 

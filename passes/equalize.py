@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.channels import (
@@ -38,7 +39,7 @@ from rtc.passes.channels import (
     weights_of,
 )
 from rtc.passes.graph import Names, read, value, write
-from rtc.passes.layers import WEIGHTED, Layer, weighted_layers
+from rtc.passes.layers import Layer, weighted_layers
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

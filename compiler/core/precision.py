@@ -67,6 +67,11 @@ class PrecisionPlan:
         decision = self.layers.get(layer)
         return decision.precision if decision else self.default
 
+    @property
+    def is_float(self) -> bool:
+        """Whether no layer is planned in INT8, be it by its variant or by a pin."""
+        return all(d.precision is not Precision.INT8 for d in self.layers.values())
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "plan": 1,
