@@ -38,7 +38,7 @@ class Oracle:
     def __init__(
         self, proto: bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
     ) -> None:
-        self._session = _session(emulate_half(proto), threads)
+        self._session = session(emulate_half(proto), threads)
         source = self._session.get_inputs()[0]
         self.input_name: str = source.name
         first = source.shape[0] if source.shape else None
@@ -93,16 +93,26 @@ def evaluate(proto: bytes) -> list[Array]:
     Raises:
         ModelError: ONNX Runtime does not take the model; its reason is given.
     """
-    outputs: list[Array] = _session(proto, threads=1).run(None, {})
+    outputs: list[Array] = session(proto, threads=1).run(None, {})
     return outputs
 
 
-def _session(proto: bytes, threads: int) -> ort.InferenceSession:
+def session(proto: bytes, threads: int = 0, *, frugal: bool = False) -> ort.InferenceSession:
+    """An unoptimised CPU session; half types are not emulated.
+
+    A frugal one holds no memory between runs, and its threads do not spin while they wait: for many
+    side by side.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model; its reason is given.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = not frugal
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(not frugal)))
     options.log_severity_level = 4
     try:
         return ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
@@ -24,7 +25,6 @@ from rtc.compiler.measure.accuracy import accuracy_row
 from rtc.compiler.measure.latency import MODES, Bench, Case, engine_subject, float_subject
 from rtc.compiler.measure.provenance import device, hardware, machine
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
-from rtc.compiler.measure.statistics import Interval
 from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import FLOAT_MODEL, SHIPPED_ENGINE, AccuracyRow, LatencyRow

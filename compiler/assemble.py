@@ -10,9 +10,9 @@ from rtc.compiler.appraise import Appraised
 from rtc.compiler.choice import Choice, find
 from rtc.compiler.contract import changed, unknown
 from rtc.compiler.core.evidence import Estimated, Measured
+from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
-from rtc.compiler.measure.statistics import wilson
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.facts import speedup
 from rtc.compiler.report.model import AccuracyRow, CertificateRow, Curve, Report, StageRow

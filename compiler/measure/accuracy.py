@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
-from rtc.compiler.measure import statistics
+from rtc.compiler.core.intervals import mean_interval, paired_difference, wilson
 from rtc.compiler.report.model import AccuracyRow
 
 Labels = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ def accuracy_row(
     _check_labels(subject, labels, scores.shape[1])
     rank = ranks(scores, labels)
     agrees = None if float_logits is None else agreement(logits, float_logits, where, subject)
-    loss = statistics.mean_interval(losses(scores, labels))
+    loss = mean_interval(losses(scores, labels))
     return AccuracyRow(
         subject=subject,
         top1=_fraction(rank < 1, where),
@@ -72,7 +72,7 @@ def top1_drop(before: Array, after: Array, labels: Labels, where: str) -> Measur
         _check_labels(subject, labels, scores.shape[1])
         return ranks(scores, labels) < 1
 
-    drop = statistics.paired_difference(right("model before", before), right("model after", after))
+    drop = paired_difference(right("model before", before), right("model after", after))
     return Measured(drop.value, "fraction", where, len(labels), drop.low, drop.high)
 
 
@@ -97,7 +97,7 @@ def losses(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.fl
 
 
 def _fraction(flags: npt.NDArray[np.bool_], where: str) -> Measured:
-    share = statistics.wilson(int(np.count_nonzero(flags)), len(flags))
+    share = wilson(int(np.count_nonzero(flags)), len(flags))
     return Measured(share.value, "fraction", where, len(flags), share.low, share.high)
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import Level, Unit
@@ -115,7 +116,7 @@ class Comparison:
             for subject, one in them.items()
         )
 
-    def speedup(self, subject: str, baseline: str, case: Case) -> statistics.Interval:
+    def speedup(self, subject: str, baseline: str, case: Case) -> Interval:
         """How many times faster a subject is than the baseline, with its 95 % interval."""
         them = self.series[case]
         return statistics.ratio_of_medians(them[baseline].rounds, them[subject].rounds)

@@ -5,8 +5,6 @@ the logits against the float model's, agreement with its top-1 class, and top-1 
 samples that no repair has seen; and the seconds that the repairs took.
 """
 
-# ruff: noqa: T201 - a table is what this prints
-
 from __future__ import annotations
 
 import sys

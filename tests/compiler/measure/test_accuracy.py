@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rtc.compiler.core import intervals
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
-from rtc.compiler.measure import accuracy, statistics
+from rtc.compiler.measure import accuracy
 from rtc.compiler.report.model import AccuracyRow
 
 LABELS = np.array([0, 1, 2, 0])
@@ -22,7 +23,7 @@ def score(logits: np.ndarray, float_logits: np.ndarray | None = None) -> Accurac
 
 def test_top1_top5_and_their_intervals() -> None:
     row = score(LOGITS)
-    wilson = statistics.wilson(2, 4)
+    wilson = intervals.wilson(2, 4)
     assert row.top1 == Measured(0.5, "fraction", "here", 4, wilson.low, wilson.high)
     assert row.top5.value == 0.75
     assert row.agreement is None

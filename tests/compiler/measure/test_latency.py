@@ -10,9 +10,10 @@ import small_models
 
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import TorchModel, Unit
-from rtc.compiler.measure import statistics, worker
+from rtc.compiler.measure import worker
 from rtc.compiler.measure.latency import (
     MODES,
     ROUNDS,
@@ -123,7 +124,7 @@ def test_speedups_are_left_out_where_the_baseline_is_not_there(comparison: Compa
 
 def test_the_baseline_is_exactly_as_fast_as_itself(comparison: Comparison) -> None:
     same = comparison.speedup("ort", "ort", Case("forward", 1))
-    assert same == statistics.Interval(1, 1, 1)
+    assert same == Interval(1, 1, 1)
 
 
 def made(**milliseconds: list[float]) -> Comparison:

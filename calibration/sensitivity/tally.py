@@ -1,0 +1,158 @@
+"""Figures of single samples, gathered batch by batch, and the row that they come to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rtc.calibration.sensitivity.alternative import Alternative
+from rtc.calibration.sensitivity.result import LayerSensitivity
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.intervals import Interval, Z, mean_interval, paired_difference, wilson
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int64]
+
+LIMIT_DB = 120.0  # float32 carries no more
+_LIMIT_NATS = 100.0  # of a sample whose output is not finite: its class has no probability left
+
+
+class Reference:
+    """The float model's output on one batch: logits (n, classes), and the labels if there are any.
+
+    Raises:
+        ModelError: the output is not one row of at least two classes for each sample.
+    """
+
+    def __init__(self, logits: Array, labels: Labels | None) -> None:
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ModelError(
+                "sensitivity is that of a classifier",
+                seen=f"output of shape {logits.shape}",
+                expected="(samples, classes)",
+                id="not-a-classifier",
+            )
+        self.logits = logits.astype(np.float64)
+        self.log_p = _log_softmax(self.logits)
+        self.power: Floats = (self.logits**2).sum(axis=1)
+        second, first = np.argsort(self.logits, axis=1, kind="stable")[:, -2:].T
+        self.top1: Labels = self.logits.argmax(axis=1)
+        self.runner_up: Labels = np.where(first == self.top1, second, first)
+        rows = np.arange(len(logits))
+        self.margin: Floats = self.logits[rows, self.top1] - self.logits[rows, self.runner_up]
+        self.labels = labels
+
+
+@dataclass
+class Tally:
+    """One alternative's figures: powers at the layer, and figures of each sample at the output."""
+
+    layer_signal: float = 0.0
+    layer_noise: float = 0.0
+    noise: list[Floats] = field(default_factory=list)
+    kl: list[Floats] = field(default_factory=list)
+    same: list[Flags] = field(default_factory=list)
+    right: list[Flags] = field(default_factory=list)
+
+    def at_layer(self, signal: Array, noise: Array) -> None:
+        """Add a batch's powers of the layer's output and of its error (n,)."""
+        self.layer_signal += float(signal.sum(dtype=np.float64))
+        total = float(noise.sum(dtype=np.float64))
+        self.layer_noise += total if math.isfinite(total) else math.inf
+
+    def measured(self, reference: Reference, logits: Array) -> None:
+        """Add a batch's output as it was computed."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            changed = logits.astype(np.float64)
+            noise = ((changed - reference.logits) ** 2).sum(axis=1)
+            ratio = reference.log_p - _log_softmax(changed)
+            kl = (np.exp(reference.log_p) * ratio).sum(axis=1)
+        self._add(reference, noise, kl, changed.argmax(axis=1))
+
+    def predicted(self, reference: Reference, noise: Array, kl: Array, margin: Array) -> None:
+        """Add a batch's predictions: noise power, divergence, and change of the top-1 margin (n,).
+
+        A sample whose margin is used up goes to its runner-up.
+        """
+        flips = reference.margin + np.nan_to_num(margin, nan=-np.inf) < 0
+        top1 = np.where(flips, reference.runner_up, reference.top1)
+        self._add(reference, noise.astype(np.float64), kl.astype(np.float64), top1)
+
+    def _add(self, reference: Reference, noise: Floats, kl: Floats, top1: Labels) -> None:
+        finite = np.isfinite(noise) & np.isfinite(kl)
+        self.noise.append(np.where(finite, noise, np.inf))
+        self.kl.append(np.where(finite, np.clip(kl, 0.0, _LIMIT_NATS), _LIMIT_NATS))
+        self.same.append(finite & (top1 == reference.top1))
+        if reference.labels is not None:
+            self.right.append(finite & (top1 == reference.labels))
+
+
+class Results:
+    """The float model's figures over all samples, and the rows that alternatives come to."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._signal: list[Floats] = []
+        self._right: list[Flags] = []
+
+    def reference(self, logits: Array, split: Split, start: int) -> Reference:
+        """The float model's output on the batch of `split` that begins at `start`."""
+        end = start + len(logits)
+        labels = None if split.labels is None else split.labels[start:end]
+        reference = Reference(logits, labels)
+        self.samples = end
+        self._signal.append(reference.power)
+        if labels is not None:
+            self._right.append(reference.top1 == labels)
+        return reference
+
+    def row(self, alternative: Alternative, tally: Tally) -> LayerSensitivity:
+        same, drop = np.concatenate(tally.same), None
+        if self._right:
+            drop = paired_difference(np.concatenate(self._right), np.concatenate(tally.right))
+        signal, noise = np.concatenate(self._signal), np.concatenate(tally.noise)
+        return LayerSensitivity(
+            layer=alternative.layer,
+            precision=alternative.precision,
+            layer_snr_db=_decibels(tally.layer_signal, tally.layer_noise),
+            output_snr_db=_snr_interval(signal, noise),
+            kl=mean_interval(np.concatenate(tally.kl)),
+            agreement=wilson(int(np.count_nonzero(same)), len(same)),
+            top1_drop=drop,
+        )
+
+
+def _snr_interval(signal: Floats, noise: Floats) -> Interval:
+    """A ratio of sums in decibels, with the interval of a ratio estimator.
+
+    Source: W. G. Cochran, Sampling Techniques (1977), 6.5: to first order the log of the ratio has
+    the variance of the mean of s_i / mean(s) - e_i / mean(e).
+    """
+    value = _decibels(float(signal.sum()), float(noise.sum()))
+    if abs(value) == LIMIT_DB:
+        return Interval(value, value, value)
+    if len(signal) < 2:
+        return Interval(value, -LIMIT_DB, LIMIT_DB)
+    influence = signal / signal.mean() - noise / noise.mean()
+    error = Z * float(influence.std(ddof=1)) / math.sqrt(len(signal)) * 10 / math.log(10)
+    return Interval(value, max(-LIMIT_DB, value - error), min(LIMIT_DB, value + error))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return LIMIT_DB
+    if signal == 0.0 or not math.isfinite(noise):
+        return -LIMIT_DB
+    return max(-LIMIT_DB, min(LIMIT_DB, 10 * math.log10(signal / noise)))
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: Any = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.asarray(result, np.float64)

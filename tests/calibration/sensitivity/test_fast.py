@@ -1,0 +1,115 @@
+"""The fast engine against the exact one, on small networks; the large ones are a benchmark's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from check_pass import Samples, parse, random_samples, unit_of
+from digits_net import digits, digits_net
+from nets import TENSORRT, residual
+from one_layer_nets import SCHEMES, branching, ranged, sampled, with_labels
+
+from rtc.calibration.sensitivity import exact, fast
+from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.precision import Precision
+from rtc.passes.one_layer import alternatives
+
+
+def ranks(values):
+    return np.argsort(np.argsort(values))
+
+
+NETS = {"residual": residual, "branching": partial(branching, pool_last=False)}
+
+
+@pytest.fixture(scope="module", params=[(n, s) for n in NETS for s in SCHEMES], ids="-".join)
+def both(request):
+    net, scheme = request.param
+    unit = NETS[net]()
+    ctx = ranged(unit, SCHEMES[scheme], random_samples(unit, 128))
+    problem = alternatives(unit, ctx)
+    split = with_labels(ctx.calibration(), 8)
+    return exact(*problem, split), fast(*problem, split, seed=1)
+
+
+def test_it_ranks_layers_as_the_exact_engine_does(both):
+    """Spearman's correlation: Pearson's, of the ranks."""
+    true, found = both
+    for figure in (lambda row: row.output_snr_db.value, lambda row: row.kl.value):
+        pair = [ranks([figure(row) for row in each.rows]) for each in (true, found)]
+        assert np.corrcoef(*pair)[0, 1] >= 0.8
+
+
+def test_the_noise_at_the_output_is_found_within_two_decibels(both):
+    true, found = both
+    off = [
+        one.output_snr_db.value - other.output_snr_db.value
+        for one, other in zip(true.rows, found.rows, strict=True)
+    ]
+    assert np.median(np.abs(off)) < 1.0
+    assert np.abs(off).max() < 3.0
+
+
+def test_the_layers_own_noise_is_measured(both):
+    true, found = both
+    for one, other in zip(true.rows, found.rows, strict=True):
+        assert (one.layer, one.precision) == (other.layer, other.precision)
+        assert one.layer_snr_db == pytest.approx(other.layer_snr_db, abs=0.05)
+
+
+def test_it_takes_six_passes_at_most_for_two_precisions(both):
+    _, found = both
+    kinds = {row.precision for row in found.rows}
+    # One for the float model, one for each precision, and three back that stop at the first layer.
+    assert 3 < found.cost.passes < 4 + len(kinds)
+
+
+def test_it_says_which_samples_change_their_class():
+    """Real digits, in a range far too wide: some do."""
+    data = digits()
+    unit = unit_of(digits_net(data.train))
+    ctx = ranged(unit, TENSORRT, data)
+    ranges = {
+        name: replace(seen, low=8 * seen.low, high=8 * seen.high)
+        for name, seen in ctx.statistics.items()
+    }
+    problem = alternatives(unit, replace(ctx, statistics=ranges))
+    true, found = exact(*problem, data.test), fast(*problem, data.test)
+    wide = [row for row in true.rows if row.precision is Precision.INT8]
+    assert min(row.agreement.value for row in wide) < 0.97
+    for row in true.rows:
+        told = found.of(row.layer, row.precision)
+        assert told.agreement.value == pytest.approx(row.agreement.value, abs=0.02)
+        assert told.top1_drop.value == pytest.approx(row.top1_drop.value, abs=0.02)
+
+
+def test_a_seed_decides_all():
+    unit = NETS["residual"]()
+    ctx = sampled(unit, TENSORRT)
+    problem = alternatives(unit, ctx)
+    one, same, other = (fast(*problem, ctx.calibration(), seed=seed) for seed in (3, 3, 4))
+    assert one.rows == same.rows
+    assert one.rows != other.rows
+
+
+def test_a_nan_in_the_float_model_names_the_layer():
+    unit = parse(
+        """g (float[N,4] x) => (float[N,4] y) {
+        [a] h = MatMul(x, wa)
+        [relu] r = Elu(h)
+        [b] y = MatMul(r, wb)
+    }""",
+        wa=np.eye(4, dtype=np.float32) * np.float32(1e18),
+        wb=np.eye(4, dtype=np.float32),
+    )
+    good = Split("good", np.ones((8, 4), np.float32), None, Preprocess())
+    bad = Split("bad", np.array([[1, 1, 1, 1], [1, 1e30, 1, 1]], np.float32), None, Preprocess())
+    problem = alternatives(unit, ranged(unit, SCHEMES["openvino"], Samples(good)))
+    with pytest.raises(DataError) as caught:
+        fast(*problem, bad)
+    assert caught.value.where == "layer a"
+    assert "sample 1" in caught.value.seen
