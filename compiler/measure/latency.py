@@ -341,7 +341,7 @@ def _count(times_ms: statistics.Floats, slice_s: float) -> int:
 
 
 def _row(
-    subject: str, case: Case, series: Series, *, where: str, ratio: statistics.Interval | None
+    subject: str, case: Case, series: Series, *, where: str, ratio: Interval | None
 ) -> LatencyRow:
     summary = statistics.summarise(series.all)
     return LatencyRow(
