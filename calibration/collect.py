@@ -11,7 +11,8 @@ from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import Observation, Statistics
 from rtc.compiler.core.progress import Progress, silent
 
-_BATCH = 16  # every observed activation of one batch is in memory at once
+_BATCH = 16
+_BYTES = 512 << 20  # every observed activation of one batch is in memory at once
 
 
 def collect(
@@ -33,7 +34,7 @@ def collect(
     layers = _layers(proto)
     inner = [tensor for tensor in kinds if tensor in layers]
     with Oracle(with_outputs(proto, inner), inner or None) as oracle:
-        for start, inputs in oracle.batches(split, _BATCH):
+        for start, inputs in oracle.batches(split, _fitting_batch(oracle, split)):
             values = {oracle.input_name: inputs, **oracle.run(inputs)}
             for tensor, observer in observers.items():
                 _take(observer, values[tensor], tensor, layers.get(tensor, "the input"), start)
@@ -41,18 +42,25 @@ def collect(
     return {tensor: observers[tensor].result(kind) for tensor, kind in kinds.items()}
 
 
+def _fitting_batch(oracle: Oracle, split: Split) -> int:
+    """How many samples' activations fit in memory together."""
+    if oracle.batch:
+        return oracle.batch
+    size = sum(values.nbytes for values in oracle.run(split.inputs(0, 1)).values())
+    return max(1, min(_BATCH, _BYTES // max(size, 1)))
+
+
 def _take(observer: Observer, values: Array, tensor: str, layer: str, start: int) -> None:
-    finite = np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()
-    if not finite:
-        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        raise DataError(
-            "an activation is NaN or infinite",
-            where=f"layer {layer}",
-            seen=f"tensor {tensor}, calibration sample {start + int(bad.argmax())}",
-            fix="check the preprocessing and the model's weights",
-            id="not-finite-activation",
-        )
-    observer.update(values)
+    if observer.update(values):
+        return
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    raise DataError(
+        "an activation is NaN or infinite",
+        where=f"layer {layer}",
+        seen=f"tensor {tensor}, calibration sample {start + int(bad.argmax())}",
+        fix="check the preprocessing and the model's weights",
+        id="not-finite-activation",
+    )
 
 
 def _layers(proto: bytes) -> dict[str, str]:

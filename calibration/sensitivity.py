@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rtc.calibration.oracle import Oracle
 from rtc.calibration.quantise import (
+    WeightScales,
     activation_parameters,
     dequantise_weight,
     quantise_weight,
@@ -48,15 +49,19 @@ def layer_snr(
     scheme: QuantScheme,
     split: Split,
     progress: Progress = silent,
+    *,
+    weights: WeightScales = "minmax",
 ) -> dict[str, float]:
     """Decibels by layer, within ±120; streamed, so memory does not grow with the samples.
+
+    `weights` is how their scales are chosen, as `weight_parameters` names it.
 
     Raises:
         DataError: a layer's output is not finite.
     """
     signal = {probe.layer: 0.0 for probe in probes}
     noise = dict(signal)
-    with Oracle(_probe_graph(proto, probes, scheme)) as oracle:
+    with Oracle(_probe_graph(proto, probes, scheme, weights)) as oracle:
         for start, inputs in oracle.batches(split, _BATCH):
             powers = oracle.run(inputs)
             for number, probe in enumerate(probes):
@@ -80,20 +85,22 @@ def _decibels(layer: str, signal: float, noise: float) -> float:
     return max(-_LIMIT_DB, min(_LIMIT_DB, 10 * math.log10(signal / noise)))
 
 
-def _probe_graph(proto: bytes, probes: Sequence[Probe], scheme: QuantScheme) -> bytes:
+def _probe_graph(
+    proto: bytes, probes: Sequence[Probe], scheme: QuantScheme, weights: WeightScales
+) -> bytes:
     """The model with a quantised copy beside each probed layer; outputs are powers, as scalars."""
     import onnx
 
     model = onnx.load_model_from_string(proto)
     graph = model.graph
     nodes = {node.name: node for node in graph.node}
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     del graph.output[:]
     for number, probe in enumerate(probes):
         node = nodes[probe.layer]
-        weight = onnx.numpy_helper.to_array(weights[node.input[1]])
+        weight = onnx.numpy_helper.to_array(constants[node.input[1]])
         copy = _copy(node, number)
-        graph.initializer.extend(_constants(weight, probe, number, scheme))
+        graph.initializer.extend(_constants(weight, probe, number, scheme, weights))
         graph.node.extend(_branch(node, copy, number))
         for part in ("signal", "noise"):
             name = f"rtc/{part}/{number}"
@@ -114,13 +121,13 @@ def _copy(node: onnx.NodeProto, number: int) -> onnx.NodeProto:
 
 
 def _constants(
-    weight: Array, probe: Probe, number: int, scheme: QuantScheme
+    weight: Array, probe: Probe, number: int, scheme: QuantScheme, how: WeightScales
 ) -> list[onnx.TensorProto]:
     """The fake-quantised weight, and the activation's scale and zero point."""
     import onnx
 
     axis = probe.axis if scheme.per_channel else None
-    scales = weight_parameters(weight, axis)
+    scales = weight_parameters(weight, axis, how=how)
     rounded = dequantise_weight(quantise_weight(weight, scales, axis), scales, axis)
     activation = activation_parameters(probe.seen, scheme.activation)
     arrays = {"weight": rounded, "scale": activation.scale, "zero": activation.zero_point}

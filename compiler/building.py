@@ -98,13 +98,17 @@ class Builder:
         assign = AssignPrecision(
             variant=variant,
             observer=options.observer,
+            observers=dict(options.observers),
+            weights=options.weights,
             min_snr_db=options.min_snr_db,
             pin=dict(options.pin),
         )
         assigned = self._pass(assign, self.model, name, target=where)
         plan = assigned.plan
         assert plan is not None, "assign-precision gives a plan"
-        quantised = self._pass(InsertQdq(), self.model, name, target=where, plan=plan)
+        quantised = self._pass(
+            InsertQdq(weights=options.weights), self.model, name, target=where, plan=plan
+        )
         cast = self._pass(CastPrecision(), quantised.unit, name, target=where, plan=plan)
         built = self._build(backend, cast.unit, name)
         return Candidate(

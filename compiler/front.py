@@ -89,7 +89,10 @@ def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Stati
     from rtc.calibration.collect import collect
     from rtc.passes.assign_precision import AssignPrecision
 
-    assign = AssignPrecision(variant=Variant.MIX, observer=recipe.precision.observer)
+    options = recipe.precision
+    assign = AssignPrecision(
+        variant=Variant.MIX, observer=options.observer, observers=dict(options.observers)
+    )
     wanted = assign.needs(model)
     inputs = {
         "model": model.digest,

@@ -65,6 +65,7 @@ def _observer(kind: str) -> str:
     return kind
 
 
+Observer = Annotated[str, AfterValidator(_observer)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside)]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Pinned = Annotated[
@@ -163,8 +164,12 @@ class PrecisionOptions(Section):
         Variant
     )
     """Variants to build and compare; the fastest that passes ships."""
-    observer: Annotated[str, AfterValidator(_observer)] = "percentile"
+    observer: Observer = "percentile"
     """How a tensor's range is taken from the calibration samples."""
+    observers: dict[str, Observer] = {}
+    """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""
+    weights: Literal["minmax", "mse"] = "minmax"
+    """How the scales of weights are chosen: clip nothing, or what least squared error asks for."""
     min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     pin: dict[str, Pinned] = {}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from rtc.calibration.quantise import WeightScales
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import nearest
@@ -21,7 +22,7 @@ from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan,
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
-from rtc.passes.placement import tensors_of_interest
+from rtc.passes.observing import observations
 from rtc.passes.precision_policy import Policy, computes
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class AssignPrecision(Pass):
     Attributes:
         variant: what the candidate offers its layers.
         observer: the kind of observer that ranges are taken with.
+        observers: other kinds, for what layers read, by layer name or glob.
+        weights: how the scales of weights are chosen: "minmax" or "mse".
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat the policy.
     """
@@ -46,13 +49,14 @@ class AssignPrecision(Pass):
 
     variant: Variant = Variant.MIX
     observer: str = "percentile"
+    observers: Mapping[str, str] = field(default_factory=dict)
+    weights: WeightScales = "minmax"
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
         """The range of every tensor that some target's scheme may quantise."""
-        names = tensors_of_interest(read(unit))
-        return frozenset(Observation(name, self.observer) for name in names)
+        return observations(read(unit), self.observer, self.observers)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Decide.
@@ -71,7 +75,7 @@ class AssignPrecision(Pass):
             for name, layer in layers.items()
             if not policy.obstacle(layer) and (policy.quantises or pins.get(name) is Precision.INT8)
         ]
-        snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
+        snr = _snr(write(graph, unit), wanted, ctx, self.weights) if wanted else {}
         decisions = {n: policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()}
         decisions |= {
             name: _pinned(precision, policy, decisions.get(name))
@@ -109,7 +113,9 @@ class AssignPrecision(Pass):
         return {name: asked[pattern] for name, pattern in by_glob.items()} | by_name
 
 
-def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, float]:
+def _snr(
+    unit: Unit, layers: Iterable[Layer], ctx: PassContext, weights: WeightScales
+) -> dict[str, float]:
     """Decibels by layer. `unit`'s nodes bear the names that the layers do."""
     from rtc.calibration.sensitivity import Probe, layer_snr
 
@@ -118,7 +124,9 @@ def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, flo
         for layer in layers
     ]
     scheme = ctx.where().scheme
-    return layer_snr(unit.onnx.proto, probes, scheme, ctx.calibration(), ctx.progress)
+    return layer_snr(
+        unit.onnx.proto, probes, scheme, ctx.calibration(), ctx.progress, weights=weights
+    )
 
 
 def _matches(

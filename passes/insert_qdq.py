@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from rtc.calibration.quantise import (
     Parameters,
+    WeightScales,
     activation_parameters,
     least_weight_scale,
     quantise_weight,
@@ -45,6 +46,7 @@ class InsertQdq(Pass):
 
     Attributes:
         max_disagreement: the fraction of samples whose top-1 class may change.
+        weights: how the scales of weights are chosen: "minmax" or "mse".
     """
 
     name: ClassVar[str] = "insert-qdq"
@@ -52,6 +54,7 @@ class InsertQdq(Pass):
     gives: ClassVar[Level] = Level.ONNX
 
     max_disagreement: float = 0.05
+    weights: WeightScales = "minmax"
 
     @property
     def bound(self) -> Bound:
@@ -84,7 +87,7 @@ class InsertQdq(Pass):
             )
         spots = placement(graph, ctx.plan, quantise_outputs=scheme.quantise_outputs)
         parameters = {s.tensor.name: _parameters(s, ctx.statistics, scheme) for s in spots}
-        writer = _Writer(graph, scheme)
+        writer = _Writer(graph, scheme, self.weights)
         for layer in layers:
             writer.quantise_weights(layer, parameters[layer.node.inputs[0].name].scale)
         for spot in spots:
@@ -104,8 +107,8 @@ def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Para
 class _Writer:
     """Adds Q and DQ to a graph."""
 
-    def __init__(self, graph: gs.Graph, scheme: QuantScheme) -> None:
-        self.graph, self.scheme, self.names = graph, scheme, Names(graph)
+    def __init__(self, graph: gs.Graph, scheme: QuantScheme, how: WeightScales) -> None:
+        self.graph, self.scheme, self.names, self.how = graph, scheme, Names(graph), how
 
     def quantise_tensor(self, spot: Spot, parameters: Parameters) -> None:
         """Put Q and DQ behind a tensor, for the readers that the spot names."""
@@ -134,7 +137,10 @@ class _Writer:
         axis = layer.axis if self.scheme.per_channel else None
         least = least_weight_scale(bias, input_scale)
         parameters = weight_parameters(
-            weight, axis, at_least=least if axis is not None else float(np.max(least))
+            weight,
+            axis,
+            at_least=least if axis is not None else float(np.max(least)),
+            how=self.how,
         )
         stored = quantise_weight(weight, parameters, axis)
         layer.node.inputs[1] = self._restored(f"{layer.name}/weight", stored, parameters, axis)
