@@ -24,7 +24,8 @@ def collect(
     """The ranges of the observed tensors of a float model, by unoptimised ONNX Runtime.
 
     Raises:
-        DataError: a tensor that is NaN or infinite on a sample; the layer and sample are named.
+        DataError: samples of another shape than the model takes, or a tensor that is NaN or
+            infinite on a sample; the layer and the sample are named.
         RecipeError: an observer of a kind that does not exist.
     """
     if not observations:
@@ -34,12 +35,29 @@ def collect(
     layers = _layers(proto)
     inner = [tensor for tensor in kinds if tensor in layers]
     with Oracle(with_outputs(proto, inner), inner or None) as oracle:
+        _check_shape(split, oracle.sample)
         for start, inputs in oracle.batches(split, _fitting_batch(oracle, split)):
             values = {oracle.input_name: inputs, **oracle.run(inputs)}
             for tensor, observer in observers.items():
                 _take(observer, values[tensor], tensor, layers.get(tensor, "the input"), start)
             progress(start + len(inputs), len(split), f"{len(kinds)} tensors")
     return {tensor: observers[tensor].result(kind) for tensor, kind in kinds.items()}
+
+
+def _check_shape(split: Split, wanted: tuple[int | None, ...]) -> None:
+    seen = split.inputs(0, 1).shape[1:]
+    fits = len(seen) == len(wanted) and all(
+        size in (None, given) for given, size in zip(seen, wanted, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            "the calibration samples do not fit the model",
+            where=f"{split.name} samples, after preprocessing",
+            seen=" × ".join(map(str, seen)),
+            expected=" × ".join("any" if size is None else str(size) for size in wanted),
+            fix="crop or scale them as the model's own were, or change data.preprocess.layout",
+            id="wrong-shape",
+        )
 
 
 def _fitting_batch(oracle: Oracle, split: Split) -> int:

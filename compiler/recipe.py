@@ -157,6 +157,13 @@ class Data(Section):
         return self
 
 
+class Calibration(Section):
+    """Samples to take quantisation ranges from, where they are not a split of the data."""
+
+    path: RelativePath
+    """A folder of images or of .npy and .npz files; preprocessed as the data's own samples."""
+
+
 class PrecisionOptions(Section):
     """What each layer may compute in."""
 
@@ -213,6 +220,7 @@ class _Head(Section):
     """Seeds weights, splits and training."""
     source: Source
     data: Data
+    calibration: Calibration | None = None
     precision: PrecisionOptions = PrecisionOptions()
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """The batch that the engine is chosen for."""
@@ -264,6 +272,7 @@ def load_recipe(path: Path) -> Recipe:
     document = strict_yaml.read(path)
     recipe = parse_recipe(document, path)
     _check_files(recipe, document)
+    _check_calibration(recipe, document)
     for index, name in enumerate(recipe.targets):
         _check_target(name, document.where(("targets", index)))
     return recipe
@@ -329,6 +338,18 @@ def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
             where=document.where((section, key)),
             seen=repr(name),
             expected=f"a file in {recipe.path.parent}",
+            id="missing-file",
+        )
+
+
+def _check_calibration(recipe: Recipe, document: strict_yaml.Document) -> None:
+    given = recipe.calibration
+    if given is not None and not recipe.resolve(given.path).is_dir():
+        raise RecipeError(
+            "calibration.path is not a folder",
+            where=document.where(("calibration", "path")),
+            seen=repr(given.path),
+            expected=f"a folder in {recipe.path.parent}",
             id="missing-file",
         )
 

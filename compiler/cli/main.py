@@ -28,6 +28,7 @@ _EXTRAS = {
     "openvino": "openvino",
     "tensorrt_rtx": "tensorrt-rtx",
     "mlxtend": "demo",
+    "PIL": "images",
 }
 
 
