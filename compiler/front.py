@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.hashing import canonical, file_digest
@@ -21,6 +21,9 @@ from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
 from rtc.compiler.source import source_unit
 from rtc.compiler.stages import Files, Stages, referenced_code, versions
+
+if TYPE_CHECKING:
+    from rtc.passes.assign_precision import AssignPrecision
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,20 @@ def _source(recipe: Recipe, data: Splits, stages: Stages) -> Unit:
     return Unit.from_files(stages.run("source", inputs, work))
 
 
-def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:
-    from rtc.calibration.collect import collect
+def observing(recipe: Recipe) -> AssignPrecision:
+    """The pass that says, by its `needs`, what is observed of the recipe's model."""
     from rtc.passes.assign_precision import AssignPrecision
 
     options = recipe.precision
-    assign = AssignPrecision(
+    return AssignPrecision(
         variant=Variant.MIX, observer=options.observer, observers=dict(options.observers)
     )
-    wanted = assign.needs(model)
+
+
+def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:
+    from rtc.calibration.collect import collect
+
+    wanted = observing(recipe).needs(model)
     inputs = {
         "model": model.digest,
         "wanted": sorted((each.tensor, each.kind) for each in wanted),
