@@ -12,10 +12,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rtc.calibration import clipping
+from rtc.calibration.histogram import Histogram, chunks
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import TensorRange
+
+Range = tuple[float, float]
 
 
 class Observer(ABC):
@@ -25,28 +29,36 @@ class Observer(ABC):
         self.low, self.high = math.inf, -math.inf
         self.samples = 0
 
-    def update(self, values: Array) -> None:
-        """Take in a batch (N, …) of finite floats."""
-        low, high = float(values.min()), float(values.max())
+    def update(self, values: Array) -> bool:
+        """Take in a batch (N, …) of floats; False, and nothing taken, where one is not finite."""
+        low, high = float(values.min()), float(values.max())  # a NaN is the least and the greatest
+        if not math.isfinite(low) or not math.isfinite(high):
+            return False
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.samples += len(values)
         self._take(values, low, high)
+        return True
 
     def result(self, kind: str) -> TensorRange:
-        """The range, widened so that it holds zero and is not empty: its scale is positive."""
-        low, high = self._range()
+        """The range; it holds zero and is not empty, so that its scale is positive."""
+        if self.low == self.high == 0.0:
+            return TensorRange(0.0, 1.0, 0.0, 0.0, kind, self.samples)  # any scale represents zero
+        (low, high), limit = self._choose()
         low, high = min(low, 0.0), max(high, 0.0)
-        if low == high:
-            high = 1.0  # only zeros were seen: any scale represents them
-        return TensorRange(low, high, self.low, self.high, kind, self.samples)
+        return TensorRange(low, high, self.low, self.high, kind, self.samples, limit)
+
+    @property
+    def seen(self) -> Range:
+        """The extremes, widened so that they hold zero."""
+        return min(self.low, 0.0), max(self.high, 0.0)
 
     @abstractmethod
     def _take(self, values: Array, low: float, high: float) -> None:
         """Take in what the extremes of a batch do not tell."""
 
     @abstractmethod
-    def _range(self) -> tuple[float, float]:
-        """The range to quantise, of all values so far."""
+    def _choose(self) -> tuple[Range, float | None]:
+        """The range to quantise, and the limit of a symmetric one where it is not its maximum."""
 
 
 class MinMax(Observer):
@@ -55,59 +67,157 @@ class MinMax(Observer):
     def _take(self, values: Array, low: float, high: float) -> None:
         """The extremes say it all."""
 
-    def _range(self) -> tuple[float, float]:
-        return self.low, self.high
+    def _choose(self) -> tuple[Range, float | None]:
+        return self.seen, None
+
+
+class MovingAverage(Observer):
+    """The running mean of each sample's least and greatest value: one odd sample weighs 1/N.
+
+    Every sample weighs the same, so neither the order nor the batch matters (TensorFlow's and
+    PyTorch's exponential average forgets the first ones; ONNX Runtime averages as here, by batch).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lows = self._highs = 0.0  # sums over the samples
+
+    def _take(self, values: Array, low: float, high: float) -> None:
+        each = values.reshape(len(values), -1)
+        self._lows += float(each.min(axis=1).sum(dtype=np.float64))
+        self._highs += float(each.max(axis=1).sum(dtype=np.float64))
+
+    def _choose(self) -> tuple[Range, float | None]:
+        low, high = min(self._lows / self.samples, 0.0), max(self._highs / self.samples, 0.0)
+        return ((low, high) if low < high else self.seen), None
 
 
 class Percentile(Observer):
-    """Two-sided percentile of a histogram that doubles its width when a value falls outside.
+    """Clips the lowest and the highest 0.01 % of all values, with 99.99.
 
-    Doubling merges pairs of bins, so what was counted stays counted, and the bins (8,192) stay at
-    least 2,048 over the range seen. With 99.99, the lowest and the highest 0.01 % are clipped.
+    Only tails decide. Some values of the first batch tell where they begin, with room (50 times
+    what is clipped), and only values beyond are counted: that takes a fifth of the time. Should a
+    tail turn out to begin further in, the range ends where counting began: wider than asked for,
+    never narrower.
     """
 
-    BINS = 8192
+    ROOM, GLANCE = 50, 1 << 15
 
     def __init__(self, percent: float = 99.99) -> None:
         super().__init__()
         self._tail = (100.0 - percent) / 100.0
-        self._counts = np.zeros(self.BINS, np.int64)
-        self._start = self._width = 0.0  # of the histogram: its left edge and a bin's width
+        self._histogram = Histogram()
+        self._count = 0
+        self._inner: Range | None = None
 
     def _take(self, values: Array, low: float, high: float) -> None:
-        if self._width == 0.0:
-            span = max(
-                high - low, 1e-6 * max(abs(low), abs(high)), float(np.finfo(np.float32).tiny)
-            )
-            self._start, self._width = low, span / (self.BINS - 1)
-        while low < self._start:
-            self._start -= self._width * self.BINS
-            self._merge(self.BINS // 2)
-        while high >= self._start + self._width * self.BINS:
-            self._merge(0)
-        scaled = (values.ravel() - np.float64(self._start)) / self._width
-        places = np.clip(scaled.astype(np.int64), 0, self.BINS - 1)
-        self._counts += np.bincount(places, minlength=self.BINS)
+        if self._inner is None:
+            some = values.reshape(-1)[:: max(1, values.size // self.GLANCE)]
+            room = min(self.ROOM * self._tail, 0.5)
+            first, last = np.quantile(some, [room, 1 - room])
+            self._inner = float(first), float(last)
+        self._count += values.size
+        self._histogram.add(_beyond(values, low, self._inner), low, high)
 
-    def _merge(self, at: int) -> None:
-        """Double the bins' width; what was counted goes to one half, which starts at `at`."""
-        half = self.BINS // 2
-        merged = self._counts.reshape(half, 2).sum(axis=1)
-        self._counts = np.zeros(self.BINS, np.int64)
-        self._counts[at : at + half] = merged
-        self._width *= 2
-
-    def _range(self) -> tuple[float, float]:
-        total = np.cumsum(self._counts)
-        clipped = self._tail * total[-1]
-        first = int(np.searchsorted(total, clipped, side="right"))
-        last = int(np.searchsorted(total, total[-1] - clipped, side="left"))
-        low = self._start + first * self._width
-        high = self._start + (last + 1) * self._width
-        return max(low, self.low), min(high, self.high)
+    def _choose(self) -> tuple[Range, float | None]:
+        low, high = self._histogram.quantile_range(int(self._tail * self._count))
+        inner = self._inner or self.seen
+        return (max(min(low, inner[0]), self.low), min(max(high, inner[1]), self.high)), None
 
 
-OBSERVERS: Mapping[str, type[Observer]] = {"minmax": MinMax, "percentile": Percentile}
+def _beyond(values: Array, low: float, inner: Range) -> Array:
+    """The values outside a range; `low` is the least of all."""
+    found = []
+    for chunk in chunks(values):
+        outside = chunk > inner[1]
+        if low < inner[0]:
+            outside |= chunk < inner[0]
+        found.append(chunk[outside])
+    return np.concatenate(found)
+
+
+class _Searching(Observer):
+    """Observers that search for a range over a histogram of all values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._histogram = Histogram()
+
+    def _take(self, values: Array, low: float, high: float) -> None:
+        self._histogram.add(values, low, high)
+
+
+class Entropy(_Searching):
+    """The range that keeps the most information (`clipping.divergence`; NVIDIA's method)."""
+
+    def _choose(self) -> tuple[Range, float | None]:
+        return clipping.least_divergence(self._histogram, self.seen)
+
+
+class MeanSquaredError(_Searching):
+    """The range of the least expected squared error."""
+
+    def _choose(self) -> tuple[Range, float | None]:
+        return clipping.least_squares(self._histogram, self.seen)
+
+
+class Auto(_Searching):
+    """The simplest of the other observers whose squared error is within 1 % of the least.
+
+    Simplest first: min-max, percentile (99.99), entropy, mean squared error. One choice serves both
+    kinds of scheme: it has the least sum of both errors, each relative to the best there.
+    """
+
+    TOLERANCE = 1.01
+
+    def result(self, kind: str) -> TensorRange:
+        if self.low == self.high == 0.0:
+            return super().result(kind)
+        return super().result(f"{kind}: {self._decide()[0]}")
+
+    def _choose(self) -> tuple[Range, float | None]:
+        return self._decide()[1]
+
+    def _decide(self) -> tuple[str, tuple[Range, float]]:
+        """The name of the observer, and its range and limit."""
+        peak = max(-self.seen[0], self.seen[1])
+        tail = int(1e-4 * self._histogram.counts.sum())
+        low, high = self._histogram.quantile_range(tail)
+        low, high = max(min(low, 0.0), self.seen[0]), min(max(high, 0.0), self.seen[1])
+        found: dict[str, tuple[Range, float]] = {
+            "minmax": (self.seen, peak),
+            "percentile": ((low, high), max(-low, high)),
+            "entropy": clipping.least_divergence(self._histogram, self.seen),
+            "mse": clipping.least_squares(self._histogram, self.seen),
+        }
+        errors = {name: self._errors(*each) for name, each in found.items()}
+        least = [max(min(each), _TINY) for each in zip(*errors.values(), strict=True)]
+        scores = {
+            n: sum(e / b for e, b in zip(each, least, strict=True)) for n, each in errors.items()
+        }
+        enough = min(scores.values()) * self.TOLERANCE
+        name = next(name for name, score in scores.items() if score <= enough)
+        return name, found[name]
+
+    def _errors(self, clip: Range, limit: float) -> tuple[float, float]:
+        """Squared errors of an affine and of a symmetric range."""
+        values, counts = self._histogram.occupied()
+        return (
+            clipping.squared_error(values, counts, clip, clipping.AFFINE_STEPS),
+            clipping.squared_error(values, counts, (-limit, limit), clipping.SYMMETRIC_STEPS),
+        )
+
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+OBSERVERS: Mapping[str, type[Observer]] = {
+    "minmax": MinMax,
+    "moving-average": MovingAverage,
+    "percentile": Percentile,
+    "entropy": Entropy,
+    "mse": MeanSquaredError,
+    "auto": Auto,
+}
 
 
 def make_observer(kind: str) -> Observer:

@@ -30,6 +30,7 @@ class Oracle:
 
     Attributes:
         batch: the batch that the model's input is fixed to, or None.
+        sample: the shape of one sample, None where a size is free.
 
     Raises:
         ModelError: ONNX Runtime does not take the model; its reason is given.
@@ -43,6 +44,9 @@ class Oracle:
         self.input_name: str = source.name
         first = source.shape[0] if source.shape else None
         self.batch: int | None = first if isinstance(first, int) else None
+        self.sample: tuple[int | None, ...] = tuple(
+            size if isinstance(size, int) else None for size in source.shape[1:]
+        )
         self.outputs: tuple[str, ...] = tuple(
             outputs or [output.name for output in self._session.get_outputs()]
         )

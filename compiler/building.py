@@ -102,11 +102,12 @@ class Builder:
 
         name = f"{backend.name} {variant}"
         profile, options = self.request.profile, self.recipe.precision
-        scheme = backend.scheme(profile)
+        scheme = replace(backend.scheme(profile), weight_scales=options.weights)
         where = TargetContext(profile, backend.name, scheme, self.recipe.batch)
         assign = AssignPrecision(
             variant=variant,
             observer=options.observer,
+            observers=dict(options.observers),
             min_snr_db=options.min_snr_db,
             pin=dict(options.pin),
         )

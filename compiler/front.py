@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import DataError
@@ -24,6 +24,9 @@ from rtc.compiler.report.model import CertificateRow
 from rtc.compiler.samples import dataset_of
 from rtc.compiler.source import source_unit
 from rtc.compiler.stages import Files, Stages, referenced_code, versions
+
+if TYPE_CHECKING:
+    from rtc.passes.assign_precision import AssignPrecision
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,20 @@ def _check_samples(unit: Unit, data: Splits, classes: int) -> None:
         )
 
 
-def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:
-    from rtc.calibration.collect import collect
+def observing(recipe: Recipe) -> AssignPrecision:
+    """The pass that says, by its `needs`, what is observed of the recipe's model."""
     from rtc.passes.assign_precision import AssignPrecision
 
-    assign = AssignPrecision(variant=Variant.MIX, observer=recipe.precision.observer)
-    wanted = assign.needs(model)
+    options = recipe.precision
+    return AssignPrecision(
+        variant=Variant.MIX, observer=options.observer, observers=dict(options.observers)
+    )
+
+
+def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:
+    from rtc.calibration.collect import collect
+
+    wanted = observing(recipe).needs(model)
     inputs = {
         "model": model.digest,
         "wanted": sorted((each.tensor, each.kind) for each in wanted),

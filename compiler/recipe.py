@@ -69,6 +69,7 @@ def _observer(kind: str) -> str:
     return kind
 
 
+Observer = Annotated[str, AfterValidator(_observer)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside)]
 Reference = Annotated[str, Field(pattern=REFERENCE.pattern)]
 Pinned = Annotated[
@@ -175,6 +176,13 @@ class Repairs(Section):
         return tuple(step for step in (self.adaround, self.correct_bias) if step is not None)
 
 
+class Calibration(Section):
+    """Samples to take quantisation ranges from, where they are not a split of the data."""
+
+    path: RelativePath
+    """A folder of images or of .npy and .npz files; preprocessed as the data's own samples."""
+
+
 class PrecisionOptions(Section):
     """What each layer may compute in."""
 
@@ -182,8 +190,12 @@ class PrecisionOptions(Section):
         Variant
     )
     """Variants to build and compare; the fastest that passes ships."""
-    observer: Annotated[str, AfterValidator(_observer)] = "percentile"
+    observer: Observer = "percentile"
     """How a tensor's range is taken from the calibration samples."""
+    observers: dict[str, Observer] = {}
+    """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""
+    weights: Literal["minmax", "mse"] = "minmax"
+    """How the scales of weights are chosen: clip nothing, or what least squared error asks for."""
     min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     pin: dict[str, Pinned] = {}
@@ -229,6 +241,7 @@ class _Head(Section):
     """Seeds weights, splits and training."""
     source: Source
     data: Data
+    calibration: Calibration | None = None
     precision: PrecisionOptions = PrecisionOptions()
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """The batch that the engine is chosen for."""
@@ -290,6 +303,7 @@ def load_recipe(path: Path) -> Recipe:
     document = strict_yaml.read(path)
     recipe = parse_recipe(document, path)
     _check_files(recipe, document)
+    _check_calibration(recipe, document)
     for index, name in enumerate(recipe.targets):
         _check_target(name, recipe.path.parent, document.where(("targets", index)))
     return recipe
@@ -357,6 +371,18 @@ def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
             where=document.where((section, key)),
             seen=repr(name),
             expected=f"a file in {recipe.path.parent}",
+            id="missing-file",
+        )
+
+
+def _check_calibration(recipe: Recipe, document: strict_yaml.Document) -> None:
+    given = recipe.calibration
+    if given is not None and not recipe.resolve(given.path).is_dir():
+        raise RecipeError(
+            "calibration.path is not a folder",
+            where=document.where(("calibration", "path")),
+            seen=repr(given.path),
+            expected=f"a folder in {recipe.path.parent}",
             id="missing-file",
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
-from rtc.compiler.core.data import Dataset, Preprocess, Splits
+from rtc.compiler.core.data import Dataset, Preprocess, Split, Splits
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import call_object
 from rtc.compiler.recipe import Recipe
@@ -22,7 +24,41 @@ def splits_of(recipe: Recipe) -> Splits:
 
     split = recipe.data.split
     fractions = (split.train, split.calibration, split.test)
-    return load_splits(dataset_of(recipe), fractions, recipe.seed, recipe.data.preprocess)
+    dataset, own = dataset_of(recipe), recipe.data.preprocess
+    splits = load_splits(dataset, fractions, recipe.seed, own)
+    if recipe.calibration is None:
+        return splits
+    folder = recipe.resolve(recipe.calibration.path)
+    return _CalibratedElsewhere(splits, folder, own or dataset.preprocess)
+
+
+@dataclass(frozen=True)
+class _CalibratedElsewhere:
+    """Splits whose calibration samples come from a folder."""
+
+    data: Splits
+    folder: Path
+    preprocess: Preprocess
+
+    @cached_property
+    def digest(self) -> str:
+        from rtc.calibration.folder import folder_digest
+
+        return digest({"data": self.data.digest, "calibration": folder_digest(self.folder)})
+
+    @property
+    def train(self) -> Split:
+        return self.data.train
+
+    @property
+    def test(self) -> Split:
+        return self.data.test
+
+    @cached_property
+    def calibration(self) -> Split:
+        from rtc.calibration.folder import folder_split
+
+        return folder_split(self.folder, self.preprocess)
 
 
 def dataset_of(recipe: Recipe) -> Dataset:

@@ -21,7 +21,7 @@ from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan,
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
-from rtc.passes.placement import tensors_of_interest
+from rtc.passes.observing import observations
 from rtc.passes.precision_policy import Policy, computes
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class AssignPrecision(Pass):
     Attributes:
         variant: what the candidate offers its layers.
         observer: the kind of observer that ranges are taken with.
+        observers: other kinds, for what layers read, by layer name or glob.
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat the policy.
     """
@@ -45,13 +46,13 @@ class AssignPrecision(Pass):
 
     variant: Variant = Variant.MIX
     observer: str = "percentile"
+    observers: Mapping[str, str] = field(default_factory=dict)
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
         """The range of every tensor that some target's scheme may quantise."""
-        names = tensors_of_interest(read(unit))
-        return frozenset(Observation(name, self.observer) for name in names)
+        return observations(read(unit), self.observer, self.observers)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Decide.

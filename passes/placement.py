@@ -16,12 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.passes.graph import is_constant
-from rtc.passes.layers import COMMUTES, FUSED, JOINS, origin, output_of, producer
+from rtc.passes.layers import COMMUTES, FUSED, origin, output_of, producer
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -83,16 +81,6 @@ def placement(graph: gs.Graph, plan: PrecisionPlan, *, quantise_outputs: bool) -
             if skip is not None:
                 spots.add_path(skip, node)
     return list(spots.by_name.values())
-
-
-def tensors_of_interest(graph: gs.Graph) -> set[str]:
-    """Names of the tensors whose ranges some placement may ask for."""
-    found = set()
-    for node in graph.nodes:
-        if node.op in WEIGHTED or node.op in JOINS:
-            tensors = [*activations(node), output_of(graph, node)]
-            found |= {origin(each).name for each in tensors if each.dtype == np.float32}
-    return found
 
 
 def activations(node: gs.Node) -> list[Any]:

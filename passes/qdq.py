@@ -105,7 +105,7 @@ def stored_weight_parameters(layer: Layer, input_scale: Array, scheme: QuantSche
     axis = layer.axis if scheme.per_channel else None
     least = least_weight_scale(bias, input_scale)
     at_least = least if axis is not None else float(np.max(least))
-    return weight_parameters(weight, axis, at_least=at_least)
+    return weight_parameters(weight, axis, at_least=at_least, how=scheme.weight_scales)
 
 
 def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Parameters:

@@ -87,11 +87,11 @@ def _probe_graph(proto: bytes, probes: Sequence[Probe], scheme: QuantScheme) -> 
     model = onnx.load_model_from_string(proto)
     graph = model.graph
     nodes = {node.name: node for node in graph.node}
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     del graph.output[:]
     for number, probe in enumerate(probes):
         node = nodes[probe.layer]
-        weight = onnx.numpy_helper.to_array(weights[node.input[1]])
+        weight = onnx.numpy_helper.to_array(constants[node.input[1]])
         copy = _copy(node, number)
         graph.initializer.extend(_constants(weight, probe, number, scheme))
         graph.node.extend(_branch(node, copy, number))
@@ -120,7 +120,7 @@ def _constants(
     import onnx
 
     axis = probe.axis if scheme.per_channel else None
-    scales = weight_parameters(weight, axis)
+    scales = weight_parameters(weight, axis, how=scheme.weight_scales)
     rounded = dequantise_weight(quantise_weight(weight, scales, axis), scales, axis)
     activation = activation_parameters(probe.seen, scheme.activation)
     arrays = {"weight": rounded, "scale": activation.scale, "zero": activation.zero_point}

@@ -41,7 +41,10 @@ class Preprocess:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some samples of a data set, with labels (class indices) where there are any."""
+    """Some samples of a data set, with labels (class indices) where there are any.
+
+    `raw` is an array (N, …), or what gives such arrays by slices and reads them then.
+    """
 
     name: str
     raw: Array

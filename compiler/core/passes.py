@@ -53,7 +53,10 @@ class Observation:
 
 @dataclass(frozen=True)
 class TensorRange:
-    """What an observer saw: the range to quantise, and the extremes it was taken from."""
+    """What an observer saw: the range to quantise, and the extremes it was taken from.
+
+    `limit` is where a symmetric scheme clips, at ±limit; None: at the larger of -low and high.
+    """
 
     low: float
     high: float
@@ -61,6 +64,7 @@ class TensorRange:
     seen_high: float
     kind: str
     samples: int
+    limit: float | None = None
 
 
 Statistics = Mapping[str, TensorRange]

@@ -27,6 +27,8 @@ class QuantScheme:
         bias: "int32" (a DQ of scale input x weight), or "float" where the runtime refuses that.
         quantise_outputs: True where a layer computes in INT8 only if its output (after the
             activation that is fused into it) is quantised as well.
+        weight_scales: how scales of weights are chosen: "minmax" clips nothing, "mse" clips where
+            the squared error is least. The recipe's choice, not the runtime's.
         int8_ops: ONNX operators with weights that the runtime has an INT8 kernel for.
     """
 
@@ -36,6 +38,7 @@ class QuantScheme:
     half_in_graph: bool = True
     bias: str = "float"
     quantise_outputs: bool = False
+    weight_scales: Literal["minmax", "mse"] = "minmax"
     int8_ops: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

@@ -65,3 +65,9 @@ def test_nothing_to_observe_reads_nothing():
 def test_an_unknown_observer_is_a_recipe_error():
     with pytest.raises(RecipeError):
         collect(UNIT.onnx.proto, observe("a", kind="median"), split_of(np.zeros((4, 2))))
+
+
+def test_samples_of_another_shape_are_a_data_error():
+    with pytest.raises(DataError) as error:
+        collect(UNIT.onnx.proto, observe("a"), split_of(np.zeros((4, 3))))
+    assert (error.value.id, error.value.seen, error.value.expected) == ("wrong-shape", "3", "2")

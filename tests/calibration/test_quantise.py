@@ -79,3 +79,19 @@ def test_a_tiny_channel_leaves_room_for_its_bias():
     parameters = weight_parameters(weight, 0, at_least=least)
     assert np.all(np.abs(bias / (parameters.scale * input_scale)) < 2**31)
     assert parameters.scale[1] == pytest.approx(0.01)
+
+
+def test_weights_are_clipped_where_the_squared_error_is_least():
+    random = np.random.default_rng(0)
+    weight = random.laplace(size=(4, 20000)).astype(np.float32)
+    weight[3] = random.uniform(-1, 1, 20000)  # nothing to gain from clipping
+
+    def error(how):
+        scales = weight_parameters(weight, 0, how=how)
+        restored = dequantise_weight(quantise_weight(weight, scales, 0), scales, 0)
+        return np.square(restored - weight).mean(axis=1)
+
+    assert (error("mse")[:3] < 0.95 * error("minmax")[:3]).all()
+    assert (error("mse") <= error("minmax")).all()
+    dead = weight_parameters(np.zeros((2, 3), np.float32), 0, how="mse")
+    assert dead.scale.tolist() == [1.0, 1.0]

@@ -151,6 +151,8 @@ def test_repairs_run_in_their_own_order_with_their_options(path: Path) -> None:
         ("[fp32, int8]", "[int8, int8]", "16:10", "must name nothing twice"),
         ("[fp32, int8]", "[]", "16:10", "at least 1 item"),
         ("precision:", "precision:\n  observer: minmix", "16:13", 'did you mean "minmax"?'),
+        ("precision:", "precision:\n  observers: {a: mes}", "16:18", 'did you mean "mse"?'),
+        ("precision:", "precision:\n  weights: mas", "16:12", "expected 'minmax' or 'mse'"),
         ("conv1: fp16", "conv1: fp8", "17:16", "expected 'fp32', 'half' or 'int8'"),
         ("[cpu, rtx4060ti]", "[cpu, rtx4060]", "19:16", 'did you mean "rtx4060ti"?'),
         ("[cpu, rtx4060ti]", "[cpu, cpu]", "19:10", "must name nothing twice"),

@@ -1,0 +1,91 @@
+"""`rtc calibration audit`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtc.compiler.cli.answer import Answer, command, group
+from rtc.compiler.cli.cache import Folder, open_store
+from rtc.compiler.cli.watching import watched
+from rtc.compiler.core.errors import DataError
+
+if TYPE_CHECKING:
+    from rtc.calibration.audit import Audit
+
+app = group("calibration", "Examine the samples that quantisation ranges are taken from.")
+
+
+@command(app, "audit")
+def audit(
+    *,
+    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    cache: Folder = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> Answer:
+    """Examine the calibration samples; ends with exit code 4 when something is wrong with them.
+
+    Looks for duplicates, samples of the test set, constant and saturated inputs, a normalisation
+    that is not the training samples', missing classes, and scales that other samples would change.
+    Runs the recipe's passes first, or takes their results from the cache.
+
+    \b
+    Example:
+      rtc calibration audit recipes/lenet5-mnist.yaml
+    """
+    with watched(quiet) as listener:
+        found = _audited(recipe, cache, listener)
+    return Answer(_document(found), _text(found), _failure(found))
+
+
+def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
+    from rtc.calibration.audit import audit as examine
+    from rtc.compiler.front import make_front, observing
+    from rtc.compiler.recipe import load_recipe
+    from rtc.compiler.samples import dataset_of, splits_of
+    from rtc.compiler.stages import Stages
+
+    recipe = load_recipe(path)
+    recipe.admit_code()
+    data = splits_of(recipe)
+    stages = Stages(open_store(cache, warn=listener.warned), listener)
+    model = make_front(recipe, data, stages).model
+    wanted = observing(recipe).needs(model)
+    return examine(data, dataset_of(recipe).classes, model.onnx.proto, wanted)
+
+
+def _document(found: Audit) -> dict[str, Any]:
+    return {
+        "samples": found.samples,
+        "compared_with": found.reference,
+        "faults": [asdict(fault) for fault in found.faults],
+        "enough_samples": found.stability.enough,
+        "curve": [
+            {"samples": samples, "median_error": median, "worst_error": worst}
+            for samples, median, worst in found.stability.curve
+        ],
+        "scale_spread": dict(sorted(found.stability.spread.items())),
+    }
+
+
+def _text(found: Audit) -> str:
+    enough = found.stability.enough
+    told = f"from {enough} on every scale stays within 5 %" if enough else "more are needed"
+    worst = max(found.stability.spread.items(), key=lambda item: item[1], default=("", 0.0))
+    lines = [
+        f"{found.samples} calibration samples, compared with {found.reference}: {told}",
+        f"least certain scale: {worst[0]}, ±{worst[1]:.1%}",
+    ]
+    for fault in found.faults:
+        lines += [f"{fault.name}: {fault.seen}", f"  {fault.fix}"]
+    return "\n".join(lines if found.faults else [*lines, "nothing is wrong with them"])
+
+
+def _failure(found: Audit) -> DataError | None:
+    if not found.faults:
+        return None
+    names = ", ".join(dict.fromkeys(fault.name for fault in found.faults))
+    return DataError("the calibration samples have faults", seen=names, id="calibration-faults")

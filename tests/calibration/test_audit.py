@@ -1,0 +1,164 @@
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from digits_net import digits, digits_net
+
+from rtc.calibration.audit import audit
+from rtc.calibration.normalisation import mistake, moments
+from rtc.calibration.stability import stability
+from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.passes import Observation
+
+WANTED = frozenset(Observation(name, "percentile") for name in ("input", "r", "features", "logits"))
+
+
+@dataclass(frozen=True)
+class Given:
+    train: Split
+    calibration: Split
+    test: Split
+    digest: str = ""
+
+
+@pytest.fixture(scope="module")
+def clean():
+    data = digits()
+    return Given(data.train, data.calibration, data.test)
+
+
+@pytest.fixture(scope="module")
+def model(clean):
+    return digits_net(clean.train)
+
+
+def found(model, data):
+    return {fault.name: fault for fault in audit(data, 10, model, WANTED).faults}
+
+
+def planted(data, change):
+    """The data with other calibration samples: `change` of the raw ones and their labels."""
+    split = data.calibration
+    raw, labels = change(split.raw.copy(), split.labels.copy())
+    return replace(data, calibration=replace(split, raw=raw, labels=labels))
+
+
+def test_a_clean_set_has_no_fault(model, clean):
+    result = audit(clean, 10, model, WANTED)
+    assert result.faults == ()
+    assert (result.samples, result.reference) == (len(clean.calibration), "train")
+    assert result.stability.enough < result.samples
+
+
+def doubled(raw, labels):
+    raw[7] = raw[3]
+    return raw, labels
+
+
+def constant(raw, labels):
+    raw[5] = 9
+    return raw, labels
+
+
+def overexposed(raw, labels):
+    return np.minimum(raw.astype(int) * 4 + 80, 255).astype(raw.dtype), labels
+
+
+def without_class_4(raw, labels):
+    return raw[labels != 4], labels[labels != 4]
+
+
+def between_0_and_1(raw, labels):
+    return raw / np.float32(255), labels
+
+
+def few(raw, labels):
+    return raw[:6], labels[:6]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "seen"),
+    [
+        (doubled, "duplicates", "1 of 500 samples equal an earlier one: 7"),
+        (constant, "constant", "1 of 500 samples hold one value: 5"),
+        (overexposed, "saturated", "of the values are the greatest there is"),
+        (without_class_4, "classes-missing", "1 of 10 classes have no sample: 4"),
+        (between_0_and_1, "normalisation", "0-1 where the model expects 0-255"),
+        (few, "too-few-samples", "with 6 samples half of the scales are not known within"),
+    ],
+)
+def test_a_planted_fault_is_named(change, name, seen, model, clean):
+    faults = found(model, planted(clean, change))
+    assert seen in faults[name].seen
+    assert faults[name].fix
+    if change in (doubled, constant, without_class_4):
+        assert set(faults) == {name}
+
+
+def test_samples_of_the_test_set_are_named(model, clean):
+    def mixed(raw, labels):
+        raw[:3] = clean.test.raw[:3]
+        return raw, labels
+
+    faults = found(model, planted(clean, mixed))
+    assert set(faults) == {"overlap"}
+    assert faults["overlap"].seen.startswith("3 of 500 samples are in the test set: 0, 1, 2")
+
+
+def test_a_scale_that_one_sample_decides_is_unstable(model, clean):
+    def outlier(raw, labels):
+        raw = raw.astype(np.float32)
+        raw[11, 3, 3] = 5000
+        return raw, labels
+
+    wanted = frozenset({Observation("input", "minmax")})
+    data = planted(clean, outlier)
+    result = stability(model, wanted, data.calibration)
+    assert result.spread["input"] > 0.3
+    assert stability(model, wanted, clean.calibration).spread["input"] < 0.01
+
+
+IMAGENET = Preprocess(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "hwc")
+MEAN, STD = np.array(IMAGENET.mean), np.array(IMAGENET.std)
+
+
+def pictures(seed):
+    """Colour images of 0-255 with ImageNet's means and deviations."""
+    random = np.random.default_rng(seed)
+    return np.clip((random.standard_normal((200, 8, 8, 3)) * STD + MEAN) * 255, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "named"),
+    [
+        (lambda x: x, None),
+        (lambda x: x * 1.05, None),
+        (lambda x: x[..., ::-1], "channels swapped (BGR for RGB)"),
+        (lambda x: x / 255, "0-1 where the model expects 0-255"),
+        (lambda x: x * 255, "0-255 where the model expects 0-1"),
+        (lambda x: (x / 255 - MEAN) / STD, "normalised already, and preprocessing does it again"),
+        (
+            lambda x: x * 0.2 + 90,
+            "no known mistake explains it: are these images of the same kind?",
+        ),
+    ],
+)
+def test_what_was_done_to_the_samples_is_named(prepare, named):
+    reference = Split("train", pictures(0), None, IMAGENET)
+    split = Split("calibration", prepare(pictures(1)), None, IMAGENET)
+    assert mistake(moments(split), moments(reference), IMAGENET) == named
+
+
+@pytest.mark.parametrize(
+    ("prepare", "named"),
+    [
+        (lambda x: x * STD + MEAN, "ImageNet mean and std forgotten"),
+        (lambda x: (x * STD + MEAN) * 255, "ImageNet mean and std forgotten, and 0-255 for 0-1"),
+        (lambda x: (x - MEAN) / STD, "ImageNet mean and std applied twice"),
+    ],
+)
+def test_imagenets_normalisation_forgotten_in_arrays_prepared_elsewhere(prepare, named):
+    plain = Preprocess(layout="hwc")
+    reference = Split("train", (pictures(0) / 255 - MEAN) / STD, None, plain)
+    split = Split("calibration", prepare((pictures(1) / 255 - MEAN) / STD), None, plain)
+    assert mistake(moments(split), moments(reference), plain) == named

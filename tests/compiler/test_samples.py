@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.recipe import load_recipe
+from rtc.compiler.samples import splits_of
+
+RECIPE = """\
+recipe: 1
+name: tiny
+version: 1.0.0
+source: {onnx: model.onnx}
+data:
+  npz: samples.npz
+  classes: 3
+  split: {train: 0.0, calibration: 0.0, test: 1.0}
+  preprocess: {scale: 2.0}
+"""
+
+
+def recipe(folder: Path, more: str = "calibration: {path: here}\n"):
+    (folder / "model.onnx").write_bytes(b"")
+    samples = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    np.savez(folder / "samples.npz", x=samples, y=np.arange(6) % 3)
+    (folder / "recipe.yaml").write_text(RECIPE + more)
+    return load_recipe(folder / "recipe.yaml")
+
+
+def test_calibration_samples_from_a_folder_take_the_datas_preprocessing(tmp_path):
+    (tmp_path / "here").mkdir()
+    np.save(tmp_path / "here" / "a.npy", np.full((3, 4), 0.5, np.float32))
+    splits = splits_of(recipe(tmp_path))
+    assert splits.calibration.inputs().tolist() == np.ones((3, 4)).tolist()
+    assert splits.calibration.labels is None
+    assert len(splits.test) == 6
+    before = splits.digest
+    assert before != splits_of(recipe(tmp_path, "")).digest
+    np.save(tmp_path / "here" / "a.npy", np.full((3, 4), 0.25, np.float32))
+    assert splits_of(recipe(tmp_path)).digest != before
+
+
+def test_a_folder_that_is_not_there_is_told_of_with_its_line(tmp_path):
+    with pytest.raises(RecipeError) as error:
+        recipe(tmp_path)
+    assert error.value.where.endswith("recipe.yaml:10:21")
+    assert error.value.id == "missing-file"

@@ -1,0 +1,45 @@
+import pytest
+from nets import residual
+
+from rtc.compiler.core.errors import RecipeError
+from rtc.passes.graph import read
+from rtc.passes.observing import observations
+
+
+def kinds(by_layer=None):
+    found = observations(read(residual()), "percentile", by_layer or {})
+    return {each.tensor: each.kind for each in found}
+
+
+def test_every_tensor_has_one_observer():
+    assert kinds() == dict.fromkeys(
+        ("x", "a", "r1", "c2", "r2", "rd", "rp", "c3", "g", "y"), "percentile"
+    )
+
+
+def test_a_layers_observer_watches_what_it_reads():
+    found = kinds({"conv2": "entropy", "f*": "mse"})
+    assert {name: kind for name, kind in found.items() if kind != "percentile"} == {
+        "r1": "entropy",
+        "g": "mse",
+        "y": "mse",  # no layer reads the last output: it is the last layer's
+    }
+
+
+def test_a_name_beats_a_glob_and_the_first_glob_the_second():
+    assert kinds({"conv*": "mse", "conv2": "entropy", "con*": "minmax"})["r1"] == "entropy"
+    assert kinds({"conv*": "mse", "con*": "minmax"})["r1"] == "mse"
+
+
+def test_layers_that_share_a_tensor_must_agree():
+    assert kinds({"conv1": "mse"})["a"] == "mse"  # the residual Add reads it as well, and is silent
+    with pytest.raises(RecipeError, match="different observers of a") as error:
+        kinds({"conv1": "mse", "join": "minmax"})
+    assert error.value.id == "contradictory-observers"
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(RecipeError) as error:
+        kinds({"cnov1": "mse"})
+    assert error.value.id == "unmatched-observer"
+    assert "conv1" in error.value.fix
