@@ -21,7 +21,7 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.passing import run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
-from rtc.compiler.samples import dataset_of
+from rtc.compiler.samples import dataset_of, labelled_splits_of
 from rtc.compiler.source import source_unit
 from rtc.compiler.stages import Files, Stages, referenced_code, versions
 
@@ -52,6 +52,7 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
     """Run the source, every pass of the recipe, and the observers."""
     _check_references(recipe)
     unit = _source(recipe, data, stages)
+    training = PassContext(data=labelled_splits_of(recipe), seed=recipe.seed)
     context = PassContext(data=data, seed=recipe.seed)
     eager = None
     details: list[tuple[str, Mapping[str, Any]]] = []
@@ -59,7 +60,7 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
     for step in recipe.passes:
         if unit.level is Level.TORCH:
             eager = unit
-        passed = run_pass(step, unit, context, stages)
+        passed = run_pass(step, unit, training if step.takes is Level.TORCH else context, stages)
         unit = passed.unit
         details.append((step.name, passed.details))
         certificates.append(passed.certificate)

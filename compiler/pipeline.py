@@ -28,7 +28,7 @@ from rtc.compiler.core.progress import Listener, Nobody
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
 from rtc.compiler.core.unit import Level
 from rtc.compiler.front import Front, make_front, source_files
-from rtc.compiler.measure.provenance import hardware
+from rtc.compiler.measure.provenance import hardware, software
 from rtc.compiler.packing import pack, report_of
 from rtc.compiler.recipe import Recipe, load_recipe
 from rtc.compiler.report.model import Report
@@ -175,7 +175,7 @@ class _Job:
             appraised=appraised,
             certificates=(*self.front.certificates, *own),
             stages=self.stages.rows_of(profile.name),
-            provenance=identity,
+            provenance={**identity, "software": software()},
         )
         manifest, files = pack(
             self.recipe,

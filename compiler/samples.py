@@ -14,22 +14,32 @@ from rtc.compiler.stages import referenced_code
 
 
 def splits_of(recipe: Recipe) -> Splits:
-    """The three splits; nothing is read before one is asked for.
+    """The three splits, calibration from its folder where the recipe names one.
+
+    Nothing is read before it is asked for.
 
     Raises:
         RecipeError: the data set's function cannot be found or does not take the options.
         DataError: the file is not one that samples can be read from.
     """
+    splits = labelled_splits_of(recipe)
+    if recipe.calibration is None:
+        return splits
+    folder = recipe.resolve(recipe.calibration.path)
+    preprocess = recipe.data.preprocess or dataset_of(recipe).preprocess
+    return _CalibratedElsewhere(splits, folder, preprocess)
+
+
+def labelled_splits_of(recipe: Recipe) -> Splits:
+    """The three splits of the data set itself, for training: samples in a folder have no labels.
+
+    Raises as `splits_of` does.
+    """
     from rtc.calibration.data import load_splits
 
     split = recipe.data.split
     fractions = (split.train, split.calibration, split.test)
-    dataset, own = dataset_of(recipe), recipe.data.preprocess
-    splits = load_splits(dataset, fractions, recipe.seed, own)
-    if recipe.calibration is None:
-        return splits
-    folder = recipe.resolve(recipe.calibration.path)
-    return _CalibratedElsewhere(splits, folder, own or dataset.preprocess)
+    return load_splits(dataset_of(recipe), fractions, recipe.seed, recipe.data.preprocess)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ _FLAGS = (  # instructions that decide which kernels a runtime takes
     "i8mm",
     "bf16",
 )
-_CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
 def machine() -> str:
@@ -73,21 +72,6 @@ def hardware() -> dict[str, str]:
         "memory": f"{pages / 1e9:.0f} GB",
         "gpu": gpu,
         "driver": driver,
-    }
-
-
-def clocks() -> dict[str, str]:
-    """What of the CPU's clock can be read: governor, and MHz now and at most."""
-    files = {
-        "governor": "scaling_governor",
-        "khz": "scaling_cur_freq",
-        "max_khz": "cpuinfo_max_freq",
-    }
-    found = {name: _read(_CPU / file).strip() for name, file in files.items()}
-    return {
-        "governor": found["governor"],
-        "mhz": found["khz"][:-3] or _cpu_field("cpu MHz").partition(".")[0],
-        "max_mhz": found["max_khz"][:-3],
     }
 
 

@@ -356,3 +356,19 @@ def test_samples_without_labels_are_found_before_the_work(
     path = recipe(data={"npz": "samples.npz", "classes": 10})
     with pytest.raises(DataError):
         compile(path, out=tmp_path / "b", store=Store(tmp_path / "store"))
+
+
+def test_training_has_labels_where_calibration_comes_from_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "net_beside.py").write_text(NET)
+    (tmp_path / "data_beside.py").write_text(DATA)
+    (tmp_path / "line").mkdir()
+    samples = np.random.default_rng(1).standard_normal((20, 1, 2, 2)).astype(np.float32)
+    np.save(tmp_path / "line" / "seen.npy", 7 * samples)
+    passes = [{"train": {"epochs": 1}}, "export-onnx"]
+    document = {**yaml.safe_load(RECIPE), **NPZ, "passes": passes, "calibration": {"path": "line"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    (result,) = compile(
+        tmp_path / "recipe.yaml", out=tmp_path / "build", store=Store(tmp_path / "store")
+    )
+    assert result.report.curves[0].accuracy
+    assert ranges(result)["input"]["seen_high"] == pytest.approx(7 * samples.max())
