@@ -185,7 +185,7 @@ def test_the_child_dies_with_its_parent(number: signal.Signals, tmp_path: Path) 
     assert eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     child, grandchild = map(int, pids.read_text().split())
     parent.send_signal(number)
-    parent.wait()
+    parent.wait(timeout=60)
     assert eventually(lambda: gone(child))
     if not gone(grandchild):  # the kernel's signal reaches the child alone
         os.kill(grandchild, signal.SIGKILL)
