@@ -25,8 +25,9 @@ from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
 from rtc.compiler.core.passes import Pass
-from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.unit import Level
+from rtc.compiler.plan_file import read_plan
 from rtc.compiler.validation import validated
 from rtc.passes.adaround import Adaround
 from rtc.passes.correct_bias import CorrectBias
@@ -200,6 +201,8 @@ class PrecisionOptions(Section):
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     pin: dict[str, Pinned] = {}
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
+    plan: RelativePath | None = None
+    """A plan file to take the mix from instead of deciding it; for the target that it names."""
     repairs: Repairs = Repairs()
     """Repairs to run before INT8 is written: {adaround: {}, correct-bias: {}}."""
 
@@ -276,6 +279,15 @@ class Recipe(_Head):
     def resolve(self, relative: str) -> Path:
         """Where a file that the recipe names lies."""
         return self.path.parent / relative
+
+    def plan(self) -> PrecisionPlan | None:
+        """The plan that the recipe names.
+
+        Raises:
+            RecipeError: that file holds no plan.
+        """
+        name = self.precision.plan
+        return read_plan(self.resolve(name)) if name else None
 
     def admit_code(self) -> None:
         """Let factories be found in modules that lie beside the recipe, and only beside this one.
@@ -360,8 +372,11 @@ def _check_schema(document: strict_yaml.Document) -> None:
         )
 
 
+_FILES = (("source", "onnx"), ("source", "weights"), ("data", "npz"), ("precision", "plan"))
+
+
 def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
-    for section, key in (("source", "onnx"), ("source", "weights"), ("data", "npz")):
+    for section, key in _FILES:
         name = getattr(getattr(recipe, section), key)
         if name is None or recipe.resolve(name).is_file():
             continue

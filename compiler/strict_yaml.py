@@ -72,8 +72,8 @@ class Document:
         return known
 
 
-def read(path: Path) -> Document:
-    """Read and parse a file.
+def read(path: Path, *, what: str = "recipe", limit: int = MAX_BYTES) -> Document:
+    """Read and parse a file of `limit` bytes at most; `what` it is, for the error.
 
     Raises:
         RecipeError: it cannot be read, is too large, or is not in this part of YAML.
@@ -83,23 +83,23 @@ def read(path: Path) -> Document:
             missing = "it is not a file" if path.exists() else "there is no such file"
             raise RecipeError(f"cannot read it: {missing}", where=str(path), id="missing-file")
         with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+            content = stream.read(limit + 1)
     except (OSError, ValueError) as cause:
         raise RecipeError(f"cannot read it: {cause}", where=str(path)) from cause
-    return parse(content, str(path))
+    return parse(content, str(path), what=what, limit=limit)
 
 
-def parse(content: bytes, source: str) -> Document:
+def parse(content: bytes, source: str, *, what: str = "recipe", limit: int = MAX_BYTES) -> Document:
     """Parse bytes; `source` names them in errors.
 
     Raises:
         RecipeError: too large, or not in this part of YAML.
     """
-    if len(content) > MAX_BYTES:
+    if len(content) > limit:
         raise RecipeError(
-            "the file is too large to be a recipe",
+            f"the file is too large to be a {what}",
             where=source,
-            expected=f"at most {MAX_BYTES // 1024} KiB",
+            expected=f"at most {limit // 1024} KiB",
         )
     try:
         text = content.decode("utf-8-sig")

@@ -37,7 +37,9 @@ class AssignPrecision(Pass):
         observer: the kind of observer that ranges are taken with.
         observers: other kinds, for what layers read, by layer name or glob.
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
-        pin: precision by layer name or glob; a name beats a glob, and both beat the policy.
+        pin: precision by layer name or glob; a name beats a glob, and both beat all else.
+        given: a plan to keep instead of deciding: that of a search, or one that a person edited.
+            Its layers with weights and its pinned ones count; the others follow them.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -49,6 +51,7 @@ class AssignPrecision(Pass):
     observers: Mapping[str, str] = field(default_factory=dict)
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
+    given: PrecisionPlan | None = None
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
         """The range of every tensor that some target's scheme may quantise."""
@@ -59,7 +62,8 @@ class AssignPrecision(Pass):
 
         Raises:
             RecipeError: a pin that matches nothing, contradicts another, or cannot be kept (id
-                "unsupported-pin" where it is this runtime that has no such kernel).
+                "unsupported-pin" where it is this runtime that has no such kernel); a given plan of
+                another model or target, or with a layer that the model does not have.
             DataError: a layer whose output is not finite on the calibration set.
         """
         target = ctx.where()
@@ -67,13 +71,19 @@ class AssignPrecision(Pass):
         graph = read(unit).cleanup()  # a layer that nothing reads has no precision
         layers = {layer.name: layer for layer in weighted_layers(graph)}
         pins = self._pins(graph, layers, policy)
+        kept = self._kept(graph, layers, policy, ctx, digest(unit.onnx.proto))
         wanted = [
             layer
             for name, layer in layers.items()
-            if not policy.obstacle(layer) and (policy.quantises or pins.get(name) is Precision.INT8)
+            if name not in kept
+            and not policy.obstacle(layer)
+            and (policy.quantises or pins.get(name) is Precision.INT8)
         ]
         snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
-        decisions = {n: policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()}
+        decisions = {
+            n: kept.get(n) or policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()
+        }
+        decisions |= {name: decision for name, decision in kept.items() if name not in layers}
         decisions |= {
             name: _pinned(precision, policy, decisions.get(name))
             for name, precision in pins.items()
@@ -92,6 +102,40 @@ class AssignPrecision(Pass):
         summary = f"{found or 'no'} layers with weights"
         return PassResult(unit, False, summary, {"layers": dict(counts)}, plan)
 
+    def _kept(
+        self,
+        graph: gs.Graph,
+        layers: Mapping[str, Layer],
+        policy: Policy,
+        ctx: PassContext,
+        model: str,
+    ) -> dict[str, LayerDecision]:
+        """The decisions of the given plan that count, one for each layer with weights."""
+        given = self.given
+        if given is None:
+            return {}
+        _refuse_another(given.model, model, "model")
+        _refuse_another(given.target, ctx.where().profile.name, "target")
+        names = [node.name for node in graph.nodes if computes(node)]
+        for name, decision in given.layers.items():
+            if name not in names:
+                raise RecipeError(
+                    "the plan names a layer that the model does not have",
+                    where="precision.plan",
+                    seen=repr(name),
+                    fix=nearest(name, names),
+                    id="unknown-layer",
+                )
+            if name in layers or decision.pinned:
+                _refuse_impossible(name, decision.precision, layers, policy)
+        rest = LayerDecision(policy.float_type(given.default), "the plan's default")
+        listed = {
+            name: replace(decision, precision=policy.float_type(decision.precision))
+            for name, decision in given.layers.items()
+            if name in layers or decision.pinned
+        }
+        return {name: listed.get(name, rest) for name in (*layers, *listed)}
+
     def _pins(
         self, graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
     ) -> dict[str, Precision]:
@@ -108,6 +152,19 @@ class AssignPrecision(Pass):
         for name, precision in by_name.items():
             _refuse_impossible(name, precision, layers, policy)
         return {name: asked[pattern] for name, pattern in by_glob.items()} | by_name
+
+
+def _refuse_another(seen: str, expected: str, kind: str) -> None:
+    if seen != expected:
+        raise RecipeError(
+            f"this plan was made for another {kind}",
+            where="precision.plan",
+            seen=seen,
+            expected=expected,
+            fix=f"take the plan out of a bundle of this {kind}, or put its {kind} into the plan if "
+            "you know that its layers are the same",
+            id=f"another-{kind}s-plan",
+        )
 
 
 def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, float]:

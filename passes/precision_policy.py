@@ -49,6 +49,10 @@ class Policy:
         wants_half = self.variant in (Variant.HALF, Variant.MIX)
         return Precision.HALF if wants_half and self.scheme.half else Precision.FP32
 
+    def float_type(self, wanted: Precision) -> Precision:
+        """`wanted`, or FP32 where it is a half type and the target has none."""
+        return Precision.FP32 if wanted is Precision.HALF and not self.scheme.half else wanted
+
     @property
     def quantises(self) -> bool:
         """Whether this candidate offers INT8 to layers that are not pinned to it."""

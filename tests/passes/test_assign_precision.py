@@ -6,7 +6,7 @@ from check_pass import check_pass, parse
 from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, quantised, residual
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.passes.assign_precision import AssignPrecision
 
 UNIT = residual()
@@ -209,3 +209,54 @@ def test_a_weight_too_large_for_fp16_stays_fp32():
     plan = assign(TENSORRT, Variant.HALF, unit)
     assert precisions(plan, "huge", "fine") == [FP32, HALF]
     assert reason(plan, "huge") == "a constant of 1e+05 overflows fp16"
+
+
+def edited(scheme, **layers):
+    """The plan of all in the float type but `layers`, as a person might have written it."""
+    plan = assign(scheme, Variant.HALF)
+    decisions = {n: LayerDecision(p, "by hand") for n, p in layers.items()}
+    return replace(plan, layers=decisions)
+
+
+def test_a_given_plan_is_kept_and_the_rest_follows_it():
+    plan = assign(TENSORRT, Variant.MIX, given=edited(TENSORRT, conv1=INT8, fc=FP32))
+    assert precisions(plan, "conv1", "conv1_relu", "fc") == [INT8, INT8, FP32]
+    assert reason(plan, "conv1") == "by hand"
+    assert precisions(plan, "stem", "conv2", "join") == [HALF, HALF, HALF]
+    assert reason(plan, "conv2") == "the plan's default"
+    again = assign(TENSORRT, Variant.MIX, given=plan)
+    assert again == replace(plan, layers=again.layers)
+    assert quantised(again) == quantised(plan)
+
+
+def test_a_pin_beats_a_given_plan():
+    given = edited(TENSORRT, conv1=INT8)
+    plan = assign(TENSORRT, Variant.MIX, given=given, pin={"conv1": HALF})
+    assert precisions(plan, "conv1") == [HALF]
+
+
+def test_a_given_half_is_fp32_where_there_is_no_half_type():
+    given = replace(edited(ONNXRUNTIME, conv1=HALF), default=HALF)
+    plan = assign(ONNXRUNTIME, Variant.MIX, given=given)
+    assert precisions(plan, "conv1", "stem") == [FP32, FP32]
+
+
+@pytest.mark.parametrize(
+    ("change", "id_", "words"),
+    [
+        ({"model": "sha256:0"}, "another-models-plan", "another model"),
+        ({"target": "elsewhere"}, "another-targets-plan", "another target"),
+        ({"layers": {"konv1": LayerDecision(INT8, "")}}, "unknown-layer", "conv1"),
+        (
+            {"layers": {"depthwise_relu": LayerDecision(INT8, "", pinned=True)}},
+            "impossible-pin",
+            "",
+        ),
+    ],
+)
+def test_a_plan_that_does_not_fit(change, id_, words):
+    given = replace(edited(TENSORRT, conv1=INT8), **change)
+    with pytest.raises(RecipeError) as caught:
+        assign(TENSORRT, Variant.MIX, given=given)
+    assert caught.value.id == id_
+    assert words in str(caught.value)

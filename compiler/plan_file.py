@@ -1,0 +1,32 @@
+"""`plan.yaml`: a precision plan that a person can read, edit and feed back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtc.compiler import strict_yaml
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.precision import PrecisionPlan
+
+_MAX_BYTES = 4 * 1024 * 1024  # some 150 bytes a layer
+
+
+def read_plan(path: Path) -> PrecisionPlan:
+    """The plan in a file.
+
+    Raises:
+        RecipeError: it cannot be read, or is no plan; the message says where.
+    """
+    value = strict_yaml.read(path, what="plan", limit=_MAX_BYTES).value
+    if not isinstance(value, dict):
+        raise RecipeError(
+            "not a precision plan",
+            where=str(path),
+            seen="an empty file" if value is None else type(value).__name__,
+            expected="a mapping that starts with plan: 1, as in a bundle's plan.yaml",
+        )
+    try:
+        return PrecisionPlan.from_dict(value)
+    except RecipeError as error:
+        error.where = str(path)
+        raise
