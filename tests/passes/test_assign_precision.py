@@ -7,7 +7,7 @@ from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, quantised
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
-from rtc.passes.assign_precision import AssignPrecision
+from rtc.passes.assign_precision import AssignPrecision, replanned
 
 UNIT = residual()
 CONTEXTS = {
@@ -209,3 +209,19 @@ def test_a_weight_too_large_for_fp16_stays_fp32():
     plan = assign(TENSORRT, Variant.HALF, unit)
     assert precisions(plan, "huge", "fine") == [FP32, HALF]
     assert reason(plan, "huge") == "a constant of 1e+05 overflows fp16"
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, ONNXRUNTIME, OPENVINO])
+@pytest.mark.parametrize("variant", [Variant.INT8, Variant.MIX])
+@pytest.mark.parametrize("pin", [{"conv2": HALF}, {"conv*": FP32, "conv1": HALF}, {"join": HALF}])
+def test_replanning_gives_what_assigning_with_these_pins_gives(scheme, variant, pin):
+    known = assign(scheme, variant)
+    assert replanned(UNIT, known, scheme, pin) == assign(scheme, variant, pin=pin)
+
+
+def test_replanning_keeps_earlier_pins_and_refuses_a_pin_that_matches_nothing():
+    known = assign(ONNXRUNTIME, Variant.INT8, pin={"join": FP32})
+    changed = replanned(UNIT, known, ONNXRUNTIME, {"conv1": FP32})
+    assert precisions(changed, "join", "conv1", "conv2") == [FP32, FP32, INT8]
+    with pytest.raises(RecipeError, match="matches no layer"):
+        replanned(UNIT, known, ONNXRUNTIME, {"conv_1": FP32})
