@@ -11,13 +11,15 @@ from pydantic import TypeAdapter
 
 from rtc.compiler import sandbox
 from rtc.compiler.contract import contract
+from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.passes import Pass, PassContext, TargetContext
 from rtc.compiler.core.precision import PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
-from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
+from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer, DeviceProfile
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.front import Front
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe
@@ -69,6 +71,16 @@ class Builder:
     request: BuildRequest
     stages: Stages
 
+    @classmethod
+    def of(
+        cls, recipe: Recipe, data: Splits, front: Front, profile: DeviceProfile, stages: Stages
+    ) -> Builder:
+        """What builds a recipe's candidates for a device, at the recipe's batch and below."""
+        context = PassContext(data, recipe.seed, statistics=front.statistics)
+        batches = (1, recipe.batch, recipe.batch)
+        request = BuildRequest(profile, batches, recipe.measure.threads)
+        return cls(recipe, front.model, context, request, stages)
+
     def candidates(self, backend: Backend) -> Iterator[Candidate | Missing]:
         """Every variant that the recipe offers, on one runtime.
 
@@ -96,14 +108,19 @@ class Builder:
 
     def candidate(self, backend: Backend, variant: Variant) -> Candidate:
         """One variant on one runtime: plan, graph, engine, contract."""
-        from rtc.passes.assign_precision import AssignPrecision
-        from rtc.passes.cast_precision import CastPrecision
-        from rtc.passes.insert_qdq import InsertQdq
+        return self.realise(backend, self.plan(backend, variant))
 
-        name = f"{backend.name} {variant}"
-        profile, options = self.request.profile, self.recipe.precision
-        scheme = replace(backend.scheme(profile), weight_scales=options.weights)
-        where = TargetContext(profile, backend.name, scheme, self.recipe.batch)
+    def target(self, backend: Backend) -> TargetContext:
+        """What the passes know of this device with that runtime."""
+        profile = self.request.profile
+        scheme = replace(backend.scheme(profile), weight_scales=self.recipe.precision.weights)
+        return TargetContext(profile, backend.name, scheme, self.recipe.batch)
+
+    def plan(self, backend: Backend, variant: Variant) -> PrecisionPlan:
+        """What one variant gives each layer on one runtime, by the recipe's options and pins."""
+        from rtc.passes.assign_precision import AssignPrecision
+
+        options = self.recipe.precision
         assign = AssignPrecision(
             variant=variant,
             observer=options.observer,
@@ -111,38 +128,54 @@ class Builder:
             min_snr_db=options.min_snr_db,
             pin=dict(options.pin),
         )
-        assigned = self._pass(assign, self.model, name, target=where)
-        plan = assigned.plan
+        name = f"{backend.name} {variant}"
+        plan = self._pass(assign, self.model, name, target=self.target(backend)).plan
         assert plan is not None, "assign-precision gives a plan"
-        repaired = self._repaired(name, where, plan)
-        unit = repaired[-1].unit if repaired else self.model
-        quantised = self._pass(
-            InsertQdq(), unit, name, target=where, plan=plan, reference=self.model
-        )
-        cast = self._pass(CastPrecision(), quantised.unit, name, target=where, plan=plan)
-        built = self._build(backend, cast.unit, name)
+        return plan
+
+    def steps(self, plan: PrecisionPlan) -> tuple[Pass, ...]:
+        """The passes that write a plan into the model, in order; a float plan needs no repair."""
+        from rtc.passes.cast_precision import CastPrecision
+        from rtc.passes.insert_qdq import InsertQdq
+
+        repairs = () if plan.is_float else self.recipe.precision.repairs.steps
+        return (*repairs, InsertQdq(), CastPrecision())
+
+    def realise(self, backend: Backend, plan: PrecisionPlan) -> Candidate:
+        """The candidate of a plan: every step checked, the engine built and held against the plan.
+
+        Raises:
+            GateError: a step broke its bound.
+            ModelError, BuilderError, MachineError: the runtime does not build the graph.
+        """
+        name = f"{backend.name} {plan.variant}"
+        written = self._written(name, self.target(backend), plan)
+        graph = written[-1].unit
+        built = self._build(backend, graph, name)
         return Candidate(
             name=name,
             backend=backend.name,
-            variant=variant,
+            variant=plan.variant,
             plan=plan,
-            graph=cast.unit,
+            graph=graph,
             built=built,
             layers=contract(plan, built.layers, output_shapes(self.model)),
             certificates=tuple(
                 replace(step.certificate, stage=f"{step.certificate.stage} ({name})")
-                for step in (*repaired, quantised, cast)
+                for step in written
             ),
             request=self.request,
         )
 
-    def _repaired(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
-        """The repairs that the recipe asks for, one upon the other; none for a float candidate."""
+    def _written(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
+        """Each step upon the one before. All but the last are held against the float model."""
         passed: list[Passed] = []
-        for step in () if plan.is_float else self.recipe.precision.repairs.steps:
+        *quantising, cast = self.steps(plan)
+        for step in (*quantising, cast):
             unit = passed[-1].unit if passed else self.model
+            reference = None if step is cast else self.model
             passed.append(
-                self._pass(step, unit, name, target=target, plan=plan, reference=self.model)
+                self._pass(step, unit, name, target=target, plan=plan, reference=reference)
             )
         return passed
 

@@ -23,9 +23,8 @@ from rtc.compiler.choice import choose
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, IntegrityError
 from rtc.compiler.core.hashing import digest
-from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.progress import Listener, Nobody
-from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
+from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Level
 from rtc.compiler.front import Front, make_front, source_files
 from rtc.compiler.measure.provenance import hardware, software
@@ -198,10 +197,7 @@ class _Job:
     def _candidates(
         self, front: Front, profile: DeviceProfile, backends: Sequence[Backend]
     ) -> tuple[list[Candidate], list[Missing]]:
-        batch = self.recipe.batch
-        request = BuildRequest(profile, (1, batch, batch), self.recipe.measure.threads)
-        context = PassContext(self.data, self.recipe.seed, statistics=front.statistics)
-        builder = Builder(self.recipe, front.model, context, request, self.stages)
+        builder = Builder.of(self.recipe, self.data, front, profile, self.stages)
         found = [each for backend in backends for each in builder.candidates(backend)]
         built = [each for each in found if isinstance(each, Candidate)]
         missing = [each for each in found if isinstance(each, Missing)]

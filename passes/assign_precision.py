@@ -18,11 +18,12 @@ from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
 from rtc.passes.observing import observations
-from rtc.passes.precision_policy import Policy, computes
+from rtc.passes.precision_policy import Decisions, Policy, computes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -70,7 +71,7 @@ class AssignPrecision(Pass):
         policy = Policy(Variant(self.variant), target.scheme, self.min_snr_db)
         graph = read(unit).cleanup()  # a layer that nothing reads has no precision
         layers = {layer.name: layer for layer in weighted_layers(graph)}
-        pins = self._pins(graph, layers, policy)
+        pins = _resolved(self.pin, graph, layers, policy)
         kept = self._kept(graph, layers, policy, ctx, digest(unit.onnx.proto))
         wanted = [
             layer
@@ -88,14 +89,13 @@ class AssignPrecision(Pass):
             name: _pinned(precision, policy, decisions.get(name))
             for name, precision in pins.items()
         }
-        ops = {node.name: node.op for node in graph.nodes}
-        default, decisions = policy.settle(graph, policy.follow(graph, decisions))
+        default, decisions = _completed(graph, policy, decisions)
         plan = PrecisionPlan(
             model=digest(unit.onnx.proto),
             target=target.profile.name,
             variant=policy.variant,
             default=default,
-            layers={name: replace(d, op=ops[name]) for name, d in decisions.items()},
+            layers=decisions,
         )
         counts = Counter(d.precision.value for name, d in decisions.items() if name in layers)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
@@ -136,22 +136,55 @@ class AssignPrecision(Pass):
         }
         return {name: listed.get(name, rest) for name in (*layers, *listed)}
 
-    def _pins(
-        self, graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
-    ) -> dict[str, Precision]:
-        """The pinned precision by layer name: first what patterns say, then what names do."""
-        asked = {pattern: Precision(precision) for pattern, precision in self.pin.items()}
-        names = [node.name for node in graph.nodes if computes(node)]
-        by_glob: dict[str, str] = {}
-        for pattern in (each for each in asked if each not in names):
-            for name in _matches(pattern, names, asked[pattern], layers, policy):
-                other = by_glob.setdefault(name, pattern)
-                if asked[other] is not asked[pattern] and name not in asked:
-                    raise _contradiction(name, {each: asked[each] for each in (other, pattern)})
-        by_name = {name: precision for name, precision in asked.items() if name in names}
-        for name, precision in by_name.items():
-            _refuse_impossible(name, precision, layers, policy)
-        return {name: asked[pattern] for name, pattern in by_glob.items()} | by_name
+def replanned(
+    unit: Unit, plan: PrecisionPlan, scheme: QuantScheme, pin: Mapping[str, Precision]
+) -> PrecisionPlan:
+    """A plan with some layers in another precision; what follows them is decided anew.
+
+    Args:
+        unit: the float model that the plan is of.
+        plan: the plan to change; the other layers with weights keep what it decided.
+        scheme: the target's.
+        pin: precision by layer name or glob, as the pins of a recipe; they beat the plan's own.
+
+    Raises:
+        RecipeError: as `AssignPrecision.apply`, for these pins.
+    """
+    policy = Policy(plan.variant, scheme, min_snr_db=0.0)
+    graph = read(unit).cleanup()
+    layers = {layer.name: layer for layer in weighted_layers(graph)}
+    pins = _resolved(pin, graph, layers, policy)
+    decisions = {n: d for n, d in plan.layers.items() if n in layers or d.pinned}
+    decisions |= {n: _pinned(p, policy, plan.layers.get(n)) for n, p in pins.items()}
+    default, decisions = _completed(graph, policy, decisions)
+    return replace(plan, default=default, layers=decisions)
+
+
+def _completed(
+    graph: gs.Graph, policy: Policy, decisions: Decisions
+) -> tuple[Precision, Decisions]:
+    """The default, and a decision for every node that computes, given those that do not follow."""
+    default, decisions = policy.settle(graph, policy.follow(graph, decisions))
+    ops = {node.name: node.op for node in graph.nodes}
+    return default, {name: replace(d, op=ops[name]) for name, d in decisions.items()}
+
+
+def _resolved(
+    pin: Mapping[str, Precision], graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
+) -> dict[str, Precision]:
+    """The pinned precision by layer name: first what patterns say, then what names do."""
+    asked = {pattern: Precision(precision) for pattern, precision in pin.items()}
+    names = [node.name for node in graph.nodes if computes(node)]
+    by_glob: dict[str, str] = {}
+    for pattern in (each for each in asked if each not in names):
+        for name in _matches(pattern, names, asked[pattern], layers, policy):
+            other = by_glob.setdefault(name, pattern)
+            if asked[other] is not asked[pattern] and name not in asked:
+                raise _contradiction(name, {each: asked[each] for each in (other, pattern)})
+    by_name = {name: precision for name, precision in asked.items() if name in names}
+    for name, precision in by_name.items():
+        _refuse_impossible(name, precision, layers, policy)
+    return {name: asked[pattern] for name, pattern in by_glob.items()} | by_name
 
 
 def _refuse_another(seen: str, expected: str, kind: str) -> None:

@@ -1,1 +1,4 @@
-"""Deciding precision: the search over whole plans, and the questions a person asks of one."""
+"""Deciding precision: the search over whole plans, and the questions a person asks of one.
+
+A `Session` (`session.opened`) holds what such work starts from; a `Runtime` runs what it writes.
+"""

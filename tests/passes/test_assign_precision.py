@@ -7,7 +7,7 @@ from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, quantised
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
-from rtc.passes.assign_precision import AssignPrecision
+from rtc.passes.assign_precision import AssignPrecision, replanned
 
 UNIT = residual()
 CONTEXTS = {
@@ -260,3 +260,19 @@ def test_a_plan_that_does_not_fit(change, id_, words):
         assign(TENSORRT, Variant.MIX, given=given)
     assert caught.value.id == id_
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, ONNXRUNTIME, OPENVINO])
+@pytest.mark.parametrize("variant", [Variant.INT8, Variant.MIX])
+@pytest.mark.parametrize("pin", [{"conv2": HALF}, {"conv*": FP32, "conv1": HALF}, {"join": HALF}])
+def test_replanning_gives_what_assigning_with_these_pins_gives(scheme, variant, pin):
+    known = assign(scheme, variant)
+    assert replanned(UNIT, known, scheme, pin) == assign(scheme, variant, pin=pin)
+
+
+def test_replanning_keeps_earlier_pins_and_refuses_a_pin_that_matches_nothing():
+    known = assign(ONNXRUNTIME, Variant.INT8, pin={"join": FP32})
+    changed = replanned(UNIT, known, ONNXRUNTIME, {"conv1": FP32})
+    assert precisions(changed, "join", "conv1", "conv2") == [FP32, FP32, INT8]
+    with pytest.raises(RecipeError, match="matches no layer"):
+        replanned(UNIT, known, ONNXRUNTIME, {"conv_1": FP32})

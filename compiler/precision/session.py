@@ -1,0 +1,137 @@
+"""One candidate opened for work on its precision: the front, its plan, and what writes a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rtc.compiler.building import Builder
+from rtc.compiler.core.data import Split
+from rtc.compiler.core.errors import MachineError, RecipeError
+from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.passes import PassContext
+from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
+from rtc.compiler.core.target import Backend, DeviceProfile
+from rtc.compiler.core.unit import Unit
+from rtc.compiler.precision.runtime import Runtime
+from rtc.compiler.recipe import Recipe
+from rtc.compiler.stages import Stages
+
+
+@dataclass(frozen=True)
+class Session:
+    """A float model, a runtime for it, and the plan that the recipe's options give.
+
+    Attributes:
+        builder: the recipe, the float model, its data and statistics, and the device.
+        backend: the runtime.
+        plan: as `Builder.plan` decides it.
+    """
+
+    builder: Builder
+    backend: Backend
+    plan: PrecisionPlan
+
+    @property
+    def model(self) -> Unit:
+        """The float model."""
+        return self.builder.model
+
+    def replanned(
+        self, pin: dict[str, Precision], plan: PrecisionPlan | None = None
+    ) -> PrecisionPlan:
+        """A plan (this session's, if none is given) with some layers in another precision.
+
+        Raises:
+            RecipeError: as `rtc.passes.assign_precision.replanned`.
+        """
+        from rtc.passes.assign_precision import replanned
+
+        scheme = self.builder.target(self.backend).scheme
+        return replanned(self.model, plan or self.plan, scheme, pin)
+
+    def graph(self, plan: PrecisionPlan) -> Unit:
+        """The graph that a plan is built from, the recipe's repairs included.
+
+        No step is held against its bound: a plan under examination may well break it.
+        """
+        context: PassContext = replace(
+            self.builder.context,
+            target=self.builder.target(self.backend),
+            plan=plan,
+            reference=self.model,
+        )
+        unit = self.model
+        for step in self.builder.steps(plan):
+            unit = step.apply(unit, context).unit
+        return unit
+
+    def runtime(self, split: Split) -> Runtime:
+        """The runtime, ready to run such graphs on samples; to be closed."""
+        request = self.builder.request
+        return Runtime(self.backend, request.profile, split, threads=request.threads)
+
+
+def opened(
+    recipe: Recipe,
+    stages: Stages,
+    *,
+    target: str = "",
+    backend: str = "",
+    variant: Variant = Variant.INT8,
+) -> Session:
+    """Run the front and plan one candidate, or take both from the store.
+
+    Args:
+        recipe: the recipe.
+        stages: where results are kept, and who is told.
+        target: the device, by name or by profile file; the recipe's first when not given.
+        backend: the runtime; the device's first that runs here when not given.
+        variant: what the candidate offers its layers.
+
+    Raises:
+        RecipeError: no such target or backend, one that is none of the other's, or a variant that
+            the runtime gains nothing from.
+        MachineError: the runtime is not installed, or its device is not here.
+    """
+    from rtc.compiler.front import make_front
+    from rtc.compiler.samples import splits_of
+    from rtc.targets import loader
+
+    beside = Path() if target else recipe.path.parent  # of a profile that is named by its file
+    device = loader.profile(target or recipe.targets[0], beside)
+    chosen = _runtime(device, backend)
+    if variant in (left_out := chosen.variants(device)):
+        raise RecipeError(f"{chosen.name} has no {variant} candidate", seen=left_out[variant])
+    recipe.admit_code()
+    data = splits_of(recipe)
+    front = make_front(recipe, data, stages)
+    builder = Builder.of(recipe, data, front, device, stages)
+    return Session(builder, chosen, builder.plan(chosen, variant))
+
+
+def _runtime(device: DeviceProfile, name: str) -> Backend:
+    """The backend of that name, or the device's first that runs here."""
+    from rtc.targets import loader
+
+    if not name:
+        usable = loader.backends_for(device)
+        runnable = [each for each in usable if each.runnable(device).ok]
+        return _here((*runnable, *usable)[0], device)
+    chosen = loader.backend(name)
+    if name not in device.backends:
+        fix = nearest(name, device.backends)
+        raise RecipeError(f"target {device.name} is not built with {name}", fix=fix)
+    return _here(chosen, device)
+
+
+def _here(backend: Backend, device: DeviceProfile) -> Backend:
+    """The backend, where it builds and runs for that device on this machine."""
+    for found in (backend.available(), backend.runnable(device)):
+        if not found.ok:
+            raise MachineError(
+                f"{backend.name} does not run for {device.name} here: {found.missing}",
+                fix=found.fix or "name a target that this machine is, such as --target cpu",
+                id="not-runnable",
+            )
+    return backend
