@@ -136,6 +136,7 @@ class AssignPrecision(Pass):
         }
         return {name: listed.get(name, rest) for name in (*layers, *listed)}
 
+
 def replanned(
     unit: Unit, plan: PrecisionPlan, scheme: QuantScheme, pin: Mapping[str, Precision]
 ) -> PrecisionPlan:
