@@ -38,17 +38,41 @@ def estimate(
     peaks = profile.peaks
     if peaks is None or not kernels or len(known) < ENOUGH * len(kernels):
         return Pending("ms", waits_for=profile.name)
-    try:
-        work = sum(_seconds(layer, peaks, batch) for layer in known)
-    except KeyError:  # a precision without a peak
+    times = [time for time in layer_times(known, profile, batch) if time is not None]
+    if len(times) < len(known):  # a precision without a peak
         return Pending("ms", waits_for=profile.name)
-    seconds = work + len(kernels) * LAUNCH_US * 1e-6
+    microseconds = sum(times) + (len(kernels) - len(known)) * LAUNCH_US
     model = (
         f"roofline of {profile.name} at batch {batch}: {peaks.bandwidth_gbs:g} GB/s and dense peaks"
         f" reached in full, {LAUNCH_US:g} µs per kernel (assumed), bytes and operations of"
         f" {len(known)} of {len(kernels)} kernels known"
     )
-    return Estimated(seconds * 1e3, "ms", model)
+    return Estimated(microseconds / 1e3, "ms", model)
+
+
+def layer_times(
+    layers: Sequence[BuiltLayer], profile: DeviceProfile, batch: int
+) -> tuple[float | None, ...]:
+    """Microseconds of each layer at `batch`, its launch included; 0 for one that starts no kernel.
+
+    None where the layer's bytes or operations are not known, or the peak that it would reach.
+    """
+    return tuple(_microseconds(layer, profile.peaks, batch) for layer in layers)
+
+
+def _microseconds(layer: BuiltLayer, peaks: Peaks | None, batch: int) -> float | None:
+    """One that computes without a precision counts as FP32."""
+    if _is_bookkeeping(layer):
+        return 0.0
+    if peaks is None or not _is_known(layer):
+        return None
+    seconds = _bytes(layer, batch) / (peaks.bandwidth_gbs * 1e9)
+    if flops := batch * (layer.flops_per_sample or 0):
+        peak = peaks.tflops.get(layer.precision or Precision.FP32)
+        if peak is None:
+            return None
+        seconds = max(seconds, flops / (peak * 1e12))
+    return seconds * 1e6 + LAUNCH_US
 
 
 def _is_known(layer: BuiltLayer) -> bool:
@@ -62,16 +86,3 @@ def _is_bookkeeping(layer: BuiltLayer) -> bool:
 
 def _bytes(layer: BuiltLayer, batch: int) -> int:
     return batch * (layer.bytes_per_sample or 0) + (layer.bytes_fixed or 0)
-
-
-def _seconds(layer: BuiltLayer, peaks: Peaks, batch: int) -> float:
-    """What a layer takes besides its launch; one that computes without a precision counts as FP32.
-
-    Raises:
-        KeyError: no peak is known for its precision.
-    """
-    moving = _bytes(layer, batch) / (peaks.bandwidth_gbs * 1e9)
-    flops = batch * (layer.flops_per_sample or 0)
-    if not flops:
-        return moving
-    return max(moving, flops / (peaks.tflops[layer.precision or Precision.FP32] * 1e12))

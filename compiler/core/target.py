@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Signature
 
@@ -208,3 +209,33 @@ class Backend(ABC):
         Raises:
             MachineError: this machine is not one it runs on; both versions or devices are named.
         """
+
+    def layer_times(
+        self,
+        engine: bytes,
+        request: BuildRequest,
+        layers: Sequence[BuiltLayer],
+        feeds: Mapping[str, Array],
+        seconds: float,
+    ) -> tuple[float | None, ...]:
+        """What each kernel takes on this machine, as the runtime's own profiler tells it.
+
+        Profiling slows a runtime down, small kernels most: these times compare the layers of
+        engines; their sum is not the engine's latency.
+
+        Args:
+            engine: bytes that were verified.
+            request: what it was built for.
+            layers: `Built.layers` of that engine.
+            feeds: inputs by name; their batch is the one that is timed.
+            seconds: how long to run it, compiling apart.
+
+        Returns:
+            The typical microseconds of each of `layers`, in their order; None where the profiler
+            does not list one.
+
+        Raises:
+            MachineError: rtc has no profiler for this runtime (id "no-profiler"), or this machine
+                is not one that the engine runs on.
+        """
+        raise MachineError(f"kernels of {self.name} cannot be timed one by one", id="no-profiler")

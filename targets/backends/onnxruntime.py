@@ -5,10 +5,12 @@ A graph that was optimised beforehand is bound to one kind of CPU and no faster,
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import tempfile
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,11 +22,12 @@ from rtc.compiler.core.target import (
     Backend,
     BuildRequest,
     Built,
+    BuiltLayer,
     DeviceProfile,
     QuantScheme,
     Runner,
 )
-from rtc.targets.backends import onnx_graph
+from rtc.targets.backends import onnx_graph, profiling
 from rtc.targets.backends.installed import installed
 from rtc.targets.backends.ort_layers import built_layers
 
@@ -37,6 +40,7 @@ _EXACT = {
     # INT8 weights under a float MatMul would get activations quantised that no plan asked for.
     "session.qdq_matmulnbits_accuracy_level": "1",
 }
+_KERNEL = "_kernel_time"  # ends the name of a kernel's event in a profile
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
@@ -89,6 +93,20 @@ class OnnxRuntime(Backend):
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
         return OrtRunner(engine, request.threads)
 
+    def layer_times(
+        self,
+        engine: bytes,
+        request: BuildRequest,
+        layers: Sequence[BuiltLayer],
+        feeds: Mapping[str, Array],
+        seconds: float,
+    ) -> tuple[float | None, ...]:
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(engine, request.threads, profile=Path(folder) / "kernels")
+            profiling.repeat(lambda: session.run(None, dict(feeds)), seconds)
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        return profiling.by_layer(layers, _kernel_times(events))
+
 
 class OrtRunner(Runner):
     """A session; any batch size."""
@@ -129,8 +147,28 @@ class OrtRunner(Runner):
         self._inputs, self._values = {}, []
 
 
-def _session(graph: bytes, threads: int, optimised: Path | None = None) -> Any:
+def _kernel_times(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Microseconds of each node of the optimised graph, of a profile's events in order."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event["name"].endswith(_KERNEL):
+            times[event["name"].removesuffix(_KERNEL)].append(event["dur"])
+    return {
+        name: profiling.midmean(seen[profiling.WARMUP :] or seen) + profiling.HALF_US
+        for name, seen in times.items()
+    }
+
+
+def _session(
+    graph: bytes, threads: int, optimised: Path | None = None, profile: Path | None = None
+) -> Any:
     """An optimised session over a serialised model.
+
+    Args:
+        graph: the model.
+        threads: CPU threads; 0 for the runtime's own choice.
+        optimised: a file to write what it makes of the model to.
+        profile: how the file begins that it records the time of every kernel in.
 
     Raises:
         ModelError: ONNX Runtime does not take the model.
@@ -144,6 +182,9 @@ def _session(graph: bytes, threads: int, optimised: Path | None = None) -> Any:
     options.log_severity_level = 4
     for key, value in _EXACT.items():
         options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     try:

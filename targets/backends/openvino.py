@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -30,7 +30,7 @@ from rtc.compiler.core.target import (
     QuantScheme,
     Runner,
 )
-from rtc.targets.backends import onnx_graph
+from rtc.targets.backends import onnx_graph, profiling
 from rtc.targets.backends.installed import installed
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _MISCOMPILED = range(1, 16)
 OpenVINO 2026.4.1 on AVX-512: seen at 1, 4, 6 and 8 over ten models; from 9 to 64 all were right, as
 was every batch in a model of dynamic shape.
 """
+_PROFILES = 3  # means that a median of kernel times is taken of; each compiles the model
 _NOT_LAYERS = frozenset({"Const", "Input", "Output"})
 _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
     "i8": Precision.INT8,
@@ -102,6 +103,23 @@ class OpenVino(Backend):
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
         return OpenVinoRunner(engine, request)
 
+    def layer_times(
+        self,
+        engine: bytes,
+        request: BuildRequest,
+        layers: Sequence[BuiltLayer],
+        feeds: Mapping[str, Array],
+        seconds: float,
+    ) -> tuple[float | None, ...]:
+        """OpenVINO tells the mean since compiling; the median over a few such means is typical."""
+        means = []
+        for _ in range(_PROFILES):
+            with closing(OpenVinoRunner(engine, request, profile=True)) as runner:
+                means.append(runner.kernel_times(feeds, seconds / _PROFILES))
+        named = set.intersection(*map(set, means))  # what it adds is called anew each time
+        typical = {name: float(np.median([mean[name] for mean in means])) for name in named}
+        return profiling.by_layer(layers, typical)
+
 
 class OpenVinoRunner(Runner):
     """One compiled model per batch size that was asked for, and one for all others.
@@ -111,7 +129,7 @@ class OpenVinoRunner(Runner):
     that OpenVINO compiles wrong for this graph stay with the model for all.
     """
 
-    def __init__(self, engine: bytes, request: BuildRequest) -> None:
+    def __init__(self, engine: bytes, request: BuildRequest, *, profile: bool = False) -> None:
         model = onnx_graph.parse(engine)
         self.signature = onnx_graph.signature(model)
         self._engine = engine
@@ -120,6 +138,8 @@ class OpenVinoRunner(Runner):
             "NUM_STREAMS": "1",
             "INFERENCE_PRECISION_HINT": _HINTS[_half(model)],
         }
+        if profile:
+            self._config["PERF_COUNT"] = "YES"
         if request.threads:
             self._config["INFERENCE_NUM_THREADS"] = str(request.threads)
         wrong = _MISCOMPILED if _has_bare_integer_product(model) else ()
@@ -128,7 +148,8 @@ class OpenVinoRunner(Runner):
         self._best = request.batches[1]
         self._inputs: dict[str, Array] = {}
         self._bound: Any = None
-        self._request(self._best)
+        if not profile:
+            self._request(self._best)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         arrays = _contiguous(feeds)
@@ -157,10 +178,43 @@ class OpenVinoRunner(Runner):
     def layers(self, index: onnx_graph.NodeIndex) -> tuple[BuiltLayer, ...]:
         """What the model of the best batch is made of, in execution order."""
         request = self._request(self._best)
+        _place(request, self._zeros())  # a model of any batch has inputs of none until then
         request.infer()  # kernels of fully connected layers are chosen when they first run
         nodes = request.get_compiled_model().get_runtime_model().get_ordered_ops()
         found = [_layer(node, index) for node in nodes]
         return tuple(layer for layer in found if layer.kind not in _NOT_LAYERS)
+
+    def _zeros(self) -> dict[str, Array]:
+        """Inputs of the best batch, with 1 for any other axis that is dynamic."""
+        return {
+            spec.name: np.zeros(
+                (self._best, *(axis if isinstance(axis, int) else 1 for axis in spec.shape[1:])),
+                spec.dtype,
+            )
+            for spec in self.signature.inputs
+        }
+
+    def kernel_times(self, feeds: Mapping[str, Array], seconds: float) -> dict[str, float]:
+        """Mean microseconds of each kernel at the feeds' batch, of a runner that profiles.
+
+        OpenVINO gives the mean of all runs since it compiled the model; the first runs, which take
+        several times longer, are taken out of it.
+        """
+        self.bind(feeds)
+        for _ in range(profiling.WARMUP):
+            self.enqueue()
+        first = self._means()
+        count = profiling.repeat(self.enqueue, seconds)
+        before, after = profiling.WARMUP / count, 1 + profiling.WARMUP / count
+        return {
+            name: max(0.0, after * mean - before * first[name]) + profiling.HALF_US
+            if mean
+            else 0.0  # nothing to run: a constant, or a part of another kernel
+            for name, mean in self._means().items()
+        }
+
+    def _means(self) -> dict[str, float]:
+        return {k.node_name: k.real_time.total_seconds() * 1e6 for k in self._bound.profiling_info}
 
     def _read(self, request: Any) -> dict[str, Array]:
         names = (spec.name for spec in self.signature.outputs)

@@ -161,3 +161,20 @@ def test_a_machine_meets_what_is_built_on_it(runtime, convnet, request_64):
     here = runtime.meets(request_64.profile)
     assert binding
     assert all(needed in here[key] for key, needed in binding.items())
+
+
+def test_kernels_are_timed_by_name(runtime, convnet, quantised, digits, request_64):
+    for model in (convnet, quantised()):
+        built = runtime.build(model.SerializeToString(), request_64)
+        times = runtime.layer_times(built.engine, request_64, built.layers, {"x": digits}, 0.1)
+        computing = [t for t, layer in zip(times, built.layers, strict=True) if layer.precision]
+        assert None not in computing
+        assert min(computing) > 0
+
+
+def test_a_name_that_two_layers_share_has_no_time(runtime, convnet, digits, request_64):
+    built = runtime.build(convnet.SerializeToString(), request_64)
+    layers = (*built.layers, built.layers[0])
+    times = runtime.layer_times(built.engine, request_64, layers, {"x": digits}, 0.05)
+    assert (times[0], times[-1]) == (None, None)
+    assert any(times)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
@@ -37,6 +38,20 @@ products (float[N,16] x) => (float[N,8] y) <float s = {0.25}, uint8 z = {0}> {
 }
 """
 
+# A pool refuses the batch of none that a dynamic model starts with (not where one thread runs all).
+POOLED = """
+<ir_version: 10, opset_import: ["" : 21]>
+pooled (float[N,1,8,8] x) => (float[N,16] y)
+<float s = {0.25}, uint8 z = {0}> {
+  [pool] p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (x)
+  f = Flatten (p)
+  q = QuantizeLinear (f, s, z)
+  d = DequantizeLinear (q, s, z)
+  w1d = DequantizeLinear <axis=1> (w1, s1, z1)
+  [product] y = MatMul (d, w1d)
+}
+"""
+
 
 @pytest.fixture(scope="module")
 def products() -> bytes:
@@ -58,6 +73,16 @@ def test_integer_products_without_a_bias_are_right_at_every_batch(products, batc
     request = BuildRequest(profile("cpu"), (1, batch, batch), threads=1)
     with Oracle(products) as oracle, OpenVino().load(products, request) as runner:
         np.testing.assert_allclose(runner.run({"x": x})["y"], oracle.run(x)["y"], atol=1e-4)
+
+
+def test_the_layers_of_a_model_that_stays_dynamic_are_listed(products):
+    pooled = parser.parse_model(POOLED)
+    pooled.graph.initializer.extend(
+        tensor for tensor in onnx.load_from_string(products).graph.initializer if "1" in tensor.name
+    )
+    request = BuildRequest(profile("cpu"), (1, 1, 1), threads=2)
+    layers = OpenVino().build(pooled.SerializeToString(), request).layers
+    assert {"pool", "product"} <= {node for layer in layers for node in layer.onnx_nodes}
 
 
 def with_half(model: ModelProto, half: str) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rtc.compiler.core.evidence import Estimated, Pending
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuiltLayer, DeviceProfile, Peaks
-from rtc.targets.roofline import LAUNCH_US, estimate
+from rtc.targets.roofline import LAUNCH_US, estimate, layer_times
 
 GPU = DeviceProfile(
     name="gpu",
@@ -90,6 +90,20 @@ def test_what_cannot_be_estimated_is_pending(
     layers: list[BuiltLayer], profile: DeviceProfile
 ) -> None:
     assert estimate(layers, profile, 1) == Pending("ms", waits_for="gpu")
+
+
+def test_each_layer_has_its_time_and_the_unknown_have_none() -> None:
+    moving = _layer(1_000_000, 2_000_000)
+    found = layer_times([moving, _layer(0), _layer(None), _layer(1, 1, 1, Precision.INT8)], GPU, 4)
+    assert found[0] == pytest.approx(60 + LAUNCH_US)
+    assert found[1:3] == (0.0, None)
+    assert found[3] is not None
+    assert layer_times([moving, _layer(0)], replace(GPU, peaks=None), 4) == (None, 0.0)
+
+
+def test_a_precision_without_a_peak_has_no_time() -> None:
+    float_only = replace(GPU, peaks=Peaks(100, {"fp32": 10}))
+    assert layer_times([_layer(1, 1, 1, Precision.INT8)], float_only, 1) == (None,)
 
 
 sizes = st.integers(0, 10**12)
