@@ -15,7 +15,14 @@ from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.facts import speedup
-from rtc.compiler.report.model import AccuracyRow, CertificateRow, Curve, Report, StageRow
+from rtc.compiler.report.model import (
+    AccuracyRow,
+    CertificateRow,
+    Curve,
+    Report,
+    SearchRow,
+    StageRow,
+)
 
 
 def assemble(
@@ -28,6 +35,7 @@ def assemble(
     appraised: Appraised,
     certificates: Iterable[CertificateRow],
     stages: Iterable[StageRow],
+    searches: Iterable[SearchRow],
     provenance: Mapping[str, Any],
 ) -> Report:
     """Everything that the bundle of `choice` says of itself."""
@@ -54,6 +62,7 @@ def assemble(
         notes=_notes(choice, appraised, front),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
+        searches=tuple(searches),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -13,9 +13,9 @@ from rtc.compiler import sandbox
 from rtc.compiler.contract import contract
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
-from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.hashing import canonical, digest
 from rtc.compiler.core.passes import Pass, PassContext, TargetContext
-from rtc.compiler.core.precision import PrecisionPlan, Variant
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer, DeviceProfile
 from rtc.compiler.core.unit import Unit
@@ -24,8 +24,11 @@ from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.figures import size
-from rtc.compiler.report.model import CertificateRow, LayerRow
+from rtc.compiler.report.model import CertificateRow, LayerRow, SearchRow
 from rtc.compiler.stages import Files, Stages
+
+if TYPE_CHECKING:
+    from rtc.passes.assign_precision import AssignPrecision
 
 _BUILD_SECONDS = 900.0
 _BUILD_GB = 16.0
@@ -48,6 +51,7 @@ class Candidate:
     layers: tuple[LayerRow, ...]
     certificates: tuple[CertificateRow, ...]
     request: BuildRequest
+    search: SearchRow | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,22 @@ class Builder:
             return _missing(backend, variant, _OF_ONE[error.id], str(error))
 
     def candidate(self, backend: Backend, variant: Variant) -> Candidate:
-        """One variant on one runtime: plan, graph, engine, contract."""
-        return self.realise(backend, self.plan(backend, variant))
+        """One variant on one runtime: plan, graph, engine, contract.
+
+        The mix is the recipe's plan where that is for this device, else what the search finds.
+        """
+        if variant is not Variant.MIX:
+            return self.realise(backend, self.plan(backend, variant))
+        given = self.recipe.plan()
+        if given is not None and given.target == self.request.profile.name:
+            return self.realise(backend, self.plan(backend, variant, given))
+        if self.recipe.precision.search is None:
+            return self.realise(backend, self.plan(backend, variant))
+        from rtc.compiler.precision.decide import decide
+
+        decided = decide(self, backend, self.recipe.precision.search)
+        plan = self.plan(backend, variant, decided.plan)
+        return replace(self.realise(backend, plan), search=decided.row)
 
     def target(self, backend: Backend) -> TargetContext:
         """What the passes know of this device with that runtime."""
@@ -116,30 +134,58 @@ class Builder:
         scheme = replace(backend.scheme(profile), weight_scales=self.recipe.precision.weights)
         return TargetContext(profile, backend.name, scheme, self.recipe.batch)
 
-    def plan(self, backend: Backend, variant: Variant) -> PrecisionPlan:
-        """What one variant gives each layer on one runtime, by the recipe's options and pins."""
+    def plan(
+        self, backend: Backend, variant: Variant, given: PrecisionPlan | None = None
+    ) -> PrecisionPlan:
+        """What one variant gives each layer on one runtime: by `given`, options and pins."""
+        name = f"{backend.name} {variant}"
+        step = self._assigning(variant, given)
+        plan = self._pass(step, self.model, name, target=self.target(backend)).plan
+        assert plan is not None, "assign-precision gives a plan"
+        return plan
+
+    def mix(self, backend: Backend, decisions: Mapping[str, LayerDecision]) -> PrecisionPlan:
+        """The mix that decisions on layers with weights make; pins beat them, the rest follows.
+
+        It is not kept in the store: finding it there would take as long.
+        """
+        where = self.target(backend)
+        given = PrecisionPlan(
+            model=digest(self.model.onnx.proto),
+            target=where.profile.name,
+            variant=Variant.MIX,
+            default=Precision.HALF if where.scheme.half else Precision.FP32,
+            layers=decisions,
+        )
+        context = replace(self.context, target=where)
+        plan = self._assigning(Variant.MIX, given).apply(self.model, context).plan
+        assert plan is not None, "assign-precision gives a plan"
+        return plan
+
+    def _assigning(self, variant: Variant, given: PrecisionPlan | None) -> AssignPrecision:
         from rtc.passes.assign_precision import AssignPrecision
 
         options = self.recipe.precision
-        assign = AssignPrecision(
+        return AssignPrecision(
             variant=variant,
             observer=options.observer,
             observers=dict(options.observers),
             min_snr_db=options.min_snr_db,
             pin=dict(options.pin),
+            given=given,
         )
-        name = f"{backend.name} {variant}"
-        plan = self._pass(assign, self.model, name, target=self.target(backend)).plan
-        assert plan is not None, "assign-precision gives a plan"
-        return plan
 
     def steps(self, plan: PrecisionPlan) -> tuple[Pass, ...]:
         """The passes that write a plan into the model, in order; a float plan needs no repair."""
+        repairs = () if plan.is_float else self.recipe.precision.repairs.steps
+        return (*repairs, *self.writing())
+
+    def writing(self) -> tuple[Pass, ...]:
+        """Those of `steps` that no recipe leaves out."""
         from rtc.passes.cast_precision import CastPrecision
         from rtc.passes.insert_qdq import InsertQdq
 
-        repairs = () if plan.is_float else self.recipe.precision.repairs.steps
-        return (*repairs, InsertQdq(), CastPrecision())
+        return (InsertQdq(), CastPrecision())
 
     def realise(self, backend: Backend, plan: PrecisionPlan) -> Candidate:
         """The candidate of a plan: every step checked, the engine built and held against the plan.
@@ -151,7 +197,7 @@ class Builder:
         name = f"{backend.name} {plan.variant}"
         written = self._written(name, self.target(backend), plan)
         graph = written[-1].unit
-        built = self._build(backend, graph, name)
+        built = self.built(backend, graph, name)
         return Candidate(
             name=name,
             backend=backend.name,
@@ -192,7 +238,12 @@ class Builder:
         context = replace(self.context, target=target, plan=plan, reference=reference)
         return run_pass(step, unit, context, self.stages, label=f"{step.name} {name}")
 
-    def _build(self, backend: Backend, graph: Unit, name: str) -> Built:
+    def built(self, backend: Backend, graph: Unit, name: str) -> Built:
+        """The engine of a graph, made in a child process.
+
+        Raises:
+            ModelError, BuilderError, MachineError: the runtime does not build it.
+        """
         profile = self.request.profile
         asked = _REQUEST.dump_python(self.request, mode="json")
         inputs = {

@@ -174,6 +174,7 @@ class _Job:
             appraised=appraised,
             certificates=(*self.front.certificates, *own),
             stages=self.stages.rows_of(profile.name),
+            searches=[each.search for each in built if each.search],
             provenance={**identity, "software": software()},
         )
         manifest, files = pack(
@@ -214,10 +215,12 @@ class _Job:
         """Everything that the bundle's content depends on, and that is known before any work."""
         described = self.recipe.identity()
         torch = self.recipe.source.level is Level.TORCH
+        plan = self.recipe.plan()
         return {
             "recipe": described,
             "data": self.data.digest,
             "files": source_files(self.recipe),
+            "plan": plan.to_dict() if plan else None,
             "code": {"rtc": code_digest(), **referenced_code(described)},
             "target": asdict(profile),
             "backends": {backend.name: backend.runnable(profile).ok for backend in backends},

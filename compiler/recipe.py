@@ -184,6 +184,19 @@ class Calibration(Section):
     """A folder of images or of .npy and .npz files; preprocessed as the data's own samples."""
 
 
+class Search(Section):
+    """How long, and for what, plans are searched for the mix."""
+
+    seconds: Positive = 60.0
+    """Time to search in on each runtime, in seconds; `--budget` beats it."""
+    objective: Literal["latency", "accuracy"] = "latency"
+    """What is best: the fastest within the gates, or the most accurate within gates.latency_ms."""
+    samples: Annotated[int, Field(ge=1)] = 512
+    """Calibration samples that plans are tried on, at most."""
+    evidence: Annotated[int, Field(ge=1)] = 64
+    """Calibration samples that each layer's loss is taken from, at most."""
+
+
 class PrecisionOptions(Section):
     """What each layer may compute in."""
 
@@ -198,7 +211,9 @@ class PrecisionOptions(Section):
     weights: Literal["minmax", "mse"] = "minmax"
     """How the scales of weights are chosen: clip nothing, or what least squared error asks for."""
     min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
-    """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
+    """The rules run a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
+    search: Search | None = Search()
+    """How the mix is searched for; null leaves it to the rules."""
     pin: dict[str, Pinned] = {}
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
     plan: RelativePath | None = None
@@ -252,6 +267,13 @@ class _Head(Section):
     """Devices to compile for when none is given on the command line; names, or profiles beside."""
     measure: Measure = Measure()
     gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _attainable(self) -> _Head:
+        search = self.precision.search
+        if search and search.objective == "accuracy" and self.gates.latency_ms is None:
+            raise ValueError("precision.search for accuracy needs gates.latency_ms to keep within")
+        return self
 
 
 class _File(_Head):

@@ -90,12 +90,12 @@ class Shares:
 
     Attributes:
         parts: by part; what runs inside another part's kernel takes nothing itself.
-        conversions: by carrier and format.
+        conversions: by carrier, then by format.
         other: of what belongs to none.
     """
 
     parts: Mapping[str, float]
-    conversions: Mapping[tuple[str, str], float]
+    conversions: Mapping[str, Mapping[str, float]]
     other: float
 
 
@@ -115,7 +115,7 @@ def attribute(
     """
     converted = _conversions(where, graph)
     parts: dict[str, float] = {}
-    conversions: dict[tuple[str, str], float] = {}
+    conversions: dict[str, dict[str, float]] = {}
     other = 0.0
     for layer, known in zip(layers, times_us, strict=True):
         time = known or 0.0
@@ -125,13 +125,14 @@ def attribute(
         edges = [converted[name] for name in layer.onnx_nodes if name in converted]
         for name in mine:
             parts.setdefault(name, 0.0)
-        for edge in edges:
-            conversions.setdefault(edge, 0.0)
+        for carrier, form in edges:
+            conversions.setdefault(carrier, {}).setdefault(form, 0.0)
         if mine or riding:
             owner = (mine or riding)[0]
             parts[owner] = parts.get(owner, 0.0) + time
         elif edges:
-            conversions[edges[0]] += time
+            carrier, form = edges[0]
+            conversions[carrier][form] += time
         else:
             other += time
     return Shares(parts, conversions, other)

@@ -32,7 +32,8 @@ class Times:
         """Take over what one engine showed; a part that it lists no kernel for took nothing."""
         for name in plan.layers:
             self.parts[name, plan.precision_of(name)] = shares.parts.get(name, 0.0)
-        self.conversions |= shares.conversions
+        for carrier, times in shares.conversions.items():
+            self.conversions |= {(carrier, form): time for form, time in times.items()}
 
     def of(self, part: str, precision: Precision) -> float:
         """The part's time; in a precision that it was never seen in, that of another one."""

@@ -120,6 +120,70 @@ class LayerRow:
     pinned: bool = False
 
 
+Band = tuple[float, float, float]
+"""An estimate with the low and the high end of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One plan that the search tried, on calibration samples.
+
+    `layers` counts the layers with weights by precision, `noise_db` is what was predicted of them:
+    noise at the output against the signal. `over_float` is measured in turns with the float engine.
+    `state`: "best", "passed" or "refused" by a gate.
+    """
+
+    name: str
+    state: str
+    layers: Mapping[str, int]
+    noise_db: float
+    agreement: Band
+    top1_drop: Band | None
+    latency: Evidence | None
+    over_float: Band | None
+    predicted_us: float | None = None
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """What changes when one layer alone runs in a precision; see `LayerSensitivity`."""
+
+    layer: str
+    op: str
+    precision: str
+    layer_snr_db: float
+    output_snr_db: Band
+    kl: Band
+    agreement: Band
+    top1_drop: Band | None
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """One search: the evidence it started from, what it tried, and what it knew of times.
+
+    Attributes:
+        candidate: whose plan it is: "openvino mix".
+        engine: of the evidence: "fast" (estimated) or "exact" (measured).
+        samples: behind the evidence.
+        tried_on: samples that plans were tried on.
+        ended: whether it came to an end before its time was up.
+        measured: whether times are the profiler's; a roofline's estimates otherwise.
+        times_us: by layer and precision, per batch, as last seen.
+    """
+
+    candidate: str
+    engine: str
+    samples: int
+    tried_on: int
+    seconds: float
+    ended: bool
+    measured: bool
+    trials: tuple[TrialRow, ...]
+    losses: tuple[LossRow, ...]
+    times_us: Mapping[str, Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Curve:
     """Accuracy by epoch of one trained model (fractions on held-out samples), and its time."""
@@ -155,6 +219,7 @@ class Report:
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     engine_bytes: int | None = None
+    searches: tuple[SearchRow, ...] = ()
 
     def accuracy_of(self, subject: str) -> AccuracyRow | None:
         return next((row for row in self.accuracy if row.subject == subject), None)

@@ -1,0 +1,225 @@
+"""The search for a precision plan: predict by a programme, try on the real engine, learn, go on.
+
+float, all INT8, every other layer, the rules   tried first: they show what everything takes
+the fastest assignment in a budget of noise     tried; its times correct the programme's
+    it passes the gates  → the budget may be larger; done when the same plan comes back
+    it does not          → the budget must be smaller: bisection, on a logarithmic scale
+
+Gates are looked at on calibration samples: the test set stays for the report. Each trial is a stage
+of its own, so a search that was stopped goes on where it was, and one with a longer budget takes
+over what the shorter one found.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
+from rtc.compiler.core.precision import Precision, PrecisionPlan
+from rtc.compiler.precision.assignment import Assignment, fastest, most_accurate
+from rtc.compiler.precision.space import Choice, Space, Times
+from rtc.compiler.precision.trial import Lab, Outcome
+
+_CLOSE = 1.3  # the ratio of two noise budgets that are not worth telling apart
+_MOST_TRIALS = 24
+_FLOOR = 1e-8  # noise, as a fraction of the signal, that no gate sees
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One plan that was tried. `noise` and `predicted_us` are what was expected of it."""
+
+    name: str
+    choice: Choice
+    plan: PrecisionPlan
+    noise: float
+    predicted_us: float | None
+    outcome: Outcome
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to, and whether it ended by itself, before its time was up."""
+
+    best: Trial
+    trials: tuple[Trial, ...]
+    times: Times
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a plan must keep on the calibration samples, and what it is chosen for.
+
+    Attributes:
+        objective: "latency", or "accuracy" within `latency_ms`.
+        top1_drop, agreement: the gates; None where there is none.
+        latency_ms: of a batch, forward only.
+    """
+
+    objective: str
+    top1_drop: float | None
+    agreement: float | None
+    latency_ms: float | None
+
+    def passes(self, outcome: Outcome) -> bool:
+        drop = outcome.top1_drop
+        if self.top1_drop is not None and drop is not None and drop.value > self.top1_drop:
+            return False
+        return self.agreement is None or outcome.agreement.value >= self.agreement
+
+    def in_time(self, outcome: Outcome) -> bool:
+        known = outcome.latency
+        return self.latency_ms is None or (known is not None and known.value <= self.latency_ms)
+
+
+@dataclass
+class Searcher:
+    """One search on one runtime.
+
+    Attributes:
+        lab: where plans are tried.
+        space: what there is to choose.
+        goal: what a plan is tried for.
+        seconds: when to stop, from now on.
+    """
+
+    lab: Lab
+    space: Space
+    goal: Goal
+    seconds: float
+    times: Times = field(default_factory=Times)
+    trials: list[Trial] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+
+    def run(self, rules: Choice) -> Found:
+        """Search until nothing new comes up, or the time is over.
+
+        Args:
+            rules: the choice that is made without a search; it is tried as well.
+
+        Raises:
+            RtcError: not even the float plan could be tried.
+        """
+        for name, choice in self._first(rules):
+            if self.trials and self._late():
+                break
+            self._try(name, choice)
+        accuracy = self.goal.objective == "accuracy"
+        ended = self._for_accuracy() if accuracy else self._for_latency()
+        return Found(self._best(), tuple(self.trials), self.times, ended)
+
+    def _first(self, rules: Choice) -> Iterator[tuple[str, Choice]]:
+        """Choices that show every part in each precision, and every conversion."""
+        offers = {name: self.space.offers[name] for name in self.space.layers}
+        floats = {name: offered[0] for name, offered in offers.items()}
+        yield "float", floats
+        for wanted in (Precision.FP32, Precision.INT8):
+            all_of_it = {n: wanted if wanted in offers[n] else floats[n] for n in offers}
+            if all_of_it != floats:
+                yield f"all {wanted}", all_of_it
+        most = {name: offered[-1] for name, offered in offers.items()}
+        for first in (0, 1):
+            turn = set(list(offers)[first::2])
+            mixed = {name: (most if name in turn else floats)[name] for name in offers}
+            if mixed != floats:
+                yield f"every other layer, from {first + 1}", mixed
+        yield "rules", rules
+
+    def _try(self, name: str, choice: Choice, predicted: Assignment | None = None) -> Trial | None:
+        """Try a choice, once; None where the runtime does not build or run it."""
+        known = next((trial for trial in self.trials if trial.choice == choice), None)
+        if known is not None:
+            return known
+        self._tell(name)
+        plan = self.lab.plan(choice)
+        try:
+            outcome = self.lab.trial(name, plan)
+        except (BuilderError, ModelError, MachineError):
+            if not self.trials:
+                raise
+            return None
+        self.times.learn(plan, outcome.shares)
+        trial = Trial(
+            name=name,
+            choice=choice,
+            plan=plan,
+            noise=self.space.loss(choice),
+            predicted_us=predicted.time_us if predicted else None,
+            outcome=outcome,
+            passed=self.goal.passes(outcome),
+        )
+        self.trials.append(trial)
+        return trial
+
+    def _for_latency(self) -> bool:
+        """Narrow the noise budget to where plans just pass; whether that came to an end."""
+        low, high, limit = _FLOOR, math.inf, math.inf
+        while len(self.trials) < _MOST_TRIALS:
+            if self._late():
+                return False
+            found = fastest(self.space.problem(self.times), limit)
+            if found is None:  # float itself makes more noise than that
+                return True
+            before = len(self.trials)
+            trial = self._assigned(found)
+            if trial is not None and trial.passed:
+                if len(self.trials) > before:
+                    low = max(low, trial.noise)
+                    continue  # what it showed of times may change the answer
+                if high == math.inf:
+                    return True
+                low = limit
+            else:
+                high = min(high, found.loss)
+            if high / low < _CLOSE:
+                return True
+            limit = math.sqrt(low * high)
+        return False
+
+    def _for_accuracy(self) -> bool:
+        """Correct the predicted times by the measured ones until the plan comes back."""
+        asked = 1e3 * (self.goal.latency_ms or math.inf)
+        limit = asked
+        while len(self.trials) < _MOST_TRIALS:
+            if self._late():
+                return False
+            problem = self.space.problem(self.times)
+            found = most_accurate(problem, limit) or fastest(problem)
+            before = len(self.trials)
+            trial = self._assigned(found) if found else None
+            if found is None or trial is None or len(self.trials) == before:
+                return True
+            if trial.outcome.latency is not None:
+                limit = asked * found.time_us / (1e3 * trial.outcome.latency.value)
+        return False
+
+    def _assigned(self, found: Assignment) -> Trial | None:
+        choice = {name: Precision(found.chosen[name]) for name in self.space.layers}
+        return self._try(f"assignment {len(self.trials)}", choice, found)
+
+    def _best(self) -> Trial:
+        """What serves the goal best; where none passes, float."""
+        passed = [trial for trial in self.trials if trial.passed] or self.trials[:1]
+        if self.goal.objective == "accuracy":
+            in_time = [trial for trial in passed if self.goal.in_time(trial.outcome)]
+            fitting = in_time or [min(passed, key=lambda trial: trial.outcome.cost)]
+            return max(fitting, key=lambda t: (t.outcome.agreement.value, -t.noise))
+        return min(passed, key=lambda trial: trial.outcome.cost)
+
+    def _late(self) -> bool:
+        return time.monotonic() - self.begun > self.seconds
+
+    def _tell(self, name: str) -> None:
+        """Done, the time that is left at most, and the best so far."""
+        elapsed = time.monotonic() - self.begun
+        best = self._best().outcome.over_float if self.trials else None
+        so_far = f"best {best.value:.2f}× float, " if best else ""
+        left = max(0.0, self.seconds - elapsed)
+        found = f"{name}: {so_far}{len(self.trials)} plans tried, {left:.0f} s left at most"
+        listener = self.lab.builder.stages.listener
+        listener.progressed("search", round(elapsed), round(self.seconds), found)

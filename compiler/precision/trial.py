@@ -1,0 +1,203 @@
+"""A trial: one plan, built by the runtime, run on calibration samples and timed beside float.
+
+Whatever the search believes of a plan is checked here. Where the device is not here, the engine is
+built all the same: its latency is the roofline's estimate, its accuracy that of its graph in the
+reference. The recipe's repairs take longer than a trial and only lower the loss; they come after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+from pydantic import TypeAdapter
+
+from rtc.compiler.building import Builder
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.evidence import Estimated, Measured
+from rtc.compiler.core.intervals import Interval, paired_difference, wilson
+from rtc.compiler.core.precision import LayerDecision, PrecisionPlan
+from rtc.compiler.core.progress import Progress
+from rtc.compiler.core.target import Backend, Built
+from rtc.compiler.core.unit import Unit
+from rtc.compiler.measure.kernels import KernelTimes, kernel_times
+from rtc.compiler.measure.latency import Bench, Case, engine_subject
+from rtc.compiler.measure.provenance import device, hardware
+from rtc.compiler.measure.reference import reference_logits
+from rtc.compiler.measure.worker import FORWARD
+from rtc.compiler.precision.parts import Network, Shares, attribute
+from rtc.compiler.precision.space import Choice
+from rtc.compiler.stages import Files
+from rtc.targets import roofline
+
+_TIMED_S = 0.6  # of a trial's engine and the float one together
+_KERNELS_S = 0.5
+Time = Measured | Estimated | None
+_TRIAL, _FLOAT = "trial", "float"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial found.
+
+    Attributes:
+        latency: of a batch, forward only; None where nothing is known of it.
+        over_float: how many times faster than the float engine, measured in turns with it.
+        agreement: with the float model's top-1.
+        top1_drop: against the float model's; None where the samples have no labels.
+        shares: microseconds by part and conversion.
+        measured: whether those were; estimates otherwise.
+    """
+
+    latency: Time
+    over_float: Interval | None
+    agreement: Interval
+    top1_drop: Interval | None
+    shares: Shares
+    measured: bool
+
+    @property
+    def cost(self) -> float:
+        """What is compared: time in times of the float engine's, or the estimate."""
+        if self.over_float is not None:
+            return 1 / self.over_float.value
+        return self.latency.value if self.latency is not None else float("inf")
+
+
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where plans of one model are tried on one runtime.
+
+    Attributes:
+        builder: the model, its statistics, the device and the stages.
+        backend: the runtime.
+        network: the model's parts.
+        samples: calibration samples to run plans on.
+        float_plan: the plan whose engine the others are timed beside.
+    """
+
+    builder: Builder
+    backend: Backend
+    network: Network
+    samples: Split
+    float_plan: PrecisionPlan
+
+    @property
+    def here(self) -> bool:
+        """Whether engines for the device run on this machine."""
+        return self.backend.runnable(self.builder.request.profile).ok
+
+    @cached_property
+    def reference(self) -> Array:
+        """The float model's logits."""
+        return reference_logits(self.builder.model.onnx.proto, self.samples)
+
+    @cached_property
+    def float_engine(self) -> Built:
+        return self._built(self._graph(self.float_plan), "float")
+
+    def plan(self, choice: Choice) -> PrecisionPlan:
+        """The plan that a choice makes; pins beat it, and what has no weights follows it."""
+        decisions = {name: LayerDecision(kind, "on trial") for name, kind in choice.items()}
+        return self.builder.mix(self.backend, decisions)
+
+    def trial(self, name: str, plan: PrecisionPlan) -> Outcome:
+        """Try a plan, or take what was found earlier.
+
+        Raises:
+            ModelError, BuilderError, MachineError: the runtime does not build or run it.
+        """
+        builder, request = self.builder, self.builder.request
+        inputs = {
+            "model": builder.model.digest,
+            "plan": plan.to_dict(),
+            "float": self.float_plan.to_dict(),
+            "statistics": {n: asdict(seen) for n, seen in builder.context.statistics.items()},
+            "target": asdict(builder.target(self.backend)),
+            "runtime": self.backend.available().version,
+            "request": asdict(request),
+            "data": builder.context.data.digest,
+            "samples": len(self.samples),
+            "here": self.here,
+            "machine": hardware(),
+        }
+
+        def work(_: Progress) -> tuple[Files, str]:
+            outcome = self._tried(plan)
+            return {"outcome.json": _OUTCOME.dump_json(outcome)}, _words(outcome)
+
+        target = request.profile.name
+        files = builder.stages.run(f"try {name}", inputs, work, target=target)
+        return _OUTCOME.validate_json(files["outcome.json"])
+
+    def _tried(self, plan: PrecisionPlan) -> Outcome:
+        graph = self._graph(plan)
+        built = self._built(graph, "trial")
+        request = self.builder.request
+        kernels = kernel_times(self.backend, built, request, self.samples, _KERNELS_S)
+        logits, latency, ratio = self._run(built) if self.here else self._foreseen(graph, built)
+        agreement, drop = self._accuracy(logits)
+        return Outcome(
+            latency=latency,
+            over_float=ratio,
+            agreement=agreement,
+            top1_drop=drop,
+            shares=self._shares(graph, built, kernels),
+            measured=kernels.measured,
+        )
+
+    def _graph(self, plan: PrecisionPlan) -> Unit:
+        context = replace(self.builder.context, target=self.builder.target(self.backend), plan=plan)
+        unit = self.builder.model
+        for step in self.builder.writing():
+            unit = step.apply(unit, context).unit
+        return unit
+
+    def _built(self, graph: Unit, name: str) -> Built:
+        return self.builder.built(self.backend, graph, f"{self.backend.name} {name}")
+
+    def _shares(self, graph: Unit, built: Built, kernels: KernelTimes) -> Shares:
+        import onnx
+
+        proto = onnx.load_model_from_string(graph.onnx.proto)
+        return attribute(self.network, proto, built.layers, kernels.microseconds)
+
+    def _foreseen(self, graph: Unit, built: Built) -> tuple[Array, Time, None]:
+        """Logits in the reference, and the estimated latency."""
+        request = self.builder.request
+        found = roofline.estimate(built.layers, request.profile, request.batches[1])
+        logits = reference_logits(graph.onnx.proto, self.samples)
+        return logits, found if isinstance(found, Estimated) else None, None
+
+    def _run(self, built: Built) -> tuple[Array, Time, Interval]:
+        """Logits, latency, and the speed against the float engine, which takes turns with it."""
+        request = self.builder.request
+        batch = request.batches[1]
+        subjects = [
+            engine_subject(name, self.backend.name, each.engine, request)
+            for name, each in ((_TRIAL, built), (_FLOAT, self.float_engine))
+        ]
+        with Bench(subjects, self.samples, (batch,)) as bench:
+            logits = bench.logits(_TRIAL, batch)
+            compared = bench.time(_TIMED_S, modes=(FORWARD,), seed=self.builder.recipe.seed)
+            for error in bench.failures.values():
+                raise error
+        rows = compared.rows(_FLOAT, device(request.profile.kind))
+        found = next(row.evidence for row in rows if row.subject == _TRIAL)
+        latency = found if isinstance(found, Measured) else None
+        return logits, latency, compared.speedup(_TRIAL, _FLOAT, Case(FORWARD, batch))
+
+    def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None]:
+        before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
+        same = int((before == after).sum())
+        labels = self.samples.labels
+        drop = None if labels is None else paired_difference(before == labels, after == labels)
+        return wilson(same, len(after)), drop
+
+
+def _words(outcome: Outcome) -> str:
+    speed = f"{outcome.over_float.value:.2f}× float, " if outcome.over_float else ""
+    return f"{speed}{outcome.agreement.value:.1%} agree"
