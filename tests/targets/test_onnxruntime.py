@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 
 from rtc.compiler.core.precision import Precision
+from rtc.targets.backends import onnxruntime
 from rtc.targets.backends.onnxruntime import MISCOMPILES, OnnxRuntime
 
 GELU = """
@@ -18,6 +22,20 @@ net (float[N,4] x) => (float[N,4] y)
   [mul] m = Mul (r, a)
   [scale] s = Mul (m, half)
   [softmax] y = Softmax (s)
+}
+"""
+
+# Every product is 255 × 127: two of them do not fit into 16 bits.
+LARGEST = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[N,16] x) => (float[N,16] y)
+<float one = {1.0}, float step = {4096.0}, uint8 zero = {0}, int8 none = {0}> {
+  xq = QuantizeLinear (x, one, zero)
+  xd = DequantizeLinear (xq, one, zero)
+  wd = DequantizeLinear (w, one, none)
+  [product] m = MatMul (xd, wd)
+  mq = QuantizeLinear (m, step, zero)
+  y = DequantizeLinear (mq, step, zero)
 }
 """
 
@@ -51,3 +69,25 @@ def test_a_pattern_fused_to_one_operator_keeps_all_of_its_nodes(request_64):
         ("Gelu", ("div", "erf", "add", "mul", "scale")),
         ("Softmax", ("softmax",)),
     ]
+
+
+def test_the_largest_products_do_not_saturate(request_64):
+    model = onnx.parser.parse_model(LARGEST)
+    weights = np.full((16, 16), 127, np.int8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    graph = model.SerializeToString()
+    (layer,) = [
+        layer
+        for layer in OnnxRuntime().build(graph, request_64).layers
+        if "product" in layer.onnx_nodes
+    ]
+    assert layer.precision is Precision.INT8
+    with OnnxRuntime().load(graph, request_64) as runner:
+        got = runner.run({"x": np.full((64, 16), 255, np.float32)})["y"]
+    np.testing.assert_array_equal(got, np.round(16 * 255 * 127 / 4096) * 4096)
+
+
+@pytest.mark.parametrize(("flags", "wide"), [("avx2 avx512_vnni", False), ("avx2 avx512f", True)])
+def test_products_are_widened_where_the_cpu_adds_them_in_16_bits(monkeypatch, flags, wide):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}")
+    assert onnxruntime._saturates.__wrapped__() is wide
