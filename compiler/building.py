@@ -110,6 +110,7 @@ class Builder:
             observers=dict(options.observers),
             min_snr_db=options.min_snr_db,
             pin=dict(options.pin),
+            residuals=dict(options.residuals),
         )
         assigned = self._pass(assign, self.model, name, target=where)
         plan = assigned.plan

@@ -25,7 +25,7 @@ from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
 from rtc.compiler.core.passes import Pass
-from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.precision import Precision, ResidualPolicy, Variant
 from rtc.compiler.core.unit import Level
 from rtc.compiler.validation import validated
 from rtc.passes.adaround import Adaround
@@ -200,6 +200,8 @@ class PrecisionOptions(Section):
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     pin: dict[str, Pinned] = {}
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
+    residuals: dict[str, ResidualPolicy] = {}
+    """Policy of residual Adds by name or glob: {"/layer1/*": keep-half}."""
     repairs: Repairs = Repairs()
     """Repairs to run before INT8 is written: {adaround: {}, correct-bias: {}}."""
 

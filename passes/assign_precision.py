@@ -2,7 +2,8 @@
 
 For the candidates that quantise, each layer's signal-to-noise ratio is taken over the calibration
 set with that layer alone in INT8 (rtc.calibration.sensitivity); `precision_policy` decides; pins
-beat it. `details` holds `layers` by precision, as counts.
+beat it. `residual_policy` then decides on the residual Adds. `details` holds `layers` by precision
+and `residuals` by policy, as counts.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult
-from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.precision import (
+    LayerDecision,
+    Precision,
+    PrecisionPlan,
+    ResidualPolicy,
+    Variant,
+)
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
 from rtc.passes.observing import observations
 from rtc.passes.precision_policy import Policy, computes
+from rtc.passes.residual_policy import ResidualRules
+from rtc.passes.residuals import residuals
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -38,6 +47,7 @@ class AssignPrecision(Pass):
         observers: other kinds, for what layers read, by layer name or glob.
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat the policy.
+        residuals: policy of residual Adds by name or glob, likewise.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -49,6 +59,7 @@ class AssignPrecision(Pass):
     observers: Mapping[str, str] = field(default_factory=dict)
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
+    residuals: Mapping[str, ResidualPolicy] = field(default_factory=dict)
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
         """The range of every tensor that some target's scheme may quantise."""
@@ -79,18 +90,37 @@ class AssignPrecision(Pass):
             for name, precision in pins.items()
         }
         ops = {node.name: node.op for node in graph.nodes}
-        default, decisions = policy.settle(graph, policy.follow(graph, decisions))
+        joined = self._rules(layers, pins, policy).decide(
+            residuals(graph),
+            {name for name, d in decisions.items() if d.precision is Precision.INT8},
+            ctx.statistics,
+        )
+        default, decisions = policy.settle(graph, policy.follow(graph, decisions, joined))
         plan = PrecisionPlan(
             model=digest(unit.onnx.proto),
             target=target.profile.name,
             variant=policy.variant,
             default=default,
             layers={name: replace(d, op=ops[name]) for name, d in decisions.items()},
+            residuals=joined,
         )
         counts = Counter(d.precision.value for name, d in decisions.items() if name in layers)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         summary = f"{found or 'no'} layers with weights"
-        return PassResult(unit, False, summary, {"layers": dict(counts)}, plan)
+        policies = Counter(decision.policy.value for decision in joined.values())
+        details = {"layers": dict(counts), "residuals": dict(policies)}
+        return PassResult(unit, False, summary, details, plan)
+
+    def _rules(
+        self, layers: Mapping[str, Layer], pins: Mapping[str, Precision], policy: Policy
+    ) -> ResidualRules:
+        able = {
+            name
+            for name, layer in layers.items()
+            if not policy.obstacle(layer) and pins.get(name, Precision.INT8) is Precision.INT8
+        }
+        wanted = {name: ResidualPolicy(each) for name, each in self.residuals.items()}
+        return ResidualRules(policy.scheme, wanted, able, frozenset(pins) - layers.keys())
 
     def _pins(
         self, graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
