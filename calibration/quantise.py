@@ -7,7 +7,8 @@ Weights are symmetric int8 within ±127, so that a zero weight stays zero and -w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +47,20 @@ def activation_parameters(seen: TensorRange, kind: str) -> Parameters:
         scale = max(limit, 127 * _TINY) / 127
         zero_point = np.array(0, np.int8)
     return Parameters(np.array(scale, np.float32), zero_point)
+
+
+def with_one_scale(own: TensorRange, all_of_them: Iterable[TensorRange]) -> TensorRange:
+    """A tensor's range, widened so that several tensors have one scale.
+
+    The widest range gives the scale; an affine zero point stays each tensor's own, so that one
+    without negative values keeps 0, and with it the activation that runtimes fuse only then.
+    """
+    ranges = tuple(all_of_them)
+    if len(ranges) == 1:
+        return own
+    width = max(each.high - each.low for each in ranges)
+    limit = max(max(-r.low, r.high) if r.limit is None else r.limit for r in ranges)
+    return replace(own, high=own.low + width, limit=limit)
 
 
 def weight_parameters(

@@ -15,7 +15,13 @@ from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical, digest
 from rtc.compiler.core.passes import Pass, PassContext, TargetContext
-from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.precision import (
+    LayerDecision,
+    Precision,
+    PrecisionPlan,
+    ResidualDecision,
+    Variant,
+)
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer, DeviceProfile
 from rtc.compiler.core.unit import Unit
@@ -144,23 +150,40 @@ class Builder:
         assert plan is not None, "assign-precision gives a plan"
         return plan
 
-    def mix(self, backend: Backend, decisions: Mapping[str, LayerDecision]) -> PrecisionPlan:
-        """The mix that decisions on layers with weights make; pins beat them, the rest follows.
-
-        It is not kept in the store: finding it there would take as long.
-        """
+    def mix(
+        self,
+        backend: Backend,
+        layers: Mapping[str, LayerDecision],
+        residuals: Mapping[str, ResidualDecision] | None = None,
+    ) -> PrecisionPlan:
+        """The mix that these decisions make; pins beat them, the rest follows."""
         where = self.target(backend)
         given = PrecisionPlan(
             model=digest(self.model.onnx.proto),
             target=where.profile.name,
             variant=Variant.MIX,
             default=Precision.HALF if where.scheme.half else Precision.FP32,
-            layers=decisions,
+            layers=layers,
+            residuals=residuals or {},
         )
-        context = replace(self.context, target=where)
-        plan = self._assigning(Variant.MIX, given).apply(self.model, context).plan
-        assert plan is not None, "assign-precision gives a plan"
-        return plan
+        return self.replanned(backend, given, {})
+
+    def replanned(
+        self, backend: Backend, plan: PrecisionPlan, pin: Mapping[str, Precision]
+    ) -> PrecisionPlan:
+        """A plan with some layers in another precision; what follows them is decided anew.
+
+        It is not kept in the store: finding it there would take as long.
+
+        Raises:
+            RecipeError: as `AssignPrecision.apply`, for these pins.
+        """
+        step = self._assigning(plan.variant, plan)
+        step = replace(step, pin={**step.pin, **pin})
+        context = replace(self.context, target=self.target(backend))
+        changed = step.apply(self.model, context).plan
+        assert changed is not None, "assign-precision gives a plan"
+        return changed
 
     def _assigning(self, variant: Variant, given: PrecisionPlan | None) -> AssignPrecision:
         from rtc.passes.assign_precision import AssignPrecision
@@ -173,6 +196,7 @@ class Builder:
             min_snr_db=options.min_snr_db,
             pin=dict(options.pin),
             given=given,
+            residuals=dict(options.residuals),
         )
 
     def steps(self, plan: PrecisionPlan) -> tuple[Pass, ...]:

@@ -25,7 +25,7 @@ from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
 from rtc.compiler.core.passes import Pass
-from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
+from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
 from rtc.compiler.core.unit import Level
 from rtc.compiler.plan_file import read_plan
 from rtc.compiler.validation import validated
@@ -218,6 +218,8 @@ class PrecisionOptions(Section):
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
     plan: RelativePath | None = None
     """A plan file to take the mix from instead of deciding it; for the target that it names."""
+    residuals: dict[str, ResidualPolicy] = {}
+    """Policy of residual Adds by name or glob: {"/layer1/*": keep-half}."""
     repairs: Repairs = Repairs()
     """Repairs to run before INT8 is written: {adaround: {}, correct-bias: {}}."""
 

@@ -2,7 +2,8 @@
 
 For the candidates that quantise, each layer's signal-to-noise ratio is taken over the calibration
 set with that layer alone in INT8 (rtc.calibration.sensitivity); `precision_policy` decides; pins
-beat it. `details` holds `layers` by precision, as counts.
+beat it. `residual_policy` then decides on the residual Adds. `details` holds `layers` by precision
+and `residuals` by policy, as counts.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult
-from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
-from rtc.compiler.core.target import QuantScheme
+from rtc.compiler.core.precision import (
+    LayerDecision,
+    Precision,
+    PrecisionPlan,
+    ResidualPolicy,
+    Variant,
+)
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
 from rtc.passes.observing import observations
-from rtc.passes.precision_policy import Decisions, Policy, computes
+from rtc.passes.precision_policy import Policy, computes
+from rtc.passes.residual_policy import ResidualRules
+from rtc.passes.residuals import residuals
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -39,8 +47,9 @@ class AssignPrecision(Pass):
         observers: other kinds, for what layers read, by layer name or glob.
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat all else.
+        residuals: policy of residual Adds by name or glob, likewise.
         given: a plan to keep instead of deciding: that of a search, or one that a person edited.
-            Its layers with weights and its pinned ones count; the others follow them.
+            Its layers with weights, its pinned ones and its residual Adds count; the others follow.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -52,6 +61,7 @@ class AssignPrecision(Pass):
     observers: Mapping[str, str] = field(default_factory=dict)
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
+    residuals: Mapping[str, ResidualPolicy] = field(default_factory=dict)
     given: PrecisionPlan | None = None
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
@@ -89,18 +99,40 @@ class AssignPrecision(Pass):
             name: _pinned(precision, policy, decisions.get(name))
             for name, precision in pins.items()
         }
-        default, decisions = _completed(graph, policy, decisions)
+        ops = {node.name: node.op for node in graph.nodes}
+        joined = self._rules(layers, pins, policy).decide(
+            residuals(graph),
+            {name for name, d in decisions.items() if d.precision is Precision.INT8},
+            ctx.statistics,
+        )
+        default, decisions = policy.settle(graph, policy.follow(graph, decisions, joined))
         plan = PrecisionPlan(
             model=digest(unit.onnx.proto),
             target=target.profile.name,
             variant=policy.variant,
             default=default,
-            layers=decisions,
+            layers={name: replace(d, op=ops[name]) for name, d in decisions.items()},
+            residuals=joined,
         )
         counts = Counter(d.precision.value for name, d in decisions.items() if name in layers)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         summary = f"{found or 'no'} layers with weights"
-        return PassResult(unit, False, summary, {"layers": dict(counts)}, plan)
+        policies = Counter(decision.policy.value for decision in joined.values())
+        details = {"layers": dict(counts), "residuals": dict(policies)}
+        return PassResult(unit, False, summary, details, plan)
+
+    def _rules(
+        self, layers: Mapping[str, Layer], pins: Mapping[str, Precision], policy: Policy
+    ) -> ResidualRules:
+        able = {
+            name
+            for name, layer in layers.items()
+            if not policy.obstacle(layer) and pins.get(name, Precision.INT8) is Precision.INT8
+        }
+        wanted = {name: ResidualPolicy(each) for name, each in self.residuals.items()}
+        given = self.given.residuals if self.given else {}
+        floats = frozenset(pins) - layers.keys()
+        return ResidualRules(policy.scheme, wanted, able, floats, given)
 
     def _kept(
         self,
@@ -135,39 +167,6 @@ class AssignPrecision(Pass):
             if name in layers or decision.pinned
         }
         return {name: listed.get(name, rest) for name in (*layers, *listed)}
-
-
-def replanned(
-    unit: Unit, plan: PrecisionPlan, scheme: QuantScheme, pin: Mapping[str, Precision]
-) -> PrecisionPlan:
-    """A plan with some layers in another precision; what follows them is decided anew.
-
-    Args:
-        unit: the float model that the plan is of.
-        plan: the plan to change; the other layers with weights keep what it decided.
-        scheme: the target's.
-        pin: precision by layer name or glob, as the pins of a recipe; they beat the plan's own.
-
-    Raises:
-        RecipeError: as `AssignPrecision.apply`, for these pins.
-    """
-    policy = Policy(plan.variant, scheme, min_snr_db=0.0)
-    graph = read(unit).cleanup()
-    layers = {layer.name: layer for layer in weighted_layers(graph)}
-    pins = _resolved(pin, graph, layers, policy)
-    decisions = {n: d for n, d in plan.layers.items() if n in layers or d.pinned}
-    decisions |= {n: _pinned(p, policy, plan.layers.get(n)) for n, p in pins.items()}
-    default, decisions = _completed(graph, policy, decisions)
-    return replace(plan, default=default, layers=decisions)
-
-
-def _completed(
-    graph: gs.Graph, policy: Policy, decisions: Decisions
-) -> tuple[Precision, Decisions]:
-    """The default, and a decision for every node that computes, given those that do not follow."""
-    default, decisions = policy.settle(graph, policy.follow(graph, decisions))
-    ops = {node.name: node.op for node in graph.nodes}
-    return default, {name: replace(d, op=ops[name]) for name, d in decisions.items()}
 
 
 def _resolved(

@@ -95,6 +95,12 @@ def _attribute_obstacle(node: gs.Node) -> str:
     return ""
 
 
+def activations(node: gs.Node) -> list[Any]:
+    """What a node reads that is not a constant; a layer with weights reads its first input."""
+    inputs = node.inputs[:1] if node.op in WEIGHTED else node.inputs
+    return [tensor for tensor in inputs if tensor.name and not is_constant(tensor)]
+
+
 def producer(tensor: Any) -> gs.Node | None:
     """The node that computes a tensor; None for graph inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None

@@ -16,8 +16,7 @@ from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Observation
-from rtc.passes.layers import JOINS, origin, output_of
-from rtc.passes.placement import activations
+from rtc.passes.layers import JOINS, activations, origin, output_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -6,20 +6,20 @@ Rules (NVIDIA's for explicit quantisation, and ONNX Runtime's where it differs):
 2. Operators that commute with quantisation have the pair on both sides, with one scale.
 3. `quantise_outputs`: the output of an INT8 node, after the activation fused into it, is quantised
    for every reader: ONNX Runtime fuses nothing else.
-4. Otherwise only the skip input of a residual Add is quantised, and only where both branches end
-   in INT8: the runtime then fuses Add and activation into the convolution that ends the branch.
+4. Of a residual Add, what its policy says is quantised (`ResidualPolicy`). The skip alone: the
+   runtime fuses Add and activation into the convolution that ends the branch. With one scale for
+   both branches, whatever else reads them has that scale too: a second pair costs a kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rtc.compiler.core.operators import WEIGHTED
-from rtc.compiler.core.precision import Precision, PrecisionPlan
-from rtc.passes.graph import is_constant
-from rtc.passes.layers import COMMUTES, FUSED, origin, output_of, producer
+from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy
+from rtc.passes.layers import COMMUTES, FUSED, activations, origin, output_of, producer
+from rtc.passes.residuals import Residual, residuals
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -32,11 +32,13 @@ class Spot:
     Attributes:
         tensor: the tensor.
         range_of: name of the tensor whose observed range it takes.
+        sharing: names of the tensors that have one scale with it, its own (`range_of`) included.
         readers: nodes that read the quantised values; None for all, and the graph's output too.
     """
 
     tensor: Any
     range_of: str
+    sharing: frozenset[str]
     readers: list[gs.Node] | None = field(default_factory=list)
 
 
@@ -45,10 +47,12 @@ class Spots:
 
     def __init__(self) -> None:
         self.by_name: dict[str, Spot] = {}
+        self._sharing: dict[str, frozenset[str]] = {}
 
     def add(self, tensor: Any, reader: gs.Node | None) -> None:
         """Quantise `tensor` for one reader, or for all of them."""
-        spot = self.by_name.setdefault(tensor.name, Spot(tensor, origin(tensor).name))
+        name = origin(tensor).name
+        spot = self.by_name.setdefault(tensor.name, Spot(tensor, name, frozenset({name})))
         if reader is None:
             spot.readers = None
         elif spot.readers is not None and all(each is not reader for each in spot.readers):
@@ -62,63 +66,43 @@ class Spots:
             self.add(maker.inputs[0], maker)
             maker = producer(maker.inputs[0])
 
+    def share(self, tensors: Iterable[Any]) -> None:
+        """One scale for tensors, and for all that share one with any of them already."""
+        names = frozenset(origin(tensor).name for tensor in tensors)
+        together = names.union(*(self._sharing.get(name, ()) for name in names))
+        self._sharing |= dict.fromkeys(together, together)
+
+    def result(self) -> list[Spot]:
+        for spot in self.by_name.values():
+            spot.sharing = self._sharing.get(spot.range_of, spot.sharing)
+        return list(self.by_name.values())
+
 
 def placement(graph: gs.Graph, plan: PrecisionPlan, *, quantise_outputs: bool) -> list[Spot]:
     """Every tensor to quantise."""
     spots = Spots()
+    adds = {add.name: add for add in residuals(graph)}
     for node in graph.nodes:
-        if node.op in FUSED or plan.precision_of(node.name) is not Precision.INT8:
+        if node.name in adds:
+            _join(spots, adds[node.name], plan.residual_of(node.name), both=quantise_outputs)
+        elif node.op in FUSED or plan.precision_of(node.name) is not Precision.INT8:
             continue
-        if node.op not in COMMUTES:
+        elif node.op not in COMMUTES:
             for tensor in activations(node):
                 spots.add_path(tensor, node)
-        if quantise_outputs:
+        if quantise_outputs and plan.precision_of(node.name) is Precision.INT8:
             spots.add(output_of(graph, node), None)
-    if not quantise_outputs:
-        deep = _depths(graph)
-        for node in graph.nodes:
-            skip = _skip_branch(node, plan, deep)
-            if skip is not None:
-                spots.add_path(skip, node)
-    return list(spots.by_name.values())
+    return spots.result()
 
 
-def activations(node: gs.Node) -> list[Any]:
-    """What a node reads that is not a constant; a layer with weights reads its first input."""
-    inputs = node.inputs[:1] if node.op in WEIGHTED else node.inputs
-    return [tensor for tensor in inputs if tensor.name and not is_constant(tensor)]
-
-
-def _skip_branch(node: gs.Node, plan: PrecisionPlan, deep: Mapping[str, int]) -> Any:
-    """The input of a residual Add to quantise, or None.
-
-    The branch whose convolution lies deeper (the longer path) is left for the runtime to fuse.
-    """
-    if node.op != "Add" or len(activations(node)) != 2:
-        return None
-    ends = [_last_layer(tensor, deep) for tensor in node.inputs]
-    if any(end is None or plan.precision_of(end.name) is not Precision.INT8 for end in ends):
-        return None
-    direct = [each for each in node.inputs if each.inputs and each.inputs[0].op == "Conv"]
-    if not direct:
-        return None
-    branch = max(direct, key=lambda tensor: deep[tensor.inputs[0].name])
-    return next((each for each in node.inputs if each is not branch), None)
-
-
-def _last_layer(tensor: Any, deep: Mapping[str, int]) -> gs.Node | None:
-    """The layer that ends a branch, looking back through joins and activations."""
-    maker = producer(tensor)
-    while maker is not None and (maker.op in COMMUTES or maker.op in FUSED or maker.op == "Add"):
-        makers = [each.inputs[0] for each in activations(maker) if each.inputs]
-        maker = max(makers, key=lambda node: deep[node.name], default=None)
-    return maker
-
-
-def _depths(graph: gs.Graph) -> dict[str, int]:
-    """Nodes on the longest path from a graph input to each node, itself counted."""
-    deep: dict[str, int] = {}
-    for node in graph.nodes:
-        makers = [maker.name for tensor in node.inputs for maker in tensor.inputs]
-        deep[node.name] = 1 + max((deep[maker] for maker in makers), default=0)
-    return deep
+def _join(spots: Spots, add: Residual, policy: ResidualPolicy, *, both: bool) -> None:
+    """Quantise what an Add reads; `both`: the scheme's own policy quantises both branches."""
+    if policy is ResidualPolicy.KEEP_HALF:
+        return
+    if policy is ResidualPolicy.RECALIBRATED:
+        policy = ResidualPolicy.QUANTISE_BOTH if both else ResidualPolicy.QUANTISE_SKIP
+    spots.add_path(add.skip, add.node)
+    if policy is not ResidualPolicy.QUANTISE_SKIP:
+        spots.add_path(add.branch, add.node)
+    if policy is ResidualPolicy.SHARED_SCALE:
+        spots.share((add.branch, add.skip))

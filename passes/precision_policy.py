@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.operators import WEIGHTED
-from rtc.compiler.core.precision import LayerDecision, Precision, Variant
+from rtc.compiler.core.precision import (
+    LayerDecision,
+    Precision,
+    ResidualDecision,
+    ResidualPolicy,
+    Variant,
+)
 from rtc.compiler.core.target import QuantScheme
 from rtc.passes.graph import MOVES, dtype_of, is_constant
 from rtc.passes.half import half_obstacle
@@ -82,18 +88,31 @@ class Policy:
             return f"the runtime has no INT8 {layer.op}"
         return layer.obstacle
 
-    def follow(self, graph: gs.Graph, decisions: Decisions) -> Decisions:
+    def follow(
+        self, graph: gs.Graph, decisions: Decisions, residuals: Mapping[str, ResidualDecision]
+    ) -> Decisions:
         """`decisions` and one for every other node that computes, in graph order.
 
         An activation goes with the layer it is fused into, a MaxPool with the integers around it;
-        what joins branches is INT8 only where the runtime quantises outputs (`quantise_outputs`).
+        what joins branches is INT8 only where the runtime quantises outputs (`quantise_outputs`),
+        a residual Add where its policy quantises.
         """
         known = dict(decisions)
         for node in graph.nodes:
-            if node.name not in known and computes(node):
+            if node.name in known:
+                continue
+            if node.name in residuals:
+                known[node.name] = self._residual(node, residuals[node.name])
+            elif computes(node):
                 known[node.name] = self._follower(graph, node, known)
         order = [node.name for node in graph.nodes if node.name in known]
         return {name: known[name] for name in order}
+
+    def _residual(self, node: gs.Node, decision: ResidualDecision) -> LayerDecision:
+        quantised = decision.policy is not ResidualPolicy.KEEP_HALF
+        integer = quantised and self.scheme.quantise_outputs
+        because = f"{decision.policy}: {decision.because}" if quantised else decision.because
+        return LayerDecision(Precision.INT8 if integer else self.default, because, node.op)
 
     def _follower(self, graph: gs.Graph, node: gs.Node, known: Decisions) -> LayerDecision:
         sources = [tensor for tensor in node.inputs if not is_constant(tensor) and tensor.name]

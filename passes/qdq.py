@@ -23,6 +23,7 @@ from rtc.calibration.quantise import (
     least_weight_scale,
     quantise_weight,
     weight_parameters,
+    with_one_scale,
 )
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import InternalError, ModelError
@@ -31,8 +32,8 @@ from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
 from rtc.passes.graph import Names, is_output, read, value, write
-from rtc.passes.layers import Layer, weighted_layers
-from rtc.passes.placement import Spot, activations, placement
+from rtc.passes.layers import Layer, activations, weighted_layers
+from rtc.passes.placement import Spot, placement
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -109,9 +110,10 @@ def stored_weight_parameters(layer: Layer, input_scale: Array, scheme: QuantSche
 
 
 def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Parameters:
-    seen = statistics.get(spot.range_of)
-    if seen is None:
-        raise InternalError(f"the range of tensor {spot.range_of} was never observed")
+    missing = sorted(spot.sharing - statistics.keys())
+    if missing:
+        raise InternalError(f"the range of tensor {missing[0]} was never observed")
+    seen = with_one_scale(statistics[spot.range_of], [statistics[name] for name in spot.sharing])
     return activation_parameters(seen, scheme.activation)
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.naming import nearest
 
 
 class Precision(str, Enum):
@@ -53,19 +54,72 @@ class LayerDecision:
     pinned: bool = False
 
 
+class ResidualPolicy(str, Enum):
+    """How a residual Add meets its two branches.
+
+    KEEP_HALF: the Add computes in the float type and asks for no Q of its own. QUANTISE_SKIP: the
+    skip branch is quantised, the convolution's is left for the runtime to fuse (TensorRT's rule).
+    QUANTISE_BOTH: each branch is quantised with its own scale. SHARED_SCALE: both with one scale,
+    which covers both. RECALIBRATED: as the runtime's scheme has it, with ranges taken anew once
+    everything before is quantised.
+    """
+
+    KEEP_HALF = "keep-half"
+    QUANTISE_SKIP = "quantise-skip"
+    QUANTISE_BOTH = "quantise-both"
+    SHARED_SCALE = "shared-scale"
+    RECALIBRATED = "recalibrated"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ResidualDecision:
+    """The policy of one residual Add (by the name of its ONNX node) and the reason for it.
+
+    Attributes:
+        policy: the policy.
+        branches: names of the tensors that the Add reads: the convolution's branch, and the skip.
+        branch_ranges: (low, high) of each, as its observer took them.
+        because: the reason, for a person.
+        pinned: whether the user chose it.
+    """
+
+    policy: ResidualPolicy
+    branches: tuple[str, str]
+    branch_ranges: tuple[Range, Range]
+    because: str
+    pinned: bool = False
+
+
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """A decision for each layer of one model on one target; layers not listed run in `default`."""
+    """A decision for each layer of one model on one target; layers not listed run in `default`.
+
+    `residuals` holds a decision for each residual Add; one that is not listed does what the
+    precision of its node says (INT8: both branches are quantised).
+    """
 
     model: str  # digest of the float ONNX model, "sha256:…"
     target: str
     variant: Variant
     default: Precision
     layers: Mapping[str, LayerDecision] = field(default_factory=dict)
+    residuals: Mapping[str, ResidualDecision] = field(default_factory=dict)
 
     def precision_of(self, layer: str) -> Precision:
         decision = self.layers.get(layer)
         return decision.precision if decision else self.default
+
+    def residual_of(self, add: str) -> ResidualPolicy:
+        if add in self.residuals:
+            return self.residuals[add].policy
+        integer = self.precision_of(add) is Precision.INT8
+        return ResidualPolicy.QUANTISE_BOTH if integer else ResidualPolicy.KEEP_HALF
 
     @property
     def is_float(self) -> bool:
@@ -80,6 +134,7 @@ class PrecisionPlan:
             "variant": self.variant.value,
             "default": self.default.value,
             "layers": {name: _decision_to_dict(d) for name, d in self.layers.items()},
+            "residuals": {name: _residual_to_dict(d) for name, d in self.residuals.items()},
         }
 
     @classmethod
@@ -103,6 +158,9 @@ class PrecisionPlan:
                 variant=Variant(fields["variant"]),
                 default=Precision(fields["default"]),
                 layers={n: _decision_from_dict(d) for n, d in fields.get("layers", {}).items()},
+                residuals={
+                    n: _residual_from_dict(n, d) for n, d in fields.get("residuals", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise RecipeError(f"not a precision plan: {cause}", where="plan") from cause
@@ -121,3 +179,41 @@ def _decision_to_dict(decision: LayerDecision) -> dict[str, Any]:
 
 def _decision_from_dict(fields: Mapping[str, Any]) -> LayerDecision:
     return LayerDecision(**{**fields, "precision": Precision(fields["precision"])})
+
+
+def _residual_to_dict(decision: ResidualDecision) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "policy": decision.policy.value,
+        "branches": list(decision.branches),
+        "branch_ranges": [list(ends) for ends in decision.branch_ranges],
+        "because": decision.because,
+    }
+    if decision.pinned:
+        fields["pinned"] = True
+    return fields
+
+
+def _residual_from_dict(add: str, fields: Mapping[str, Any]) -> ResidualDecision:
+    where = f"plan: residuals: {add}"
+    known = [policy.value for policy in ResidualPolicy]
+    if fields.get("policy") not in known:
+        raise RecipeError(
+            "no such policy for a residual Add",
+            where=where,
+            seen=repr(fields.get("policy")),
+            fix=nearest(str(fields.get("policy")), known),
+        )
+    try:
+        branch, skip = fields["branches"]
+        ranges = [(float(low), float(high)) for low, high in fields["branch_ranges"]]
+        first, second = ranges
+        return ResidualDecision(
+            **{
+                **fields,
+                "policy": ResidualPolicy(fields["policy"]),
+                "branches": (str(branch), str(skip)),
+                "branch_ranges": (first, second),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as cause:
+        raise RecipeError(f"not a decision on a residual Add: {cause}", where=where) from cause

@@ -21,8 +21,8 @@ from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend
 from rtc.compiler.precision.parts import Network, network
 from rtc.compiler.precision.search import Found, Goal, Searcher, Trial
-from rtc.compiler.precision.space import Space, Times
-from rtc.compiler.precision.trial import Lab
+from rtc.compiler.precision.space import Space, way
+from rtc.compiler.precision.trial import Lab, decisions
 from rtc.compiler.recipe import Search
 from rtc.compiler.report.model import Band, LossRow, SearchRow, TrialRow
 from rtc.compiler.stages import Files, versions
@@ -56,7 +56,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     gates = builder.recipe.gates
     goal = Goal(options.objective, gates.top1_drop, gates.parity, gates.latency_ms)
     found = Searcher(lab, space, goal, options.seconds).run(
-        {name: rules.precision_of(name) for name in space.layers}
+        {name: way(rules, name) for name in space.chosen}
     )
     if len(found.trials) == 1 and not found.ended:
         _warn_of_budget(builder, backend, options.seconds)
@@ -120,46 +120,45 @@ def space_of(
     )
     half = scheme.half is not None and scheme.half_in_graph
 
-    def offers(name: str) -> tuple[Precision, ...]:
-        ends = (float_plan.precision_of(name), all_int8.precision_of(name))
-        pinned = float_plan.layers[name].pinned
-        wide = half and parts.parts[name] in WEIGHTED and not pinned
-        return tuple(dict.fromkeys((ends[0], Precision.FP32, ends[1]) if wide else ends))
+    def offers(name: str) -> tuple[str, ...]:
+        ends = (way(float_plan, name), way(all_int8, name))
+        wide = half and parts.parts[name] in WEIGHTED and not float_plan.layers[name].pinned
+        return tuple(dict.fromkeys((ends[0], Precision.FP32.value, ends[1]) if wide else ends))
 
     losses = {
-        (row.layer, row.precision): 10 ** (-row.output_snr_db.value / 10) for row in evidence.rows
+        (row.layer, row.precision.value): 10 ** (-row.output_snr_db.value / 10)
+        for row in evidence.rows
     }
-    return Space(parts, {name: offers(name) for name in parts.parts}, losses, scheme), float_plan
+    adds = {
+        name: (parts.carriers[each.branches[0]], parts.carriers[each.branches[1]])
+        for name, each in float_plan.residuals.items()
+    }
+    offered = {name: offers(name) for name in parts.parts}
+    return Space(parts, offered, adds, losses, scheme), float_plan
 
 
 def explained(
     builder: Builder, backend: Backend, found: Found, evidence: Sensitivity
 ) -> PrecisionPlan:
-    """The best plan, each layer with what speaks for and against INT8 in it."""
-    plan = found.best.plan
-    measured = found.best.outcome.measured
-    decisions = {}
-    for name in found.best.choice:
-        row = evidence.of(name, Precision.INT8)
-        because = _because(plan, name, row, found.times, measured) if row else "no INT8 for it here"
-        snr = row.layer_snr_db if row else None
-        decisions[name] = LayerDecision(plan.precision_of(name), because, snr_db=snr)
-    return builder.mix(backend, decisions)
+    """The best plan, each layer and each residual Add with what speaks for and against INT8."""
+    best = found.best
+    told = "measured" if best.outcome.measured else "estimated"
+    rows = {row.layer: row for row in evidence.rows if row.precision is Precision.INT8}
+    because = {name: _because(name, rows.get(name), found, told) for name in best.choice}
+    layers, sums = decisions(best.choice, best.plan, because)
+    layers = {
+        name: replace(each, snr_db=rows[name].layer_snr_db if name in rows else None)
+        for name, each in layers.items()
+    }
+    return builder.mix(backend, layers, sums)
 
 
-def _because(
-    plan: PrecisionPlan, name: str, row: LayerSensitivity, times: Times, measured: bool
-) -> str:
-    """In words like: 41.2 dB at the output in int8; 3.1 µs against 5.0 µs in half (measured)."""
-    in_float = next(
-        (p for p in (plan.default, Precision.FP32) if (name, p) in times.parts), plan.default
-    )
-    int8, other = times.of(name, Precision.INT8), times.of(name, in_float)
-    told = "measured" if measured else "estimated"
-    return (
-        f"{row.output_snr_db.value:.1f} dB at the output in int8;"
-        f" {int8:.3g} µs against {other:.3g} µs in {in_float} ({told})"
-    )
+def _because(name: str, row: LayerSensitivity | None, found: Found, told: str) -> str:
+    """In words like: 41.2 dB at the output in int8; 5.0 µs half, 3.1 µs int8 (measured)."""
+    known = [(how, time) for (part, how), time in found.times.parts.items() if part == name]
+    times = ", ".join(f"{time:.3g} µs {how}" for how, time in known)
+    lost = f"{row.output_snr_db.value:.1f} dB at the output in int8; " if row else ""
+    return f"{lost}{times} ({told})"
 
 
 def _warn_of_budget(builder: Builder, backend: Backend, seconds: float) -> None:
@@ -173,8 +172,8 @@ def _row(
     candidate: str, found: Found, evidence: Sensitivity, lab: Lab, seconds: float
 ) -> SearchRow:
     times: dict[str, dict[str, float]] = {}
-    for (part, precision), time_us in found.times.parts.items():
-        times.setdefault(part, {})[precision.value] = time_us
+    for (part, how), time_us in found.times.parts.items():
+        times.setdefault(part, {})[how] = time_us
     return SearchRow(
         candidate=candidate,
         engine=evidence.engine,
@@ -196,7 +195,7 @@ def _trial_row(trial: Trial, found: Found) -> TrialRow:
     return TrialRow(
         name=trial.name,
         state=state,
-        layers=dict(Counter(trial.plan.precision_of(name).value for name in trial.choice)),
+        layers=dict(Counter(trial.choice.values())),
         noise_db=10 * math.log10(max(trial.noise, 1e-12)),
         agreement=_band(outcome.agreement),
         top1_drop=_band(outcome.top1_drop) if outcome.top1_drop else None,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
-from rtc.compiler.core.precision import Precision, PrecisionPlan
+from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.precision.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.precision.space import Choice, Space, Times
 from rtc.compiler.precision.trial import Lab, Outcome
@@ -115,19 +115,22 @@ class Searcher:
 
     def _first(self, rules: Choice) -> Iterator[tuple[str, Choice]]:
         """Choices that show every part in each precision, and every conversion."""
-        offers = {name: self.space.offers[name] for name in self.space.layers}
+        offers = {name: self.space.offers[name] for name in self.space.chosen}
         floats = {name: offered[0] for name, offered in offers.items()}
-        yield "float", floats
-        for wanted in (Precision.FP32, Precision.INT8):
-            all_of_it = {n: wanted if wanted in offers[n] else floats[n] for n in offers}
-            if all_of_it != floats:
-                yield f"all {wanted}", all_of_it
         most = {name: offered[-1] for name, offered in offers.items()}
-        for first in (0, 1):
-            turn = set(list(offers)[first::2])
-            mixed = {name: (most if name in turn else floats)[name] for name in offers}
-            if mixed != floats:
-                yield f"every other layer, from {first + 1}", mixed
+        wide = {n: "fp32" if "fp32" in offered else floats[n] for n, offered in offers.items()}
+        adds = {name: floats[name] for name in self.space.adds}
+        layers = [name for name in offers if name not in adds]
+        turns = [
+            {name: (most if name in layers[first::2] else floats)[name] for name in offers}
+            for first in (0, 1)
+        ]
+        yield "float", floats
+        yield "all fp32", wide
+        yield "all int8", most
+        yield "all int8 but residual sums", most | adds
+        yield "every other layer", turns[0]
+        yield "the layers between", turns[1]
         yield "rules", rules
 
     def _try(self, name: str, choice: Choice, predicted: Assignment | None = None) -> Trial | None:
@@ -199,7 +202,7 @@ class Searcher:
         return False
 
     def _assigned(self, found: Assignment) -> Trial | None:
-        choice = {name: Precision(found.chosen[name]) for name in self.space.layers}
+        choice = {name: found.chosen[name] for name in self.space.chosen}
         return self._try(f"assignment {len(self.trials)}", choice, found)
 
     def _best(self) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,17 +39,14 @@ class Session:
         return self.builder.model
 
     def replanned(
-        self, pin: dict[str, Precision], plan: PrecisionPlan | None = None
+        self, pin: Mapping[str, Precision], plan: PrecisionPlan | None = None
     ) -> PrecisionPlan:
         """A plan (this session's, if none is given) with some layers in another precision.
 
         Raises:
-            RecipeError: as `rtc.passes.assign_precision.replanned`.
+            RecipeError: as `AssignPrecision.apply`, for these pins.
         """
-        from rtc.passes.assign_precision import replanned
-
-        scheme = self.builder.target(self.backend).scheme
-        return replanned(self.model, plan or self.plan, scheme, pin)
+        return self.builder.replanned(self.backend, plan or self.plan, pin)
 
     def graph(self, plan: PrecisionPlan) -> Unit:
         """The graph that a plan is built from, the recipe's repairs included.

@@ -7,6 +7,7 @@ reference. The recipe's repairs take longer than a trial and only lower the loss
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -16,7 +17,13 @@ from rtc.compiler.building import Builder
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.intervals import Interval, paired_difference, wilson
-from rtc.compiler.core.precision import LayerDecision, PrecisionPlan
+from rtc.compiler.core.precision import (
+    LayerDecision,
+    Precision,
+    PrecisionPlan,
+    ResidualDecision,
+    ResidualPolicy,
+)
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, Built
 from rtc.compiler.core.unit import Unit
@@ -101,8 +108,7 @@ class Lab:
 
     def plan(self, choice: Choice) -> PrecisionPlan:
         """The plan that a choice makes; pins beat it, and what has no weights follows it."""
-        decisions = {name: LayerDecision(kind, "on trial") for name, kind in choice.items()}
-        return self.builder.mix(self.backend, decisions)
+        return self.builder.mix(self.backend, *decisions(choice, self.float_plan))
 
     def trial(self, name: str, plan: PrecisionPlan) -> Outcome:
         """Try a plan, or take what was found earlier.
@@ -196,6 +202,25 @@ class Lab:
         labels = self.samples.labels
         drop = None if labels is None else paired_difference(before == labels, after == labels)
         return wilson(same, len(after)), drop
+
+
+def decisions(
+    choice: Choice, float_plan: PrecisionPlan, because: Mapping[str, str] | None = None
+) -> tuple[dict[str, LayerDecision], dict[str, ResidualDecision]]:
+    """What a choice decides of layers and of residual Adds, with the reasons that are given."""
+    because = because or {}
+    adds = float_plan.residuals
+    layers = {
+        name: LayerDecision(Precision(how), because.get(name, "searched"))
+        for name, how in choice.items()
+        if name not in adds
+    }
+    sums = {
+        name: replace(adds[name], policy=ResidualPolicy(how), because=because.get(name, "searched"))
+        for name, how in choice.items()
+        if name in adds
+    }
+    return layers, sums
 
 
 def _words(outcome: Outcome) -> str:

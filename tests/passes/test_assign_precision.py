@@ -7,7 +7,7 @@ from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, quantised
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
-from rtc.passes.assign_precision import AssignPrecision, replanned
+from rtc.passes.assign_precision import AssignPrecision
 
 UNIT = residual()
 CONTEXTS = {
@@ -265,14 +265,15 @@ def test_a_plan_that_does_not_fit(change, id_, words):
 @pytest.mark.parametrize("scheme", [TENSORRT, ONNXRUNTIME, OPENVINO])
 @pytest.mark.parametrize("variant", [Variant.INT8, Variant.MIX])
 @pytest.mark.parametrize("pin", [{"conv2": HALF}, {"conv*": FP32, "conv1": HALF}, {"join": HALF}])
-def test_replanning_gives_what_assigning_with_these_pins_gives(scheme, variant, pin):
+def test_a_given_plan_with_pins_is_what_assigning_with_these_pins_gives(scheme, variant, pin):
     known = assign(scheme, variant)
-    assert replanned(UNIT, known, scheme, pin) == assign(scheme, variant, pin=pin)
+    changed = assign(scheme, variant, given=known, pin=pin)
+    anew = assign(scheme, variant, pin=pin)
+    assert precisions(changed, *anew.layers) == precisions(anew, *anew.layers)
+    assert changed.residual_of("join") is anew.residual_of("join")
 
 
-def test_replanning_keeps_earlier_pins_and_refuses_a_pin_that_matches_nothing():
+def test_a_given_plan_keeps_its_pins():
     known = assign(ONNXRUNTIME, Variant.INT8, pin={"join": FP32})
-    changed = replanned(UNIT, known, ONNXRUNTIME, {"conv1": FP32})
+    changed = assign(ONNXRUNTIME, Variant.INT8, given=known, pin={"conv1": FP32})
     assert precisions(changed, "join", "conv1", "conv2") == [FP32, FP32, INT8]
-    with pytest.raises(RecipeError, match="matches no layer"):
-        replanned(UNIT, known, ONNXRUNTIME, {"conv_1": FP32})
