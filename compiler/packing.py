@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter
 
 from rtc.compiler import bundle
 from rtc.compiler.choice import Choice
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.front import Front
+from rtc.compiler.plan_file import parse_plan, plan_text
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report import html, serial
 from rtc.compiler.report.model import Report
 
 REPORT = "report.json"
 PAGE = "report.html"
+PLAN = "plan.yaml"
 _LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...])
 
 
@@ -43,7 +45,7 @@ def pack(
         "graph.onnx": shipped.graph.onnx.proto,
         "float.onnx": front.model.onnx.proto,
         "recipe.yaml": recipe.text.encode(),
-        "plan.yaml": _plan(choice),
+        PLAN: plan_text(shipped.plan),
         bundle.PROFILE: profile_text(shipped.request.profile),
         "layers.json": _LAYERS.dump_json(shipped.built.layers, indent=1),
         "calibration.json": canonical({n: asdict(r) for n, r in front.statistics.items()}),
@@ -78,6 +80,6 @@ def report_of(verified: bundle.Verified) -> Report:
     return serial.from_json(verified.files[REPORT])
 
 
-def _plan(choice: Choice) -> bytes:
-    text: str = yaml.safe_dump(choice.candidate.plan.to_dict(), sort_keys=False, allow_unicode=True)
-    return text.encode()
+def plan_of(verified: bundle.Verified) -> PrecisionPlan:
+    """The plan in a bundle."""
+    return parse_plan(verified.files[PLAN], f"{verified.path}/{PLAN}")

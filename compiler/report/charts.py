@@ -158,7 +158,7 @@ def _line_chart(
     if not values:
         return None
     epochs = max(len(points) for _, points in series)
-    ticks = _nice_ticks(min(values), max(values))
+    ticks = nice_ticks(min(values), max(values))
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
     left, top, bottom = LineChart.left, 10.0, LineChart.height - 30
 
@@ -186,7 +186,7 @@ def _line_chart(
     return LineChart(title, lines, xticks, yticks)
 
 
-def _nice_ticks(low: float, high: float) -> list[float]:
+def nice_ticks(low: float, high: float) -> list[float]:
     """Three to six round values that cover `low` to `high`."""
     span = max(high - low, 1e-3 * max(abs(high), 1e-3))
     raw = span / 4

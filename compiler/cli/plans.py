@@ -1,0 +1,192 @@
+"""`rtc precision show | why | try | diff`: what a plan is, why, and what a change would do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtc.compiler.cli.answer import Answer, command
+from rtc.compiler.cli.cache import Folder, open_store
+from rtc.compiler.cli.precision import Quiet, RecipeFile, Runtime, Target, app
+from rtc.compiler.cli.watching import watched
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.precision import Precision
+
+if TYPE_CHECKING:
+    from rtc.compiler.precision.attempt import Attempt
+    from rtc.compiler.precision.view import LayerView
+    from rtc.compiler.report.model import Report
+
+Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
+_WORDS = {"fp16": "half", **{each.value: each.value for each in Precision}}
+
+
+@command(app, "show")
+def show(
+    *,
+    bundle: Bundle,
+    sort: Annotated[
+        str, typer.Option("--sort", "-s", help="graph, name, snr, gain or time.")
+    ] = "graph",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", help="Only layers of this name or glob; repeatable."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", "-p", help="Only layers planned in it: int8, half, fp32.")
+    ] = "",
+) -> Answer:
+    """Show every layer's precision, planned and built, what INT8 costs it and what it takes.
+
+    \b
+    Examples:
+      rtc precision show build/lenet5-mnist/cpu --sort snr
+      rtc precision show build/lenet5-mnist/cpu --layer '*conv*' --precision int8
+    """
+    from rtc.compiler.precision.view import arranged, search_of, views
+    from rtc.compiler.report.precision import layer_table
+
+    report = _report(bundle)
+    wanted = _precision(precision).value if precision else ""
+    found = arranged(views(report), sort=sort, only=layer or (), precision=wanted)
+    search = search_of(report)
+    document = {
+        "bundle": str(bundle),
+        "shipped": report.shipped,
+        "search": asdict(search) if search else None,
+        "layers": [_document(view) for view in found],
+    }
+    return Answer(document, layer_table(report.shipped, found, search))
+
+
+@command(app, "why")
+def why(*, bundle: Bundle, layer: Annotated[str, typer.Argument(help="The layer.")]) -> Answer:
+    """Tell the evidence behind one layer's precision, or a residual Add's policy.
+
+    \b
+    Example:
+      rtc precision why build/lenet5-mnist/cpu /conv1/Conv
+    """
+    from rtc.compiler.precision.view import search_of, unknown_layer, views
+    from rtc.compiler.report.precision import layer_story
+
+    report = _report(bundle)
+    known = {view.row.name: view for view in views(report)}
+    if layer not in known:
+        raise unknown_layer(layer, list(known))
+    return Answer(_document(known[layer]), layer_story(known[layer], search_of(report)))
+
+
+@command(app, "try")
+def attempt(
+    *,
+    recipe: RecipeFile,
+    change: Annotated[
+        list[str],
+        typer.Option("--set", help="layer=precision, the layer a name or glob; repeatable."),
+    ],
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", help="The plan to change: a file or a bundle; else the rules'."),
+    ] = None,
+    target: Target = "",
+    backend: Runtime = "",
+    cache: Folder = None,
+    quiet: Quiet = False,
+) -> Answer:
+    """Try a change of a plan on the real runtime: what it does to accuracy and time.
+
+    No search is made: both plans are built, run on calibration samples and timed in turns with the
+    float engine.
+
+    \b
+    Example:
+      rtc precision try recipes/lenet5-mnist.yaml --set '/conv1/*=fp16'
+    """
+    from rtc.compiler.precision.attempt import attempt as tried
+    from rtc.compiler.recipe import load_recipe
+    from rtc.compiler.report.precision import attempt_table
+    from rtc.compiler.stages import Stages
+
+    pins = dict(_change(text) for text in change)
+    given = load_recipe(recipe)
+    with watched(quiet) as listener:
+        stages = Stages(open_store(cache, warn=listener.warned), listener)
+        found = tried(given, stages, pins, plan=plan, target=target, backend=backend)
+    return Answer(_attempt_document(found), attempt_table(found))
+
+
+@command(app, "diff")
+def diff(
+    *,
+    first: Annotated[Path, typer.Argument(help="A plan file or a bundle.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+) -> Answer:
+    """Show two plans side by side: which layers differ, and why.
+
+    \b
+    Example:
+      rtc precision diff build/lenet5-mnist/cpu my-plan.yaml
+    """
+    from rtc.compiler.precision.difference import changes, side
+    from rtc.compiler.report.precision import difference_table
+
+    sides = side(first), side(second)
+    found = changes(sides[0].plan, sides[1].plan)
+    document = {
+        "same_model": sides[0].plan.model == sides[1].plan.model,
+        "changes": [asdict(each) for each in found],
+    }
+    return Answer(document, difference_table(*sides, found))
+
+
+def _report(path: Path) -> Report:
+    from rtc.compiler import bundle
+    from rtc.compiler.packing import report_of
+
+    if path.suffix in (".yaml", ".yml"):
+        fix = f"compile it first: rtc compile {path}"
+        raise RecipeError("that is no bundle", where=str(path), fix=fix)
+    return report_of(bundle.verify(path))
+
+
+def _change(text: str) -> tuple[str, Precision]:
+    """`layer=precision`; a layer's name may itself hold an equals sign."""
+    layer, equals, word = text.rpartition("=")
+    if not equals or not layer:
+        raise RecipeError(
+            "not a change", where="--set", seen=repr(text), expected="layer=precision", id="usage"
+        )
+    return layer, _precision(word)
+
+
+def _precision(word: str) -> Precision:
+    from rtc.compiler.core.naming import nearest
+
+    if word not in _WORDS:
+        raise RecipeError("no such precision", seen=repr(word), fix=nearest(word, _WORDS))
+    return Precision(_WORDS[word])
+
+
+def _document(view: LayerView) -> dict[str, Any]:
+    losses = {precision: asdict(row) for precision, row in view.losses.items()}
+    return {**asdict(view.row), "losses": losses, "times_us": dict(view.times_us)}
+
+
+def _attempt_document(found: Attempt) -> dict[str, Any]:
+    return {
+        "candidate": found.candidate,
+        "samples": found.samples,
+        "before": _outcome(found.before),
+        "after": _outcome(found.after),
+        "changes": [asdict(each) for each in found.changes],
+    }
+
+
+def _outcome(outcome: Any) -> dict[str, Any]:
+    fields = asdict(outcome)
+    fields.pop("shares")
+    return fields

@@ -1,0 +1,109 @@
+"""What a bundle knows of each layer's precision, in one row."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.naming import nearest
+from rtc.compiler.report.model import Band, LayerRow, LossRow, Report, SearchRow
+
+INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One layer: as planned, as built, and what the search found of it.
+
+    Attributes:
+        row: planned against built, with the reason.
+        losses: what changes at the output when it alone is in a precision, by precision.
+        times_us: microseconds per batch by precision or policy, as last seen.
+    """
+
+    row: LayerRow
+    losses: Mapping[str, LossRow] = field(default_factory=dict)
+    times_us: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gain_us(self) -> float | None:
+        """What INT8 saves here, neighbours apart; None where it was not seen both ways."""
+        others = [time for how, time in self.times_us.items() if how != INT8]
+        return min(others) - self.times_us[INT8] if INT8 in self.times_us and others else None
+
+    @property
+    def output_snr_db(self) -> float | None:
+        return self.losses[INT8].output_snr_db[0] if INT8 in self.losses else None
+
+
+SORTS = {
+    "graph": None,
+    "name": lambda view: view.row.name,
+    "snr": lambda view: _last(view.output_snr_db),
+    "gain": lambda view: -_last(view.gain_us, -1e9),
+    "time": lambda view: -max(view.times_us.values(), default=-1.0),
+}
+"""Orders of layers: as in the graph, the most sensitive first, the largest gain or time first."""
+
+
+def views(report: Report) -> tuple[LayerView, ...]:
+    """A view of each layer of the shipped engine, in graph order."""
+    found = search_of(report)
+    losses: dict[str, dict[str, LossRow]] = {}
+    for row in found.losses if found else ():
+        losses.setdefault(row.layer, {})[row.precision] = row
+    times = found.times_us if found else {}
+    return tuple(
+        LayerView(row, losses.get(row.name, {}), times.get(row.name, {})) for row in report.layers
+    )
+
+
+def search_of(report: Report) -> SearchRow | None:
+    """The search on the runtime that ships; None where there was none on it."""
+    runtime = report.shipped.rpartition(" ")[0]
+    mine = (row for row in report.searches if row.candidate.rpartition(" ")[0] == runtime)
+    return next(mine, None)
+
+
+def arranged(
+    found: Iterable[LayerView], *, sort: str, only: Sequence[str], precision: str
+) -> tuple[LayerView, ...]:
+    """The layers that match any of the globs `only` and a planned `precision`, sorted.
+
+    Raises:
+        RecipeError: a pattern that matches no layer, or no such order.
+    """
+    rows = tuple(found)
+    names = [view.row.name for view in rows]
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            raise unknown_layer(pattern, names)
+    if sort not in SORTS:
+        raise RecipeError("no such order of layers", seen=repr(sort), fix=nearest(sort, SORTS))
+    kept = [
+        view
+        for view in rows
+        if (not only or any(fnmatch.fnmatchcase(view.row.name, each) for each in only))
+        and precision in ("", view.row.planned)
+    ]
+    key = SORTS[sort]
+    return tuple(sorted(kept, key=key) if key else kept)
+
+
+def unknown_layer(name: str, names: Sequence[str]) -> RecipeError:
+    """The error of a name or pattern that no layer has."""
+    return RecipeError(
+        "no layer matches", seen=repr(name), fix=nearest(name, names), id="unknown-layer"
+    )
+
+
+def band_words(band: Band, scale: float = 1.0, digits: int = 1) -> str:
+    """An estimate with its interval: "41.2 (40.1 – 42.6)"."""
+    value, low, high = (f"{each * scale:.{digits}f}" for each in band)
+    return value if low == high else f"{value} ({low} – {high})"
+
+
+def _last(value: float | None, otherwise: float = 1e9) -> float:
+    return otherwise if value is None else value

@@ -1,0 +1,166 @@
+"""Tables of `rtc precision` on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rtc.compiler.precision.view import INT8, band_words
+from rtc.compiler.report.figures import clean, significant
+from rtc.compiler.report.terminal import evidence_text
+
+if TYPE_CHECKING:
+    from rtc.compiler.core.intervals import Interval
+    from rtc.compiler.precision.attempt import Attempt
+    from rtc.compiler.precision.difference import Change, Side
+    from rtc.compiler.precision.trial import Outcome
+    from rtc.compiler.precision.view import LayerView
+    from rtc.compiler.report.model import SearchRow
+
+_COLOURS = {"int8": "green", "half": "cyan", "fp32": "", "": "dim"}
+_VERDICTS = {"changed": "bold red", "unknown": "bold yellow"}
+
+
+def layer_table(
+    shipped: str, found: Sequence[LayerView], search: SearchRow | None
+) -> RenderableType:
+    """One line for each layer: what it runs in, what INT8 loses, what it takes, and why."""
+    ways = list(dict.fromkeys(how for view in found for how in view.times_us))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("layer", overflow="fold", min_width=16)
+    for name in ("operator", "shape", "planned", "built"):
+        table.add_column(name)
+    for name in ("own dB", "output dB", "top-1", *(f"µs {how}" for how in ways)):
+        table.add_column(name, justify="right")
+    table.add_column("because", overflow="fold", ratio=1)
+    for view in found:
+        row = view.row
+        loss = view.losses.get(INT8)
+        drop = loss.top1_drop if loss else None
+        table.add_row(
+            Text(clean(row.name) + (" (pinned)" if row.pinned else "")),
+            Text(row.op),
+            Text(clean(row.shape)),
+            Text(row.planned, _COLOURS.get(row.planned, "")),
+            Text(row.built or row.verdict, _VERDICTS.get(row.verdict, _COLOURS[row.built])),
+            _decibels(row.snr_db),
+            _decibels(view.output_snr_db),
+            Text("–", "dim") if drop is None else Text(f"{-100 * drop[0]:+.2f} pt"),
+            *(_time(view.times_us.get(how)) for how in ways),
+            Text(clean(row.reason), "dim"),
+        )
+    return Group(Text(f"{clean(shipped)}: {_ground(search)}"), table)
+
+
+def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:
+    """All that is known of one layer."""
+    row = view.row
+    pinned = " (pinned)" if row.pinned else ""
+    head = (
+        f"{clean(row.name)}  {row.op} → {clean(row.shape)}\n"
+        f"planned {row.planned}{pinned}, built {row.built or '–'}: {row.verdict}\n"
+        f"because  {clean(row.reason)}"
+    )
+    if not view.losses and not view.times_us:
+        return f"{head}\nno search has looked at it on its own"
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("it alone in", "own dB", "output dB", "KL, nats", "agreement", "top-1 drop", "µs"):
+        table.add_column(name, justify="left" if name.startswith("it") else "right")
+    for how in dict.fromkeys((*view.losses, *view.times_us)):
+        loss = view.losses.get(how)
+        table.add_row(
+            Text(how, _COLOURS.get(how, "")),
+            _decibels(loss.layer_snr_db if loss else None),
+            band_words(loss.output_snr_db) if loss else "",
+            band_words(loss.kl, digits=5) if loss else "",
+            f"{band_words(loss.agreement, 100, 2)} %" if loss else "",
+            f"{band_words(loss.top1_drop, 100, 2)} pt" if loss and loss.top1_drop else "",
+            _time(view.times_us.get(how)),
+        )
+    return Group(head, table, Text(_ground(search), "dim"))
+
+
+def attempt_table(found: Attempt) -> RenderableType:
+    """What changes, and both outcomes side by side."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in (clean(found.candidate), "before", "after"):
+        table.add_column(name)
+    pair = (found.before, found.after)
+    table.add_row("latency, forward", *(evidence_text(each.latency, spread=True) for each in pair))
+    table.add_row("against float", *(_ratio(each) for each in pair))
+    table.add_row("agreement", *(_share(each.agreement, "%") for each in pair))
+    table.add_row("top-1 drop", *(_share(each.top1_drop, "pt") for each in pair))
+    note = f"on {found.samples} calibration samples; intervals are 95 %"
+    if not found.changes:
+        note = f"nothing changes: the plan has these layers so already\n{note}"
+    return Group(_changes(found.changes, "before", "after"), table, Text(note, "dim"))
+
+
+def difference_table(first: Side, second: Side, found: Sequence[Change]) -> RenderableType:
+    """The layers that differ, and what the bundles' reports say of both."""
+    other = first.plan.model != second.plan.model
+    warning = [Text("plans of different models: layers are compared by name", "yellow")]
+    headlines = [
+        Text(f"{clean(each.name)}: {clean(each.report.headline)}")
+        for each in (first, second)
+        if each.report is not None
+    ]
+    same = len({*first.plan.layers, *second.plan.layers}) - sum(c.kind != "residual" for c in found)
+    return Group(
+        *(warning if other else ()),
+        _changes(found, clean(first.name), clean(second.name)),
+        *headlines,
+        Text(f"{same} layers are the same in both", "dim"),
+    )
+
+
+def _changes(found: Sequence[Change], first: str, second: str) -> RenderableType:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("layer", "", first, second):
+        table.add_column(name, overflow="fold")
+    table.add_column("because", overflow="fold", ratio=1)
+    for each in found:
+        table.add_row(
+            Text(clean(each.name)),
+            Text(each.kind, "dim"),
+            Text(each.first or "not there", _COLOURS.get(each.first, "")),
+            Text(each.second or "not there", _COLOURS.get(each.second, "")),
+            Text(clean(each.because[1] or each.because[0]), "dim"),
+        )
+    return table
+
+
+def _ground(search: SearchRow | None) -> str:
+    """What the figures stand on."""
+    if search is None:
+        return "no search was made on this runtime; own dB is each layer's alone in INT8"
+    kind = "measured" if search.engine == "exact" else "estimated (fast engine)"
+    times = "the runtime's profiler" if search.measured else "a roofline of the built plan"
+    return (
+        f"losses {kind} on {search.samples} samples, µs per batch from {times},"
+        f" {len(search.trials)} plans tried in {search.seconds:.0f} s"
+    )
+
+
+def _decibels(value: float | None) -> Text:
+    return Text("–", "dim") if value is None else Text(f"{value:.1f}")
+
+
+def _time(value: float | None) -> Text:
+    return Text("–", "dim") if value is None else Text(significant(value))
+
+
+def _ratio(outcome: Outcome) -> str:
+    found = outcome.over_float
+    return "–" if found is None else f"{found.value:.2f}× ({found.low:.2f} – {found.high:.2f})"
+
+
+def _share(found: Interval | None, unit: str) -> str:
+    if found is None:
+        return "–"
+    return f"{band_words((found.value, found.low, found.high), 100, 2)} {unit}"
