@@ -121,14 +121,14 @@ class Results:
             layer=alternative.layer,
             precision=alternative.precision,
             layer_snr_db=_decibels(tally.layer_signal, tally.layer_noise),
-            output_snr_db=_snr_interval(signal, noise),
+            output_snr_db=snr_interval(signal, noise),
             kl=mean_interval(np.concatenate(tally.kl)),
             agreement=wilson(int(np.count_nonzero(same)), len(same)),
             top1_drop=drop,
         )
 
 
-def _snr_interval(signal: Floats, noise: Floats) -> Interval:
+def snr_interval(signal: Floats, noise: Floats) -> Interval:
     """A ratio of sums in decibels, with the interval of a ratio estimator.
 
     Source: W. G. Cochran, Sampling Techniques (1977), 6.5: to first order the log of the ratio has

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from rtc.compiler.cli import bundles, cache, calibration, compiling, machine, recipes
+from rtc.compiler.cli import bundles, cache, calibration, compiling, machine, precision, recipes
 from rtc.compiler.cli.answer import complain, group, print_json, say
 from rtc.compiler.core.errors import InternalError, MachineError, RecipeError, RtcError
 
@@ -57,7 +57,15 @@ def _rtc(
         say(ctx.get_help())
 
 
-for _commands in (compiling.app, bundles.app, machine.app, recipes.app, calibration.app, cache.app):
+for _commands in (
+    compiling.app,
+    bundles.app,
+    machine.app,
+    recipes.app,
+    calibration.app,
+    precision.app,
+    cache.app,
+):
     app.add_typer(_commands)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.progress import Listener, Nobody, Progress
 
 
@@ -21,8 +22,18 @@ def watched(quiet: bool) -> AbstractContextManager[Listener]:
 @contextmanager
 def step(name: str, quiet: bool) -> Iterator[Progress]:
     """Show one step while it runs, and the time that it took."""
+    with watched(quiet) as listener, step_of(listener, name) as progress:
+        yield progress
+
+
+@contextmanager
+def step_of(listener: Listener, name: str) -> Iterator[Progress]:
+    """The same, for a command that is watched already."""
     begun = time.perf_counter()
-    with watched(quiet) as listener:
-        listener.started(name, "")
+    listener.started(name, "")
+    try:
         yield lambda done, total, found="": listener.progressed(name, done, total, found)
-        listener.finished(name, time.perf_counter() - begun, "", cached=False)
+    except RtcError as error:
+        listener.failed(name, str(error))
+        raise
+    listener.finished(name, time.perf_counter() - begun, "", cached=False)

@@ -1,0 +1,23 @@
+"""The quantities that a candidate's precision is judged by; a module of its own, since the command
+line names them and must import nothing heavy.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Quantity(str, Enum):
+    """What is measured.
+
+    AGREEMENT: the fraction of samples with the float model's top-1 class. TOP1: top-1 accuracy of
+    the float model minus the candidate's, a fraction. SNR: signal-to-noise ratio of all logits
+    against the float model's, in decibels, within ±120.
+    """
+
+    AGREEMENT = "agreement"
+    TOP1 = "top1"
+    SNR = "snr"
+
+    def __str__(self) -> str:
+        return self.value
