@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import NoReturn
+
 import numpy as np
 
 from rtc.calibration.observers import Observer, make_observer
-from rtc.calibration.oracle import Oracle, with_outputs
+from rtc.calibration.oracle import Oracle, expose
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import Observation, Statistics
@@ -32,16 +37,43 @@ def collect(
         return {}
     kinds = {each.tensor: each.kind for each in sorted(observations, key=lambda o: o.tensor)}
     observers = {tensor: make_observer(kind) for tensor, kind in kinds.items()}
-    layers = _layers(proto)
+    layers, observed = _observed(proto, kinds)
     inner = [tensor for tensor in kinds if tensor in layers]
-    with Oracle(with_outputs(proto, inner), inner or None) as oracle:
+    cores = len(os.sched_getaffinity(0))
+    with Oracle(observed, inner or None) as oracle, ThreadPoolExecutor(cores) as pool:
         _check_shape(split, oracle.sample)
         for start, inputs in oracle.batches(split, _fitting_batch(oracle, split)):
-            values = {oracle.input_name: inputs, **oracle.run(inputs)}
-            for tensor, observer in observers.items():
-                _take(observer, values[tensor], tensor, layers.get(tensor, "the input"), start)
+            _observe(oracle, inputs, observers, pool, (layers, start))
             progress(start + len(inputs), len(split), f"{len(kinds)} tensors")
     return {tensor: observers[tensor].result(kind) for tensor, kind in kinds.items()}
+
+
+def _observed(proto: bytes, tensors: Iterable[str]) -> tuple[dict[str, str], bytes]:
+    """The name of the node that computes each tensor, and the model with `tensors` as outputs."""
+    import onnx
+
+    model = onnx.load_model_from_string(proto)
+    layers = {t: node.name or node.op_type for node in model.graph.node for t in node.output}
+    return layers, expose(model, [tensor for tensor in tensors if tensor in layers])
+
+
+def _observe(
+    oracle: Oracle,
+    inputs: Array,
+    observers: Mapping[str, Observer],
+    pool: Executor,
+    where: tuple[Mapping[str, str], int],
+) -> None:
+    """Show a batch to every observer; its activations are freed before the next one runs.
+
+    `where` is what errors name: the layer of each tensor, and the index of the first sample.
+    """
+    values = {oracle.input_name: inputs, **oracle.run(inputs)}
+    finite = pool.map(lambda tensor: observers[tensor].update(values[tensor]), observers)
+    for tensor, fine in zip(observers, finite, strict=True):
+        if not fine:
+            layers, start = where
+            _refuse(values[tensor], tensor, layers.get(tensor, "the input"), start)
 
 
 def _check_shape(split: Split, wanted: tuple[int | None, ...]) -> None:
@@ -68,9 +100,7 @@ def _fitting_batch(oracle: Oracle, split: Split) -> int:
     return max(1, min(_BATCH, _BYTES // max(size, 1)))
 
 
-def _take(observer: Observer, values: Array, tensor: str, layer: str, start: int) -> None:
-    if observer.update(values):
-        return
+def _refuse(values: Array, tensor: str, layer: str, start: int) -> NoReturn:
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     raise DataError(
         "an activation is NaN or infinite",
@@ -79,11 +109,3 @@ def _take(observer: Observer, values: Array, tensor: str, layer: str, start: int
         fix="check the preprocessing and the model's weights",
         id="not-finite-activation",
     )
-
-
-def _layers(proto: bytes) -> dict[str, str]:
-    """The name of the node that computes each tensor."""
-    import onnx
-
-    graph = onnx.load_model_from_string(proto).graph
-    return {name: node.name or node.op_type for node in graph.node for name in node.output}

@@ -84,6 +84,12 @@ class Histogram:
         return total
 
 
+def extremes(values: Array) -> tuple[float, float]:
+    """The least and the greatest value; NaN where one is. Each value is read from memory once."""
+    found = np.array([(chunk.min(), chunk.max()) for chunk in chunks(values)])
+    return float(found[:, 0].min()), float(found[:, 1].max())
+
+
 def chunks(values: Array) -> Iterator[Array]:
     """All values of an array as flat pieces that fit the processor's cache."""
     flat = values.reshape(-1)

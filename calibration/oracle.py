@@ -16,6 +16,7 @@ from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime as ort
 
 
@@ -83,7 +84,13 @@ def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:
     """The model with `tensors` among its graph outputs; their types are left to be inferred."""
     import onnx
 
-    model = onnx.load_model_from_string(proto)
+    return expose(onnx.load_model_from_string(proto), tensors)
+
+
+def expose(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
+    """The same of a model that is parsed; it is changed."""
+    import onnx
+
     known = {output.name for output in model.graph.output}
     for tensor in tensors:
         if tensor not in known:

@@ -100,6 +100,13 @@ class Assembly:
 
         return self.node("Sub", [self.node("Cast", [changed], to=onnx.TensorProto.FLOAT), true])
 
+    def summed(self, tensor: str, axes: Sequence[int]) -> str:
+        """A tensor added up along axes, which go; itself where there are none."""
+        if not axes:
+            return tensor
+        along = self.constant(np.array(axes, np.int64))
+        return self.node("ReduceSum", [tensor, along], keepdims=0)
+
     def sum_of_samples(self, tensor: str) -> str:
         """All elements of each sample, added: (n, …) to (n,)."""
         axis = self.constant(np.array([1], np.int64))
