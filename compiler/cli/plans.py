@@ -10,7 +10,7 @@ import typer
 
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.cli.cache import Folder, open_store
-from rtc.compiler.cli.precision import Quiet, RecipeFile, Runtime, Target, app
+from rtc.compiler.cli.options import Quiet, RecipeFile, Runtime, Target
 from rtc.compiler.cli.watching import watched
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rtc.compiler.precision.attempt import Attempt
     from rtc.compiler.precision.view import LayerView
     from rtc.compiler.report.model import Report
+
+app = typer.Typer()
 
 Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
 _WORDS = {"fp16": "half", **{each.value: each.value for each in Precision}}

@@ -1,0 +1,122 @@
+"""`rtc precision culprits`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rtc.compiler.cli.answer import Answer, command, printable
+from rtc.compiler.cli.cache import Folder, open_store
+from rtc.compiler.cli.options import Candidate, Quiet, RecipeFile, Runtime, Target
+from rtc.compiler.cli.watching import step_of, watched
+from rtc.compiler.core.errors import MachineError
+from rtc.compiler.core.precision import Variant
+from rtc.compiler.precision.quantity import Quantity
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rtc.compiler.core.evidence import Measured
+    from rtc.compiler.precision.culprits import Culprits
+
+app = typer.Typer()
+
+
+@command(app, "culprits")
+def culprits(
+    *,
+    recipe: RecipeFile,
+    target: Target = "",
+    backend: Runtime = "",
+    variant: Candidate = Variant.INT8,
+    metric: Annotated[
+        Quantity, typer.Option("--metric", "-m", help="With float; top1 is the drop of top-1.")
+    ] = Quantity.AGREEMENT,
+    at_least: Annotated[
+        float | None, typer.Option("--at-least", help="Least agreement (0 to 1) or SNR (dB).")
+    ] = None,
+    at_most: Annotated[
+        float | None, typer.Option("--at-most", help="Largest drop of top-1 (0 to 1).")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=1, help="Test samples of every trial.")
+    ] = 256,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the recipe patch here.")
+    ] = None,
+    cache: Folder = None,
+    quiet: Quiet = False,
+) -> Answer:
+    """Find the smallest set of layers that breaks a metric, by trials on the real runtime.
+
+    With these layers put back to float the metric holds, and with any one of them left as planned
+    it does not. The limit is the recipe's gate where none is given.
+
+    \b
+    Example:
+      rtc precision culprits recipes/lenet5-mnist.yaml --metric agreement --at-least 0.99
+    """
+    from rtc.compiler.precision.culprits import culprits as search
+    from rtc.compiler.precision.metric import metric_of
+    from rtc.compiler.precision.session import opened
+    from rtc.compiler.recipe import load_recipe
+    from rtc.compiler.stages import Stages
+
+    if out is not None and not out.parent.is_dir():  # found out before the work, not after it
+        raise MachineError("there is no such folder to write in", where=str(out.parent))
+    given = load_recipe(recipe)
+    held = metric_of(given, metric, at_least=at_least, at_most=at_most)
+    with watched(quiet) as listener:
+        stages = Stages(open_store(cache, warn=listener.warned), listener)
+        session = opened(given, stages, target=target, backend=backend, variant=variant)
+        split = session.builder.context.data.test.head(samples)
+        with step_of(listener, "culprits") as progress:
+            found = search(session, held, split, progress)
+    written = out if out is not None and found.layers else None
+    if written is not None:
+        written.write_text(found.patch, encoding="utf-8")
+    document = {**found.to_dict(), "written": str(written or "")}
+    return Answer(document, _drawn(found, written))
+
+
+def _drawn(found: Culprits, written: Path | None) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    if not found.layers:
+        return f"{found.candidate}: {found.metric} holds as planned: {_told(found.before)}"
+    count = f"{len(found.layers)} of {found.offered} layers"
+    lines = [
+        f"{found.candidate}: {found.metric} does not hold: {_told(found.before)}",
+        f"{count} break it; with them put back it is {_told(found.after)}",
+    ]
+    if not found.surely_broken:
+        lines.append("the limit lies in the 95 % interval: more --samples may tell otherwise")
+    end = [
+        f"{found.tests} graphs built and run in {found.seconds:.1f} s, {found.before.where}",
+        f"written to {printable(str(written))}:" if written else "merge this into the recipe:",
+    ]
+    patch = Text(found.patch.rstrip(), no_wrap=True, overflow="ignore")  # a broken line is no YAML
+    return Group("\n".join(lines), _table(found), "\n".join(end), patch)
+
+
+def _table(found: Culprits) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("layer", "operator", "planned", "pin", "own SNR", box=SIMPLE_HEAD)
+    for each in found.layers:
+        snr = "" if each.snr_db is None else f"{each.snr_db:.1f} dB"
+        words = (printable(each.layer), each.op, each.planned.value, each.pin.value, snr)
+        table.add_row(*(Text(word, overflow="fold") for word in words))
+    return table
+
+
+def _told(measured: Measured) -> str:
+    from rtc.compiler.report.figures import figure
+
+    told = figure(measured)
+    return f"{told.text} ({told.spread}; {measured.samples:,} samples)"
