@@ -66,6 +66,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
     store: Store | None = None,
     listener: Listener | None = None,
     fresh: bool = False,
+    budget: float | None = None,
 ) -> tuple[CompileResult, ...]:
     """Compile a recipe for each target and publish a bundle for each.
 
@@ -77,6 +78,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
         store: where results of stages are kept; the user's cache when not given.
         listener: told of every stage.
         fresh: do every stage again, and replace what is there.
+        budget: seconds to search the mix in on each runtime; the recipe's own when not given.
 
     Returns:
         A result for each target. Where a gate failed `passed` is False: the bundle is written,
@@ -89,6 +91,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     listener = listener or Nobody()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    recipe = recipe.with_budget(budget) if budget is not None else recipe
     named = [targets] if isinstance(targets, str) else targets
     beside = Path() if named else recipe.path.parent  # of profiles that are named by their file
     profiles = [loader.profile(name, beside) for name in named or recipe.targets]

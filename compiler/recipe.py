@@ -187,7 +187,7 @@ class Calibration(Section):
 class Search(Section):
     """How long, and for what, plans are searched for the mix."""
 
-    seconds: Positive = 60.0
+    seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
     """Time to search in on each runtime, in seconds; `--budget` beats it."""
     objective: Literal["latency", "accuracy"] = "latency"
     """What is best: the fastest within the gates, or the most accurate within gates.latency_ms."""
@@ -303,6 +303,15 @@ class Recipe(_Head):
     def resolve(self, relative: str) -> Path:
         """Where a file that the recipe names lies."""
         return self.path.parent / relative
+
+    def with_budget(self, seconds: float) -> Recipe:
+        """The recipe with another time to search in; as it is where it does not search."""
+        search = self.precision.search
+        if search is None:
+            return self
+        changed = search.model_copy(update={"seconds": seconds})
+        precision = self.precision.model_copy(update={"search": changed})
+        return self.model_copy(update={"precision": precision})
 
     def plan(self) -> PrecisionPlan | None:
         """The plan that the recipe names.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.cli.cache import Folder, open_store
 from rtc.compiler.cli.watching import watched
-from rtc.compiler.core.errors import GateError
+from rtc.compiler.core.errors import GateError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from rtc.compiler.pipeline import CompileResult
 
 app = typer.Typer()
+
+LEAST_S = 1.0  # a build, a run and a timing in processes of their own take that on any machine
+_BUDGET = re.compile(r"(?P<number>\d{1,6}(\.\d+)?)\s*(?P<unit>s|m|min|h|)")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @command(app, "compile")
@@ -32,6 +37,10 @@ def compile_recipe(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The folder for bundles.")] = Path("build"),
     cache: Folder = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Time to search the mix in on each runtime: 90s, 10m, 1h."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Use no earlier result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> Answer:
@@ -40,11 +49,13 @@ def compile_recipe(
     Ends with exit code 8 when a gate failed; the bundle is written all the same, marked failed.
 
     \b
-    Example:
+    Examples:
       rtc compile recipes/lenet5-mnist.yaml --target cpu --target rtx4060ti
+      rtc compile recipes/lenet5-mnist.yaml --budget 10m
     """
     from rtc.compiler.pipeline import compile as run
 
+    seconds = _seconds(budget) if budget is not None else None
     with watched(quiet) as listener:
         results = run(
             recipe,
@@ -53,9 +64,34 @@ def compile_recipe(
             store=open_store(cache, warn=listener.warned),
             listener=listener,
             fresh=fresh,
+            budget=seconds,
         )
     text = "\n".join(str(r.bundle) for r in results) if quiet else _summary(results)
     return Answer({"results": [_document(r) for r in results]}, text, _failure(results))
+
+
+def _seconds(text: str) -> float:
+    """A time as people write it.
+
+    Raises:
+        RecipeError: no time, or one too short for even one plan to be tried.
+    """
+    found = _BUDGET.fullmatch(text.strip())
+    if not found:
+        raise RecipeError(
+            "not a time", where="--budget", seen=repr(text), expected="like 90s, 10m or 1h"
+        )
+    seconds = float(found["number"]) * _UNITS[found["unit"]]
+    if seconds < LEAST_S:
+        raise RecipeError(
+            "the budget is too small to try a single plan in",
+            where="--budget",
+            seen=text,
+            expected=f"at least {LEAST_S:g}s",
+            fix="give it more, or search nothing: precision.search: null in the recipe",
+            id="small-budget",
+        )
+    return seconds
 
 
 def _summary(results: Sequence[CompileResult]) -> RenderableType:

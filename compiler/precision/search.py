@@ -24,6 +24,7 @@ from rtc.compiler.precision.space import Choice, Space, Times
 from rtc.compiler.precision.trial import Lab, Outcome
 
 _CLOSE = 1.3  # the ratio of two noise budgets that are not worth telling apart
+_AS_FAST = 1.01  # times that are not worth telling apart: the plan with less noise is taken
 _MOST_TRIALS = 24
 _FLOOR = 1e-8  # noise, as a fraction of the signal, that no gate sees
 
@@ -212,7 +213,9 @@ class Searcher:
             in_time = [trial for trial in passed if self.goal.in_time(trial.outcome)]
             fitting = in_time or [min(passed, key=lambda trial: trial.outcome.cost)]
             return max(fitting, key=lambda t: (t.outcome.agreement.value, -t.noise))
-        return min(passed, key=lambda trial: trial.outcome.cost)
+        least = min(trial.outcome.cost for trial in passed)
+        as_fast = [trial for trial in passed if trial.outcome.cost <= _AS_FAST * least]
+        return min(as_fast, key=lambda trial: trial.noise)
 
     def _late(self) -> bool:
         return time.monotonic() - self.begun > self.seconds

@@ -1,0 +1,156 @@
+"""The search on a device whose every time is known, so that the best plan is known as well."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+from nets import OPENVINO
+
+from rtc.compiler.core.errors import BuilderError
+from rtc.compiler.core.evidence import Estimated
+from rtc.compiler.core.intervals import Interval
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.progress import Nobody
+from rtc.compiler.precision.parts import Network, Shares
+from rtc.compiler.precision.search import Goal, Searcher
+from rtc.compiler.precision.space import Space
+from rtc.compiler.precision.trial import Outcome
+
+NAMES = [f"conv{i}" for i in range(6)]
+HALF_US = dict.fromkeys(NAMES, 10.0)
+INT8_US = dict(zip(NAMES, (12.0, 4.0, 5.0, 11.0, 3.0, 9.5), strict=True))
+NOISE = dict(zip(NAMES, (1e-3, 1e-4, 3e-3, 1e-5, 1e-2, 1e-5), strict=True))
+CONVERSION_US = 1.0
+CHAIN = Network(
+    parts=dict.fromkeys(NAMES, "Conv"),
+    reads=dict(zip(NAMES, [("x",), *[(f"t{i}",) for i in range(5)]], strict=True)),
+    writes={name: f"t{i}" for i, name in enumerate(NAMES)},
+    owners={name: name for name in NAMES},
+    carriers={},
+    elements=dict.fromkeys(["x", *[f"t{i}" for i in range(6)]], 100),
+)
+SPACE = Space(
+    network=CHAIN,
+    offers=dict.fromkeys(NAMES, ("half", "int8")),
+    adds={},
+    losses={(name, "int8"): noise for name, noise in NOISE.items()},
+    scheme=OPENVINO.__class__("uint8", half="bf16", half_in_graph=False, quantise_outputs=True),
+)
+
+
+def converted(choice) -> list[tuple[str, str]]:
+    found, before = [], "half"
+    for name in NAMES:
+        if choice[name] != before:
+            found.append((CHAIN.reads[name][0], "int8" if choice[name] == "int8" else "fp32"))
+        before = choice[name]
+    return found
+
+
+def true_time(choice) -> float:
+    own = sum((INT8_US if how == "int8" else HALF_US)[name] for name, how in choice.items())
+    return own + CONVERSION_US * len(converted(choice))
+
+
+@dataclass
+class KnownDevice:
+    """A lab whose outcomes are computed from the tables above."""
+
+    broken: str = ""
+    tried: list[str] = field(default_factory=list)
+    builder: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(stages=SimpleNamespace(listener=Nobody()))
+    )
+
+    def plan(self, choice) -> PrecisionPlan:
+        layers = {n: LayerDecision(Precision(how), "") for n, how in choice.items()}
+        return PrecisionPlan("m", "t", Variant.MIX, Precision.HALF, layers)
+
+    def trial(self, name: str, plan: PrecisionPlan) -> Outcome:
+        choice = {n: d.precision.value for n, d in plan.layers.items()}
+        if self.broken and choice[self.broken] == "int8":
+            raise BuilderError("no such kernel")
+        self.tried.append(name)
+        noise = sum(NOISE[n] for n, how in choice.items() if how == "int8")
+        tensors: dict[str, dict[str, float]] = {}
+        for tensor, form in converted(choice):
+            tensors.setdefault(tensor, {})[form] = CONVERSION_US
+        parts = {n: (INT8_US if how == "int8" else HALF_US)[n] for n, how in choice.items()}
+        agreement = 1 - noise
+        return Outcome(
+            latency=Estimated(true_time(choice) / 1e3, "ms", "the table"),
+            over_float=None,
+            agreement=Interval(agreement, agreement, agreement),
+            top1_drop=None,
+            shares=Shares(parts, tensors, 0.0),
+            measured=False,
+        )
+
+
+def search(goal: Goal, lab: KnownDevice | None = None, seconds: float = 60.0):
+    rules = {name: "int8" if name in ("conv1", "conv2") else "half" for name in NAMES}
+    return Searcher(lab or KnownDevice(), SPACE, goal, seconds).run(rules)
+
+
+def best_of_all(passes) -> float:
+    every = (
+        dict(zip(NAMES, ways, strict=True))
+        for ways in itertools.product(["half", "int8"], repeat=6)
+    )
+    return min(true_time(c) for c in every if passes(sum(NOISE[n] for n in c if c[n] == "int8")))
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.98, 0.99, 0.997, 0.9985, 0.99995, 1.0])
+def test_the_fastest_plan_that_passes_the_gate_is_found(agreement):
+    found = search(Goal("latency", None, agreement, None))
+    assert found.ended
+    assert found.best.passed
+    best = best_of_all(lambda noise: 1 - noise >= agreement)
+    assert found.best.outcome.latency.value * 1e3 <= best * 1.05
+    assert len(found.trials) < 20
+
+
+def test_predictions_come_true_on_a_device_that_keeps_its_times():
+    found = search(Goal("latency", None, 0.0, None))
+    assert found.best.predicted_us == pytest.approx(true_time(found.best.choice))
+
+
+def test_the_most_accurate_plan_within_a_latency():
+    found = search(Goal("accuracy", None, None, 0.045))
+    assert found.best.outcome.latency.value <= 0.045
+    every = (
+        dict(zip(NAMES, ways, strict=True))
+        for ways in itertools.product(["half", "int8"], repeat=6)
+    )
+    noises = [SPACE.loss(choice) for choice in every if true_time(choice) <= 45]
+    assert found.best.noise == pytest.approx(min(noises))
+
+
+def test_float_ships_where_nothing_else_passes():
+    found = search(Goal("latency", None, 1.0, None))
+    assert set(found.best.choice.values()) == {"half"}
+
+
+def test_a_plan_that_the_runtime_refuses_is_no_trial_and_no_end():
+    found = search(Goal("latency", None, 0.0, None), KnownDevice(broken="conv4"))
+    assert found.best.choice["conv4"] == "half"
+    assert found.best.choice["conv1"] == "int8"
+
+
+def test_a_runtime_that_refuses_even_float_is_an_error():
+    class Broken(KnownDevice):
+        def trial(self, name: str, plan: PrecisionPlan) -> Outcome:
+            raise BuilderError("nothing works")
+
+    with pytest.raises(BuilderError):
+        search(Goal("latency", None, 0.0, None), Broken())
+
+
+def test_a_search_without_time_has_seen_float_alone():
+    lab = KnownDevice()
+    found = search(Goal("latency", None, 0.0, None), lab, seconds=0.0)
+    assert lab.tried == ["float"]
+    assert not found.ended
