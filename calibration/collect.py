@@ -52,9 +52,9 @@ def _observed(proto: bytes, tensors: Iterable[str]) -> tuple[dict[str, str], byt
     """The name of the node that computes each tensor, and the model with `tensors` as outputs."""
     import onnx
 
-    model = onnx.load_model_from_string(proto)
-    layers = {t: node.name or node.op_type for node in model.graph.node for t in node.output}
-    return layers, expose(model, [tensor for tensor in tensors if tensor in layers])
+    graph = onnx.load_model_from_string(proto).graph
+    layers = {t: node.name or node.op_type for node in graph.node for t in node.output}
+    return layers, expose(proto, graph, [tensor for tensor in tensors if tensor in layers])
 
 
 def _observe(

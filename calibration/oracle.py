@@ -84,18 +84,24 @@ def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:
     """The model with `tensors` among its graph outputs; their types are left to be inferred."""
     import onnx
 
-    return expose(onnx.load_model_from_string(proto), tensors)
+    return expose(proto, onnx.load_model_from_string(proto).graph, tensors)
 
 
-def expose(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """The same of a model that is parsed; it is changed."""
+def expose(proto: bytes, graph: onnx.GraphProto, tensors: Sequence[str]) -> bytes:
+    """The same for a model whose graph is at hand.
+
+    Protobuf merges what is appended to a message, so its weights need not be written again.
+    """
     import onnx
 
-    known = {output.name for output in model.graph.output}
-    for tensor in tensors:
-        if tensor not in known:
-            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
-    return bytes(model.SerializeToString())
+    known = {output.name for output in graph.output}
+    more = onnx.ModelProto()
+    more.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(tensor)
+        for tensor in tensors
+        if tensor not in known
+    )
+    return proto + bytes(more.SerializeToString())
 
 
 def evaluate(proto: bytes) -> list[Array]:
