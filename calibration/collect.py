@@ -36,7 +36,7 @@ def collect(
     inner = [tensor for tensor in kinds if tensor in layers]
     with Oracle(with_outputs(proto, inner), inner or None) as oracle:
         _check_shape(split, oracle.sample)
-        for start, inputs in oracle.batches(split, _fitting_batch(oracle, split)):
+        for start, inputs in oracle.batches(split, fitting_batch(oracle, split)):
             values = {oracle.input_name: inputs, **oracle.run(inputs)}
             for tensor, observer in observers.items():
                 _take(observer, values[tensor], tensor, layers.get(tensor, "the input"), start)
@@ -60,7 +60,7 @@ def _check_shape(split: Split, wanted: tuple[int | None, ...]) -> None:
         )
 
 
-def _fitting_batch(oracle: Oracle, split: Split) -> int:
+def fitting_batch(oracle: Oracle, split: Split) -> int:
     """How many samples' activations fit in memory together."""
     if oracle.batch:
         return oracle.batch

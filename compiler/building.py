@@ -13,8 +13,8 @@ from rtc.compiler import sandbox
 from rtc.compiler.contract import contract
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical
-from rtc.compiler.core.passes import Pass, PassContext, TargetContext
-from rtc.compiler.core.precision import PrecisionPlan, Variant
+from rtc.compiler.core.passes import Pass, PassContext, Statistics, TargetContext
+from rtc.compiler.core.precision import PrecisionPlan, ResidualPolicy, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
 from rtc.compiler.core.unit import Unit
@@ -115,10 +115,16 @@ class Builder:
         assigned = self._pass(assign, self.model, name, target=where)
         plan = assigned.plan
         assert plan is not None, "assign-precision gives a plan"
-        repaired = self._repaired(name, where, plan)
+        repaired, statistics = self._repaired(name, where, plan)
         unit = repaired[-1].unit if repaired else self.model
         quantised = self._pass(
-            InsertQdq(), unit, name, target=where, plan=plan, reference=self.model
+            InsertQdq(),
+            unit,
+            name,
+            target=where,
+            plan=plan,
+            reference=self.model,
+            statistics=statistics,
         )
         cast = self._pass(CastPrecision(), quantised.unit, name, target=where, plan=plan)
         built = self._build(backend, cast.unit, name)
@@ -137,15 +143,38 @@ class Builder:
             request=self.request,
         )
 
-    def _repaired(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
-        """The repairs that the recipe asks for, one upon the other; none for a float candidate."""
+    def _repaired(
+        self, name: str, target: TargetContext, plan: PrecisionPlan
+    ) -> tuple[list[Passed], Statistics]:
+        """What mends the candidate, one upon the other, and its ranges; a float one needs none."""
         passed: list[Passed] = []
-        for step in () if plan.is_float else self.recipe.precision.repairs.steps:
+        statistics = self.context.statistics
+        for step in () if plan.is_float else self._mending(plan):
             unit = passed[-1].unit if passed else self.model
-            passed.append(
-                self._pass(step, unit, name, target=target, plan=plan, reference=self.model)
+            found = self._pass(
+                step,
+                unit,
+                name,
+                target=target,
+                plan=plan,
+                reference=self.model,
+                statistics=statistics,
             )
-        return passed
+            statistics = found.statistics or statistics
+            passed.append(found)
+        return passed, statistics
+
+    def _mending(self, plan: PrecisionPlan) -> tuple[Pass, ...]:
+        """Ranges taken anew, where the recipe or a residual Add asks for it; then the repairs.
+
+        Repairs look at what the ranges make of the model, so those come first.
+        """
+        from rtc.passes.calibrate_segments import CalibrateSegments
+
+        everywhere = self.recipe.precision.ranges == "segmented"
+        asked = any(d.policy is ResidualPolicy.RECALIBRATED for d in plan.residuals.values())
+        anew = (CalibrateSegments(everywhere=everywhere),) if everywhere or asked else ()
+        return (*anew, *self.recipe.precision.repairs.steps)
 
     def _pass(
         self,
@@ -156,8 +185,15 @@ class Builder:
         target: TargetContext,
         plan: PrecisionPlan | None = None,
         reference: Unit | None = None,
+        statistics: Statistics | None = None,
     ) -> Passed:
-        context = replace(self.context, target=target, plan=plan, reference=reference)
+        context = replace(
+            self.context,
+            target=target,
+            plan=plan,
+            reference=reference,
+            statistics=self.context.statistics if statistics is None else statistics,
+        )
         return run_pass(step, unit, context, self.stages, label=f"{step.name} {name}")
 
     def _build(self, backend: Backend, graph: Unit, name: str) -> Built:

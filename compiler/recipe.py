@@ -200,6 +200,8 @@ class PrecisionOptions(Section):
     """The mix runs a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     pin: dict[str, Pinned] = {}
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
+    ranges: Literal["plain", "segmented"] = "plain"
+    """Of the float model, or taken anew for each candidate with all layers before quantised."""
     residuals: dict[str, ResidualPolicy] = {}
     """Policy of residual Adds by name or glob: {"/layer1/*": keep-half}."""
     repairs: Repairs = Repairs()
