@@ -10,6 +10,7 @@ Two measures of the error: squared, E[(x - x')²], and the Kullback-Leibler dive
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
@@ -26,11 +27,17 @@ _FINELY = tuple(2 ** (-k / 8) for k in range(49))  # down to 1/64 of the range s
 _COARSELY = _FINELY[:41:2]  # for both ends independently
 
 
-def squared_error(values: Centres, counts: Counts, clip: Range, steps: int) -> float:
-    """Mean squared error of the values, each as often as it was counted."""
+def squared_error(
+    values: Centres, counts: Counts, clip: Range, steps: int, wanted: Centres | None = None
+) -> float:
+    """Mean squared error of the values, each as often as it was counted.
+
+    `wanted`: what each value should come out as, where that is not the value itself.
+    """
     scale = (clip[1] - clip[0]) / steps
     first = np.rint(clip[0] / scale)
-    error = np.clip(np.rint(values / scale), first, first + steps) * scale - values
+    error = np.clip(np.rint(values / scale), first, first + steps) * scale
+    error -= values if wanted is None else wanted
     return float(np.dot(error * error, counts) / counts.sum())
 
 
@@ -57,9 +64,16 @@ def divergence(values: Centres, counts: Counts, clip: Range, steps: int) -> floa
 
 def least_squares(histogram: Histogram, seen: Range) -> tuple[Range, float]:
     """The affine range and the symmetric limit of the least squared error."""
-    values, counts = histogram.occupied()
-    affine = _best(squared_error, values, counts, _affine(seen, independently=True), AFFINE_STEPS)
-    return affine, _limit(squared_error, values, counts, _symmetric(seen, _FINELY))
+    return least_squares_to(None, *histogram.occupied(), seen)
+
+
+def least_squares_to(
+    wanted: Centres | None, values: Centres, counts: Counts, seen: Range
+) -> tuple[Range, float]:
+    """The same, held against what each value should come out as (None: itself)."""
+    measure = functools.partial(squared_error, wanted=wanted)
+    affine = _best(measure, values, counts, _affine(seen, independently=True), AFFINE_STEPS)
+    return affine, _limit(measure, values, counts, _symmetric(seen, _FINELY))
 
 
 def least_divergence(histogram: Histogram, seen: Range) -> tuple[Range, float]:

@@ -42,7 +42,7 @@ def collect(
     cores = len(os.sched_getaffinity(0))
     with Oracle(observed, inner or None) as oracle, ThreadPoolExecutor(cores) as pool:
         _check_shape(split, oracle.sample)
-        for start, inputs in oracle.batches(split, _fitting_batch(oracle, split)):
+        for start, inputs in oracle.batches(split, fitting_batch(oracle, split)):
             _observe(oracle, inputs, observers, pool, (layers, start))
             progress(start + len(inputs), len(split), f"{len(kinds)} tensors")
     return {tensor: observers[tensor].result(kind) for tensor, kind in kinds.items()}
@@ -92,7 +92,7 @@ def _check_shape(split: Split, wanted: tuple[int | None, ...]) -> None:
         )
 
 
-def _fitting_batch(oracle: Oracle, split: Split) -> int:
+def fitting_batch(oracle: Oracle, split: Split) -> int:
     """How many samples' activations fit in memory together."""
     if oracle.batch:
         return oracle.batch

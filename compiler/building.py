@@ -14,12 +14,13 @@ from rtc.compiler.contract import contract
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical, digest
-from rtc.compiler.core.passes import Pass, PassContext, TargetContext
+from rtc.compiler.core.passes import Pass, PassContext, Statistics, TargetContext
 from rtc.compiler.core.precision import (
     LayerDecision,
     Precision,
     PrecisionPlan,
     ResidualDecision,
+    ResidualPolicy,
     Variant,
 )
 from rtc.compiler.core.progress import Progress
@@ -199,17 +200,38 @@ class Builder:
             residuals=dict(options.residuals),
         )
 
-    def steps(self, plan: PrecisionPlan) -> tuple[Pass, ...]:
-        """The passes that write a plan into the model, in order; a float plan needs no repair."""
-        repairs = () if plan.is_float else self.recipe.precision.repairs.steps
-        return (*repairs, *self.writing())
+    def steps(self, plan: PrecisionPlan, *, repairs: bool = True) -> tuple[Pass, ...]:
+        """The passes that write a plan into the model, in order; a float plan needs no mending.
 
-    def writing(self) -> tuple[Pass, ...]:
-        """Those of `steps` that no recipe leaves out."""
+        Repairs look at what the ranges make of the model, so ranges that the recipe or a residual
+        Add wants anew come first.
+        """
+        from rtc.passes.calibrate_segments import CalibrateSegments
         from rtc.passes.cast_precision import CastPrecision
         from rtc.passes.insert_qdq import InsertQdq
 
-        return (InsertQdq(), CastPrecision())
+        writing = (InsertQdq(), CastPrecision())
+        if plan.is_float:
+            return writing
+        everywhere = self.recipe.precision.ranges == "segmented"
+        asked = any(d.policy is ResidualPolicy.RECALIBRATED for d in plan.residuals.values())
+        anew = (CalibrateSegments(everywhere=everywhere),) if everywhere or asked else ()
+        mending = self.recipe.precision.repairs.steps if repairs else ()
+        return (*anew, *mending, *writing)
+
+    def graph(self, backend: Backend, plan: PrecisionPlan, *, repairs: bool = True) -> Unit:
+        """The graph that a plan is built from, with or without the recipe's repairs.
+
+        No step is held against its bound: a plan under examination may well break it.
+        """
+        target = self.target(backend)
+        context = replace(self.context, target=target, plan=plan, reference=self.model)
+        unit = self.model
+        for step in self.steps(plan, repairs=repairs):
+            result = step.apply(unit, context)
+            unit, anew = result.unit, result.statistics
+            context = context if anew is None else replace(context, statistics=anew)
+        return unit
 
     def realise(self, backend: Backend, plan: PrecisionPlan) -> Candidate:
         """The candidate of a plan: every step checked, the engine built and held against the plan.
@@ -240,13 +262,21 @@ class Builder:
     def _written(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
         """Each step upon the one before. All but the last are held against the float model."""
         passed: list[Passed] = []
+        statistics = self.context.statistics
         *quantising, cast = self.steps(plan)
         for step in (*quantising, cast):
             unit = passed[-1].unit if passed else self.model
-            reference = None if step is cast else self.model
-            passed.append(
-                self._pass(step, unit, name, target=target, plan=plan, reference=reference)
+            found = self._pass(
+                step,
+                unit,
+                name,
+                target=target,
+                plan=plan,
+                reference=None if step is cast else self.model,
+                statistics=statistics,
             )
+            statistics = found.statistics or statistics
+            passed.append(found)
         return passed
 
     def _pass(
@@ -258,8 +288,15 @@ class Builder:
         target: TargetContext,
         plan: PrecisionPlan | None = None,
         reference: Unit | None = None,
+        statistics: Statistics | None = None,
     ) -> Passed:
-        context = replace(self.context, target=target, plan=plan, reference=reference)
+        context = replace(
+            self.context,
+            target=target,
+            plan=plan,
+            reference=reference,
+            statistics=self.context.statistics if statistics is None else statistics,
+        )
         return run_pass(step, unit, context, self.stages, label=f"{step.name} {name}")
 
     def built(self, backend: Backend, graph: Unit, name: str) -> Built:

@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rtc.compiler.core.errors import GateError
-from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import (
+    Exact,
+    Pass,
+    PassContext,
+    PassResult,
+    Statistics,
+    TensorRange,
+)
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.unit import TorchModel, Unit
@@ -27,6 +34,7 @@ class Passed:
 
     unit: Unit
     plan: PrecisionPlan | None
+    statistics: Statistics | None
     details: Mapping[str, Any]
     certificate: CertificateRow
 
@@ -46,7 +54,7 @@ def run_pass(
         "seed": ctx.seed,
         "data": ctx.data.digest,
         "target": asdict(ctx.target) if ctx.target else None,
-        "statistics": {name: asdict(seen) for name, seen in ctx.statistics.items()},
+        "statistics": _ranges_to_dict(ctx.statistics),
         "plan": ctx.plan.to_dict() if ctx.plan else None,
         "reference": ctx.reference.digest if ctx.reference else None,
         "versions": versions(_CHECKED_WITH + step.uses),
@@ -87,6 +95,7 @@ def _factory(unit: Unit) -> str:
 def _to_files(result: PassResult, certificate: CertificateRow) -> Files:
     head = {
         "plan": result.plan.to_dict() if result.plan else None,
+        "statistics": _ranges_to_dict(result.statistics),
         "details": dict(result.details),
         "certificate": asdict(certificate),
     }
@@ -99,6 +108,19 @@ def _from_files(files: Files) -> Passed:
     return Passed(
         unit=Unit.from_files(files),
         plan=PrecisionPlan.from_dict(head["plan"]) if head["plan"] else None,
+        statistics=_ranges_from_dict(head["statistics"]),
         details=head["details"],
         certificate=CertificateRow(**head["certificate"]),
     )
+
+
+def _ranges_to_dict(statistics: Statistics | None) -> dict[str, Any] | None:
+    if statistics is None:
+        return None
+    return {name: asdict(seen) for name, seen in statistics.items()}
+
+
+def _ranges_from_dict(fields: Mapping[str, Any] | None) -> Statistics | None:
+    if fields is None:
+        return None
+    return {name: TensorRange(**seen) for name, seen in fields.items()}

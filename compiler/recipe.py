@@ -218,6 +218,8 @@ class PrecisionOptions(Section):
     """Precision by layer name or glob: {conv1: half, "/features/*": int8}; fp16 says half too."""
     plan: RelativePath | None = None
     """A plan file to take the mix from instead of deciding it; for the target that it names."""
+    ranges: Literal["plain", "segmented"] = "plain"
+    """Of the float model, or taken anew for each candidate with all layers before quantised."""
     residuals: dict[str, ResidualPolicy] = {}
     """Policy of residual Adds by name or glob: {"/layer1/*": keep-half}."""
     repairs: Repairs = Repairs()

@@ -48,9 +48,7 @@ def alternatives(unit: Unit, ctx: PassContext) -> tuple[bytes, tuple[Alternative
     unit = write(graph, unit)
     model = onnx.load_model_from_string(unit.onnx.proto)
     made = tuple(
-        Alternative(
-            layer, precision, _changed(_skeleton(model, unit, layer), layer, precision, ctx)
-        )
+        Alternative(layer, precision, _changed(skeleton(model, unit, layer), layer, precision, ctx))
         for layer, precision in offers
     )
     return unit.onnx.proto, made
@@ -112,11 +110,11 @@ def _rounded(unit: Unit, layer: str, half: str) -> bytes:
     return write(graph, unit).onnx.proto
 
 
-def _skeleton(model: onnx.ModelProto, unit: Unit, layer: str) -> Unit:
-    """The model with its large constants, but for one layer's, as graph inputs."""
+def skeleton(model: onnx.ModelProto, unit: Unit, *layers: str) -> Unit:
+    """The model with its large constants, but for some layers', as graph inputs."""
     import onnx
 
-    own = next(set(node.input) for node in model.graph.node if node.name == layer)
+    own = {name for node in model.graph.node if node.name in layers for name in node.input}
     light = onnx.ModelProto()
     light.ir_version = model.ir_version
     light.opset_import.extend(model.opset_import)

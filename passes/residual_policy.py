@@ -28,6 +28,43 @@ def own_policy(scheme: QuantScheme) -> ResidualPolicy:
     return ResidualPolicy.QUANTISE_BOTH if both else ResidualPolicy.QUANTISE_SKIP
 
 
+def obstacle(
+    add: Residual,
+    policy: ResidualPolicy,
+    scheme: QuantScheme,
+    integer: Collection[str],
+    float_adds: Collection[str] = (),
+) -> str:
+    """Why an Add cannot have a policy; "" where it can.
+
+    Args:
+        add: the Add.
+        policy: the policy.
+        scheme: the target's.
+        integer: names of the layers that are INT8.
+        float_adds: names of the Adds that the user pinned to a float type.
+    """
+    if policy is ResidualPolicy.KEEP_HALF:
+        return ""
+    if policy is ResidualPolicy.RECALIBRATED:
+        policy = own_policy(scheme)
+    for side, end in zip(("branch", "skip"), add.ends, strict=True):
+        if end not in integer:
+            return f"its {side} ends in {end or 'the input'}, which is not INT8"
+    if scheme.quantise_outputs and add.name in float_adds:
+        return "the Add itself is pinned to a float type"
+    if policy is ResidualPolicy.QUANTISE_SKIP and not add.fusable:
+        return "no convolution ends at it that it could be fused into"
+    return ""
+
+
+def not_expressible(policy: ResidualPolicy, scheme: QuantScheme) -> str:
+    """Why a scheme has no form of a policy, on whatever Add; "" where it has one."""
+    if policy is ResidualPolicy.QUANTISE_SKIP and scheme.quantise_outputs:
+        return "in this runtime a convolution is INT8 only if its output is quantised"
+    return ""
+
+
 @dataclass(frozen=True)
 class ResidualRules:
     """What decides in one candidate.
@@ -68,12 +105,11 @@ class ResidualRules:
         statistics: Statistics,
     ) -> ResidualDecision:
         policy, because = self._wanted(add.name, pinned)
-        obstacle = self._obstacle(add, policy, integer)
-        if pinned is ResidualPolicy.QUANTISE_SKIP and not obstacle:
-            self._refuse_unfused(add)
-        if obstacle:
-            because = f"{because}, but {obstacle}" if pinned else obstacle
+        reason = self._obstacle(add, policy, integer)
+        if reason:
+            because = f"{because}, but {reason}" if pinned else reason
             policy = ResidualPolicy.KEEP_HALF
+        self._refuse_inexpressible(add, policy)
         return ResidualDecision(
             policy=policy,
             branches=(add.branch.name, add.skip.name),
@@ -91,25 +127,13 @@ class ResidualRules:
         return own, f"the runtime's rule: {_RULES[own]}"
 
     def _obstacle(self, add: Residual, policy: ResidualPolicy, integer: Collection[str]) -> str:
-        """Why an Add cannot have a policy, given the layers that are INT8; "" where it can."""
-        if policy is ResidualPolicy.KEEP_HALF:
-            return ""
-        if policy is ResidualPolicy.RECALIBRATED:
-            policy = own_policy(self.scheme)
-        for side, end in zip(("branch", "skip"), add.ends, strict=True):
-            if end not in integer:
-                return f"its {side} ends in {end or 'the input'}, which is not INT8"
-        if self.scheme.quantise_outputs and add.name in self.float_adds:
-            return "the Add itself is pinned to a float type"
-        if policy is ResidualPolicy.QUANTISE_SKIP and not add.fusable:
-            return "no convolution ends at it that it could be fused into"
-        return ""
+        return obstacle(add, policy, self.scheme, integer, self.float_adds)
 
-    def _refuse_unfused(self, add: Residual) -> None:
-        if self.scheme.quantise_outputs:
+    def _refuse_inexpressible(self, add: Residual, policy: ResidualPolicy) -> None:
+        reason = not_expressible(policy, self.scheme)
+        if reason:
             raise RecipeError(
-                f"{add.name} cannot be pinned to {ResidualPolicy.QUANTISE_SKIP}: in this runtime a "
-                "convolution is INT8 only if its output is quantised",
+                f"{add.name} cannot be pinned to {policy}: {reason}",
                 where=_WHERE,
                 fix=f"pin it to {ResidualPolicy.QUANTISE_BOTH} or {ResidualPolicy.KEEP_HALF}",
                 id="unsupported-pin",
@@ -146,10 +170,10 @@ class ResidualRules:
         return able
 
     def _refuse_impossible(self, add: Residual, policy: ResidualPolicy) -> None:
-        obstacle = self._obstacle(add, policy, self.able)
-        if obstacle:
+        reason = self._obstacle(add, policy, self.able)
+        if reason:
             raise RecipeError(
-                f"{add.name} cannot be pinned to {policy}: {obstacle}",
+                f"{add.name} cannot be pinned to {policy}: {reason}",
                 where=_WHERE,
                 fix=f"pin it to {ResidualPolicy.KEEP_HALF}, or take the pin out",
                 id="impossible-pin",

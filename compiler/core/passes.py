@@ -113,6 +113,7 @@ class PassResult:
         summary: one line for a person: what was found or done.
         details: what the report shows, JSON types only; the pass's module documents the keys.
         plan: set by passes that decide precision.
+        statistics: set by passes that take ranges anew: all ranges, for the passes after it.
     """
 
     unit: Unit
@@ -120,6 +121,7 @@ class PassResult:
     summary: str
     details: Mapping[str, Any] = field(default_factory=dict)
     plan: PrecisionPlan | None = None
+    statistics: Statistics | None = None
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rtc.compiler.building import Builder
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import MachineError, RecipeError
 from rtc.compiler.core.naming import nearest
-from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Unit
@@ -53,16 +52,7 @@ class Session:
 
         No step is held against its bound: a plan under examination may well break it.
         """
-        context: PassContext = replace(
-            self.builder.context,
-            target=self.builder.target(self.backend),
-            plan=plan,
-            reference=self.model,
-        )
-        unit = self.model
-        for step in self.builder.steps(plan):
-            unit = step.apply(unit, context).unit
-        return unit
+        return self.builder.graph(self.backend, plan)
 
     def runtime(self, split: Split) -> Runtime:
         """The runtime, ready to run such graphs on samples; to be closed."""

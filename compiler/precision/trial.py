@@ -104,7 +104,7 @@ class Lab:
 
     @cached_property
     def float_engine(self) -> Built:
-        return self._built(self._graph(self.float_plan), "float")
+        return self._built(self.builder.graph(self.backend, self.float_plan), "float")
 
     def plan(self, choice: Choice) -> PrecisionPlan:
         """The plan that a choice makes; pins beat it, and what has no weights follows it."""
@@ -140,7 +140,7 @@ class Lab:
         return _OUTCOME.validate_json(files["outcome.json"])
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:
-        graph = self._graph(plan)
+        graph = self.builder.graph(self.backend, plan, repairs=False)
         built = self._built(graph, "trial")
         request = self.builder.request
         kernels = kernel_times(self.backend, built, request, self.samples, _KERNELS_S)
@@ -154,13 +154,6 @@ class Lab:
             shares=self._shares(graph, built, kernels),
             measured=kernels.measured,
         )
-
-    def _graph(self, plan: PrecisionPlan) -> Unit:
-        context = replace(self.builder.context, target=self.builder.target(self.backend), plan=plan)
-        unit = self.builder.model
-        for step in self.builder.writing():
-            unit = step.apply(unit, context).unit
-        return unit
 
     def _built(self, graph: Unit, name: str) -> Built:
         return self.builder.built(self.backend, graph, f"{self.backend.name} {name}")

@@ -22,7 +22,7 @@ from rtc.targets import loader
 REPAIRS = {"adaround": {"below_snr_db": 100, "samples": 64}, "correct-bias": {"samples": 64}}
 
 
-def candidate(folder: Path, repairs: dict[str, object]) -> Candidate:
+def candidate(folder: Path, repairs: dict[str, object], ranges: str = "plain") -> Candidate:
     """The INT8 candidate of ONNX Runtime for the digits net."""
     text = {
         "recipe": 1,
@@ -30,7 +30,7 @@ def candidate(folder: Path, repairs: dict[str, object]) -> Candidate:
         "version": "1.0.0",
         "source": {"onnx": "digits.onnx"},
         "data": {"dataset": "rtc.recipes.datasets.mnist:mnist5k"},
-        "precision": {"offer": ["int8"], "repairs": repairs},
+        "precision": {"offer": ["int8"], "ranges": ranges, "repairs": repairs},
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(text))
@@ -63,3 +63,12 @@ def weights(candidate: Candidate) -> bytes:
     graph = onnx.load_model_from_string(candidate.graph.onnx.proto).graph
     stored = next(each for each in graph.initializer if each.name == "fc/weight/q")
     return numpy_helper.to_array(stored).tobytes()
+
+
+def test_ranges_are_taken_anew_before_the_repairs_look_at_them(tmp_path: Path) -> None:
+    found = candidate(tmp_path, {"correct-bias": {"samples": 64}}, ranges="segmented")
+    names = [row.stage.removesuffix(" (onnxruntime int8)") for row in found.certificates]
+    assert names == ["calibrate-segments", "correct-bias", "insert-qdq", "cast-precision"]
+    assert all(row.passed for row in found.certificates)
+    again = candidate(tmp_path, {"correct-bias": {"samples": 64}}, ranges="segmented")
+    assert again.graph.digest == found.graph.digest  # from the store

@@ -1,0 +1,113 @@
+"""Ranges that suit a quantised model: what each tensor holds once all before it is quantised.
+
+A float model's ranges do not quite fit its quantised twin, whose values were rounded and clipped on
+the way. To observe those values instead makes clipping compound: each segment would clip anew what
+is left of the one before. So a range is chosen for what it is to give: with x a value of the float
+model and x' the quantised model's at the same place, the range minimises
+
+    Σ (Q(x') - x)²  =  Σ over bins of x'  n · (Q(x') - mean(x))²  +  a constant
+
+which is the asymmetric reconstruction of Nagel et al. ("Up or down? Adaptive rounding for
+post-training quantization", ICML 2020, section 3.5) with ranges to choose in place of weights:
+inputs from the quantised model, outputs as in the float one. A histogram of x' that also holds
+the mean x of each bin is all that is kept, whatever the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rtc.calibration import clipping
+from rtc.calibration.collect import fitting_batch
+from rtc.calibration.histogram import chunks
+from rtc.calibration.oracle import Oracle
+from rtc.calibration.prefix import prefix
+from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.passes import Statistics, TensorRange
+from rtc.compiler.core.progress import Progress, silent
+
+Doubles = npt.NDArray[np.float64]
+
+_BINS = 4096
+_ROOM = 0.25  # of the plain range, on either side: what is rounded may exceed what was not
+
+
+def matched_ranges(
+    reference: bytes,
+    quantised: bytes,
+    tensors: Mapping[str, str],
+    plain: Statistics,
+    split: Split,
+    *,
+    progress: Progress = silent,
+) -> Statistics:
+    """The range of each tensor with which the quantised model comes closest to the float one.
+
+    Args:
+        reference: the float model.
+        quantised: the model with everything before the tensors quantised; what it does to them
+            and after them does not matter.
+        tensors: name in the quantised model, by name in the float one; computed ones, no inputs.
+        plain: their ranges in the float model.
+        split: samples; they are walked once.
+        progress: told of samples.
+    """
+    found = {name: _Match(plain[name]) for name in tensors if not _is_dead(plain[name])}
+    if not found:
+        return {}
+    here, there = list(found), [tensors[name] for name in found]
+    with (
+        Oracle(prefix(reference, here), here) as before,
+        Oracle(prefix(quantised, there), there) as after,
+    ):
+        for start, inputs in before.batches(split, fitting_batch(before, split)):
+            wanted, got = before.run(inputs), after.run(inputs)
+            for name, match in found.items():
+                match.add(got[tensors[name]], wanted[name])
+            progress(start + len(inputs), len(split), f"{len(found)} tensors")
+    return {name: match.result() for name, match in found.items()}
+
+
+def _is_dead(seen: TensorRange) -> bool:
+    return seen.seen_low == seen.seen_high == 0.0
+
+
+class _Match:
+    """A histogram of a tensor's quantised values, with the float values that belong there."""
+
+    def __init__(self, plain: TensorRange) -> None:
+        self._plain = plain
+        self._start = min(plain.seen_low, 0.0) * (1 + _ROOM)
+        self._width = (max(plain.seen_high, 0.0) * (1 + _ROOM) - self._start) / _BINS
+        self._counts = np.zeros(_BINS, np.int64)
+        self._sums: Doubles = np.zeros(_BINS)
+        self._samples = 0
+
+    def add(self, got: Array, wanted: Array) -> None:
+        """Take in a batch: values of both models, of the same shape.
+
+        What lies beyond the bins counts in the last one: every range in question ends there or
+        before, so it is clipped all the same.
+        """
+        self._samples += len(got)
+        for values, floats in zip(chunks(got), chunks(wanted), strict=True):
+            scaled = (values - np.float64(self._start)) / self._width
+            places = np.clip(scaled, 0, _BINS - 1).astype(np.int64)
+            self._counts += np.bincount(places, minlength=_BINS)
+            self._sums += np.bincount(places, floats, minlength=_BINS)
+
+    def result(self) -> TensorRange:
+        filled = np.flatnonzero(self._counts)
+        counts = self._counts[filled]
+        values: Doubles = self._start + (filled + np.float64(0.5)) * self._width
+        seen = min(float(values[0]), 0.0), max(float(values[-1]), 0.0)
+        wanted: Doubles = self._sums[filled] / counts
+        (low, high), limit = clipping.least_squares_to(wanted, values, counts, seen)
+        kind = f"segmented {self._plain.kind}"
+        return replace(
+            self._plain, low=low, high=high, limit=limit, kind=kind, samples=self._samples
+        )
