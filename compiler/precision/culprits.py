@@ -4,7 +4,8 @@ What is tested is a set of layers: with exactly these put back, and everything t
 decided anew, the candidate is written, built and run on the real runtime, and the metric is
 measured on all samples at once. The whole candidate fails and everything put back passes; delta
 debugging (`ddmin`) finds a set between the two that passes and from which no layer can be taken
-away. How noisy each layer is by the plan orders the search and has no say in the verdict.
+away. How noisy each layer is by the plan orders the search and has no say in the verdict. The
+recipe's repairs are made again for every test, as they are when the patch is in the recipe.
 
 INT8 layers are put back to the target's half type, as a pin to `half` does; where the candidate has
 no INT8, half layers are put back to float32. Only what quantises is on offer: layers with weights
@@ -103,7 +104,9 @@ class Culprits:
 def culprits(
     session: Session, metric: Metric, split: Split, progress: Progress = silent
 ) -> Culprits:
-    """Find a smallest set of layers without which the metric holds.
+    """Find layers with which put back the metric holds, and without any one of them does not.
+
+    Where several such sets exist, another may be smaller: only all sets of a size would tell.
 
     Args:
         session: the candidate; its runtime must run here.
