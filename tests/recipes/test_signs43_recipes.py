@@ -10,7 +10,10 @@ from rtc.compiler.recipe import load_recipe
 from rtc.compiler.samples import dataset_of
 
 
-@pytest.mark.parametrize("name", ["resnet20-signs43", "mobilenetv2-signs43"])
+NAMES = [f"{model}-signs43" for model in ("resnet20", "resnet56", "mobilenetv1", "mobilenetv2")]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_trains_on_drawn_signs_for_both_targets(name: str) -> None:
     recipe = load_recipe(Path(recipes.__path__[0]) / f"{name}.yaml")
     assert [step.name for step in recipe.passes][:2] == ["train", "export-onnx"]
