@@ -56,6 +56,10 @@ class Schedule:
     threads: Annotated[
         int, Field(ge=1, description="CPU threads; another number gives other weights.")
     ] = 1
+    compute: Annotated[
+        Literal["fp32", "bf16"],
+        Field(description="bf16: layers compute in bfloat16 (autocast); the weights stay fp32."),
+    ] = "fp32"
 
     def factor(self, progress: float) -> float:
         """What multiplies `lr` after the fraction `progress` of all steps."""
@@ -104,7 +108,7 @@ def cross_entropy(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy in nats between the module's logits and the labels."""
     from torch.nn import functional
 
-    return functional.cross_entropy(module(inputs), labels)
+    return functional.cross_entropy(module(inputs).float(), labels)
 
 
 def fit(
@@ -127,6 +131,7 @@ def fit(
     """
     need("torch")
     need("accelerate")
+    import torch
     from accelerate import Accelerator
 
     train, validation = ctx.data.train, ctx.data.calibration
@@ -134,12 +139,17 @@ def fit(
         _labels(split)
     begun, scores = time.perf_counter(), list[Score]()
     with reproducible(ctx.seed, schedule.threads):
+        # Channels last is how a CPU's convolutions read: 1.2 to 1.7 times faster, depthwise most.
+        module.to(memory_format=torch.channels_last)
         accelerator = Accelerator(mixed_precision="no")
         sgd, decay = _sgd(module, schedule, len(train))
         model, optimizer = accelerator.prepare(module, sgd)
 
         def step(inputs: Tensor, labels: Tensor) -> Tensor:
-            step_loss = loss(model, inputs, labels)
+            # Not accelerate's own: it takes one precision for the life of a process.
+            half = torch.autocast(inputs.device.type, torch.bfloat16, schedule.compute == "bf16")
+            with half:
+                step_loss = loss(model, inputs, labels)
             optimizer.zero_grad()
             accelerator.backward(step_loss)
             optimizer.step()
@@ -156,7 +166,10 @@ def fit(
                 scores.append(evaluate(model, validation, accelerator.device))
             found = f"epoch {epoch}/{schedule.epochs} · {scores[-1]} · loss {scores[-1].loss:.3f}"
             ctx.progress(epoch, schedule.epochs, found)
-        module.cpu()
+        accelerator.unwrap_model(
+            model, keep_fp32_wrapper=False
+        )  # it had put autocast into `module`
+        module.to("cpu", memory_format=torch.contiguous_format)
     seconds = round(time.perf_counter() - begun, 3)
     return History(tuple(s.top1 for s in scores), tuple(s.loss for s in scores), seconds)
 

@@ -2,8 +2,7 @@
 
 Every photograph has a sign in random pose (scale, place, rotation, perspective), in front of random
 clutter, partly hidden, in random light (exposure, colour, shadow, haze), out of focus or moving,
-and with the noise of a sensor. `difficulty` scales all of it: 0 is the bare sign, and at 1 a small
-network that was trained on a few thousand photographs still confuses some per cent.
+and with the noise of a sensor. `difficulty` scales all of it; 0 is the bare sign.
 
 Sample i depends on the seed, i and the options, and on nothing drawn before it.
 """

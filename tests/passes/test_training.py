@@ -57,6 +57,17 @@ def test_weights_do_not_depend_on_the_process(student: tuple[Unit, PassContext])
     assert weights_after(unit, replace(ctx, seed=ctx.seed + 1)) != first
 
 
+def test_bfloat16_is_for_training_alone(student: tuple[Unit, PassContext]) -> None:
+    unit, ctx = student
+    module, schedule = build(unit.torch), replace(SCHEDULE, epochs=1)
+    fit(module, replace(schedule, compute="bf16"), ctx, where="test")
+    packed = pack(module, unit.torch)
+    assert packed.weights != weights_after(unit, ctx, schedule)
+    inputs = torch.from_numpy(ctx.data.test.inputs())
+    with torch.no_grad():
+        assert torch.equal(module(inputs), build(packed)(inputs))
+
+
 def test_history_is_of_validation_samples_only(student: tuple[Unit, PassContext]) -> None:
     unit, ctx = student
     module, said = build(unit.torch), []

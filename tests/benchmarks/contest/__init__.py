@@ -1,0 +1,1 @@
+"""rtc against its peers: the parts of `tests/benchmarks/peers.py`."""
