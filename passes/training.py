@@ -169,7 +169,7 @@ def fit(
         accelerator.unwrap_model(
             model, keep_fp32_wrapper=False
         )  # it had put autocast into `module`
-        module.to("cpu", memory_format=torch.contiguous_format)
+        module.to("cpu").to(memory_format=torch.contiguous_format)
     seconds = round(time.perf_counter() - begun, 3)
     return History(tuple(s.top1 for s in scores), tuple(s.loss for s in scores), seconds)
 

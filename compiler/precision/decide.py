@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from rtc.calibration import sensitivity
 from rtc.calibration.sensitivity import LayerSensitivity, Sensitivity
 from rtc.compiler.building import Builder
-from rtc.compiler.core.data import Split
-from rtc.compiler.core.errors import ModelError
-from rtc.compiler.core.hashing import canonical
-from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.operators import WEIGHTED
-from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
-from rtc.compiler.core.progress import Progress
-from rtc.compiler.core.target import Backend
-from rtc.compiler.precision.parts import Network, network
-from rtc.compiler.precision.search import Found, Goal, Searcher, Trial
+from rtc.compiler.core.precision import (
+    LayerDecision,
+    Precision,
+    PrecisionPlan,
+    ResidualPolicy,
+    Variant,
+)
+from rtc.compiler.core.target import Backend, QuantScheme
+from rtc.compiler.precision.evidence import evidence_of, ledger_of
+from rtc.compiler.precision.parts import network
+from rtc.compiler.precision.rows import add_rows, search_row
+from rtc.compiler.precision.search import Found, Goal, Searcher
 from rtc.compiler.precision.space import Space, way
 from rtc.compiler.precision.trial import Lab, decisions
 from rtc.compiler.recipe import Search
-from rtc.compiler.report.model import Band, LossRow, SearchRow, TrialRow
-from rtc.compiler.stages import Files, versions
-from rtc.passes.one_layer import alternatives
+from rtc.compiler.report.model import SearchRow
+from rtc.passes.residual_ledger import LedgerRow, PolicyEvidence
+
+LEDGER_SAMPLES = 16  # each Add is run under every policy, and policies differ by decibels
+_WORTH_DB = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     begun = time.perf_counter()
     data = builder.context.data
     evidence = evidence_of(builder, backend, data.calibration.head(options.evidence))
-    space, float_plan = space_of(builder, backend, evidence)
+    float_plan, int8_plan = ends(builder, backend, evidence)
+    ledger = ledger_of(builder, backend, int8_plan, data.calibration.head(LEDGER_SAMPLES))
+    space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
     rules = builder.plan(backend, Variant.MIX)
     samples = data.calibration.head(options.samples)
     lab = Lab(builder, backend, space.network, samples, float_plan)
@@ -64,77 +69,81 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     else:
         plan = explained(builder, backend, found, evidence)
     seconds = time.perf_counter() - begun
-    return Decided(plan, _row(f"{backend.name} {Variant.MIX}", found, evidence, lab, seconds))
+    name = f"{backend.name} {Variant.MIX}"
+    row = search_row(name, found, evidence, lab, seconds)
+    lines = add_rows(ledger, plan, found)
+    return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
 
 
-def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivity:
-    """What each layer loses in each precision: by the fast engine, or the exact one for a graph
-    with an operator that the fast one has no gradient of.
-
-    Raises:
-        ModelError: the model is no classifier.
-        DataError: an activation is not finite; the layer is named.
-    """
-    target = builder.target(backend)
-    context = replace(builder.context, target=target)
-    inputs = {
-        "model": builder.model.digest,
-        "target": asdict(target),
-        "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
-        "data": context.data.digest,
-        "samples": len(samples),
-        "seed": context.seed,
-        "versions": versions(("numpy", "onnx", "onnxruntime")),
-    }
-
-    def work(progress: Progress) -> tuple[Files, str]:
-        proto, offered = alternatives(builder.model, context)
-        try:
-            found = sensitivity.fast(proto, offered, samples, seed=context.seed, progress=progress)
-        except ModelError as error:
-            if error.id == "not-a-classifier":
-                raise
-            found = sensitivity.exact(proto, offered, samples, progress)
-        told = f"{len(found.rows)} alternatives, {found.engine}, {len(samples)} samples"
-        return {"sensitivity.json": canonical(found.to_dict())}, told
-
-    name = f"sensitivity {backend.name}"
-    files = builder.stages.run(name, inputs, work, target=target.profile.name)
-    return Sensitivity.from_dict(json.loads(files["sensitivity.json"]))
+def ends(
+    builder: Builder, backend: Backend, evidence: Sensitivity
+) -> tuple[PrecisionPlan, PrecisionPlan]:
+    """The plans of all in the float type, and of all in INT8 that can be; pins hold in both."""
+    able = [row.layer for row in evidence.rows if row.precision is Precision.INT8]
+    decision = LayerDecision(Precision.INT8, "where it can be")
+    return builder.mix(backend, {}), builder.mix(backend, dict.fromkeys(able, decision))
 
 
 def space_of(
-    builder: Builder, backend: Backend, evidence: Sensitivity
-) -> tuple[Space, PrecisionPlan]:
-    """What there is to choose, and the plan of all in the float type.
+    builder: Builder,
+    backend: Backend,
+    evidence: Sensitivity,
+    ledger: Sequence[LedgerRow],
+    plans: tuple[PrecisionPlan, PrecisionPlan],
+) -> Space:
+    """What there is to choose between the plans of all float and of all INT8.
 
-    What follows the layers with weights may have what it has in the plans of all float and all
-    INT8; a pinned layer has no choice.
+    What follows the layers with weights may have what it has in either; a pinned layer has no
+    choice. A residual Add keeps half or has the best of the policies that take as long.
     """
     scheme = builder.target(backend).scheme
     parts = network(builder.model)
-    able = {row.layer for row in evidence.rows if row.precision is Precision.INT8}
-    float_plan = builder.mix(backend, {})
-    all_int8 = builder.mix(
-        backend, {name: LayerDecision(Precision.INT8, "where it can be") for name in able}
-    )
+    float_plan, int8_plan = plans
     half = scheme.half is not None and scheme.half_in_graph
+    policies = {row.add: _quantised_policy(row, int8_plan, scheme) for row in ledger}
 
     def offers(name: str) -> tuple[str, ...]:
-        ends = (way(float_plan, name), way(all_int8, name))
+        first, last = way(float_plan, name), policies.get(name, way(int8_plan, name))
         wide = half and parts.parts[name] in WEIGHTED and not float_plan.layers[name].pinned
-        return tuple(dict.fromkeys((ends[0], Precision.FP32.value, ends[1]) if wide else ends))
+        return tuple(dict.fromkeys((first, Precision.FP32.value, last) if wide else (first, last)))
 
-    losses = {
-        (row.layer, row.precision.value): 10 ** (-row.output_snr_db.value / 10)
-        for row in evidence.rows
+    losses = {(row.layer, row.precision.value): _noise(row) for row in evidence.rows}
+    losses |= {
+        (row.add, each.policy.value): _extra(row, each) for row in ledger for each in row.policies
     }
     adds = {
         name: (parts.carriers[each.branches[0]], parts.carriers[each.branches[1]])
         for name, each in float_plan.residuals.items()
     }
-    offered = {name: offers(name) for name in parts.parts}
-    return Space(parts, offered, adds, losses, scheme), float_plan
+    return Space(parts, {name: offers(name) for name in parts.parts}, adds, losses, scheme)
+
+
+def _quantised_policy(row: LedgerRow, plan: PrecisionPlan, scheme: QuantScheme) -> str:
+    """The policy of an Add between integers: the plan's, unless another is surely better.
+
+    Only policies that the runtime computes in the same kernels are compared; where ranges are
+    taken anew another walk over the samples has to pay.
+    """
+    own: ResidualPolicy = plan.residual_of(row.add)
+    if own is ResidualPolicy.KEEP_HALF or plan.residuals[row.add].pinned:
+        return own.value
+    alike = {own, ResidualPolicy.RECALIBRATED}
+    if scheme.quantise_outputs:
+        alike.add(ResidualPolicy.SHARED_SCALE)
+    noise = {each.policy: -each.output_snr_db.value for each in row.policies}
+    best = min(alike & noise.keys(), key=lambda policy: noise[policy], default=own)
+    chosen = best if noise[best] < noise[own] - _WORTH_DB else own
+    return str(chosen)
+
+
+def _noise(row: LayerSensitivity | PolicyEvidence) -> float:
+    return math.pow(10, -row.output_snr_db.value / 10)
+
+
+def _extra(row: LedgerRow, policy: PolicyEvidence) -> float:
+    """What a policy adds to the noise that the layers around the Add make in any case."""
+    least = next(e for e in row.policies if e.policy is ResidualPolicy.KEEP_HALF)
+    return max(0.0, _noise(policy) - _noise(least))
 
 
 def explained(
@@ -166,57 +175,3 @@ def _warn_of_budget(builder: Builder, backend: Backend, seconds: float) -> None:
         f"{backend.name}: the search's {seconds:g} s were over when float alone had been tried;"
         " the rules' plan stands (give it more with --budget)"
     )
-
-
-def _row(
-    candidate: str, found: Found, evidence: Sensitivity, lab: Lab, seconds: float
-) -> SearchRow:
-    times: dict[str, dict[str, float]] = {}
-    for (part, how), time_us in found.times.parts.items():
-        times.setdefault(part, {})[how] = time_us
-    return SearchRow(
-        candidate=candidate,
-        engine=evidence.engine,
-        samples=evidence.samples,
-        tried_on=len(lab.samples),
-        seconds=seconds,
-        ended=found.ended,
-        measured=found.best.outcome.measured,
-        trials=tuple(_trial_row(trial, found) for trial in found.trials),
-        losses=tuple(_loss_row(row, lab.network) for row in evidence.rows),
-        times_us=times,
-    )
-
-
-def _trial_row(trial: Trial, found: Found) -> TrialRow:
-    outcome = trial.outcome
-    state = "best" if trial is found.best else "passed" if trial.passed else "refused"
-    where = outcome.latency
-    return TrialRow(
-        name=trial.name,
-        state=state,
-        layers=dict(Counter(trial.choice.values())),
-        noise_db=10 * math.log10(max(trial.noise, 1e-12)),
-        agreement=_band(outcome.agreement),
-        top1_drop=_band(outcome.top1_drop) if outcome.top1_drop else None,
-        latency=where,
-        over_float=_band(outcome.over_float) if outcome.over_float else None,
-        predicted_us=trial.predicted_us,
-    )
-
-
-def _loss_row(row: LayerSensitivity, where: Network) -> LossRow:
-    return LossRow(
-        layer=row.layer,
-        op=where.parts.get(row.layer, ""),
-        precision=row.precision.value,
-        layer_snr_db=row.layer_snr_db,
-        output_snr_db=_band(row.output_snr_db),
-        kl=_band(row.kl),
-        agreement=_band(row.agreement),
-        top1_drop=_band(row.top1_drop) if row.top1_drop else None,
-    )
-
-
-def _band(interval: Interval) -> Band:
-    return (interval.value, interval.low, interval.high)

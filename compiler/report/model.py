@@ -159,6 +159,30 @@ class LossRow:
 
 
 @dataclass(frozen=True)
+class PolicyRow:
+    """What one policy does to one residual Add whose branches both end in INT8 layers."""
+
+    policy: str
+    add_snr_db: float
+    output_snr_db: Band
+    top1_drop: Band | None
+    time: Evidence | None  # of the Add and of what its policy alone converts
+
+
+@dataclass(frozen=True)
+class AddRow:
+    """A line of the residual ledger: one Add, its branches, every policy, and the choice."""
+
+    add: str
+    branches: tuple[str, str]  # the convolution's, the skip
+    ranges: tuple[tuple[float, float], tuple[float, float]]
+    choice: str
+    because: str
+    policies: tuple[PolicyRow, ...]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class SearchRow:
     """One search: the evidence it started from, what it tried, and what it knew of times.
 
@@ -170,6 +194,8 @@ class SearchRow:
         ended: whether it came to an end before its time was up.
         measured: whether times are the profiler's; a roofline's estimates otherwise.
         times_us: by layer and precision, per batch, as last seen.
+        ledger: a line for each residual Add.
+        ledger_samples: behind each of its errors.
     """
 
     candidate: str
@@ -182,6 +208,8 @@ class SearchRow:
     trials: tuple[TrialRow, ...]
     losses: tuple[LossRow, ...]
     times_us: Mapping[str, Mapping[str, float]]
+    ledger: tuple[AddRow, ...] = ()
+    ledger_samples: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from rtc.compiler.core.naming import load_object
 from rtc.compiler.recipe import load_recipe
 from rtc.compiler.samples import dataset_of
 
-
 NAMES = [f"{model}-signs43" for model in ("resnet20", "resnet56", "mobilenetv1", "mobilenetv2")]
 
 

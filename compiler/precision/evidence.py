@@ -1,0 +1,86 @@
+"""What a search starts from: what each layer loses, and what each residual Add would."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+from pydantic import TypeAdapter
+
+from rtc.calibration import sensitivity
+from rtc.calibration.sensitivity import Sensitivity
+from rtc.compiler.building import Builder
+from rtc.compiler.core.data import Split
+from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.precision import PrecisionPlan
+from rtc.compiler.core.progress import Progress
+from rtc.compiler.core.target import Backend
+from rtc.compiler.stages import Files, versions
+from rtc.passes.one_layer import alternatives
+from rtc.passes.residual_ledger import LedgerRow, residual_ledger
+
+_LEDGER: TypeAdapter[tuple[LedgerRow, ...]] = TypeAdapter(tuple[LedgerRow, ...])
+
+
+def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivity:
+    """What each layer loses in each precision: by the fast engine, or the exact one for a graph
+    with an operator that the fast one has no gradient of.
+
+    Raises:
+        ModelError: the model is no classifier.
+        DataError: an activation is not finite; the layer is named.
+    """
+    target = builder.target(backend)
+    context = replace(builder.context, target=target)
+    inputs = {
+        "model": builder.model.digest,
+        "target": asdict(target),
+        "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
+        "data": context.data.digest,
+        "samples": len(samples),
+        "seed": context.seed,
+        "versions": versions(("numpy", "onnx", "onnxruntime")),
+    }
+
+    def work(progress: Progress) -> tuple[Files, str]:
+        proto, offered = alternatives(builder.model, context)
+        try:
+            found = sensitivity.fast(proto, offered, samples, seed=context.seed, progress=progress)
+        except ModelError as error:
+            if error.id == "not-a-classifier":
+                raise
+            found = sensitivity.exact(proto, offered, samples, progress)
+        told = f"{len(found.rows)} alternatives, {found.engine}, {len(samples)} samples"
+        return {"sensitivity.json": canonical(found.to_dict())}, told
+
+    name = f"sensitivity {backend.name}"
+    files = builder.stages.run(name, inputs, work, target=target.profile.name)
+    return Sensitivity.from_dict(json.loads(files["sensitivity.json"]))
+
+
+def ledger_of(
+    builder: Builder, backend: Backend, plan: PrecisionPlan, samples: Split
+) -> tuple[LedgerRow, ...]:
+    """What every policy would do to each residual Add of a plan."""
+    if not plan.residuals:
+        return ()
+    target = builder.target(backend)
+    context = replace(builder.context, target=target, plan=plan)
+    inputs = {
+        "model": builder.model.digest,
+        "plan": plan.to_dict(),
+        "target": asdict(target),
+        "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
+        "data": context.data.digest,
+        "samples": len(samples),
+        "versions": versions(("numpy", "onnx", "onnxruntime")),
+    }
+
+    def work(progress: Progress) -> tuple[Files, str]:
+        rows = residual_ledger(builder.model, replace(context, progress=progress), samples)
+        return {"ledger.json": _LEDGER.dump_json(rows)}, f"{len(rows)} residual sums"
+
+    name = f"residuals {backend.name}"
+    files = builder.stages.run(name, inputs, work, target=target.profile.name)
+    return _LEDGER.validate_json(files["ledger.json"])

@@ -1,0 +1,147 @@
+"""Searches on real runtimes; the network is small, so each trial takes a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from residual_nets import blocks
+
+from rtc.compiler.building import Builder
+from rtc.compiler.core.errors import DataError, RecipeError
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.precision import Precision, ResidualPolicy
+from rtc.compiler.core.progress import Nobody
+from rtc.compiler.front import make_front
+from rtc.compiler.measure.reference import reference_logits
+from rtc.compiler.precision.decide import decide
+from rtc.compiler.recipe import load_recipe
+from rtc.compiler.samples import splits_of
+from rtc.compiler.stages import Stages
+from rtc.compiler.store import Store
+from rtc.targets import loader
+
+RECIPE = {
+    "recipe": 1,
+    "name": "blocks",
+    "version": "1.0.0",
+    "source": {"onnx": "model.onnx"},
+    "data": {
+        "npz": "samples.npz",
+        "classes": 10,
+        "split": {"train": 0.0, "calibration": 0.6, "test": 0.4},
+    },
+    "batch": 4,
+    "gates": {"top1_drop": 0.2, "parity": 0.8},
+}
+
+
+class Ear(Nobody):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.ran: list[str] = []
+
+    def warned(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+        if not cached:
+            self.ran.append(stage)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("blocks")
+    unit = blocks()
+    (home / "model.onnx").write_bytes(unit.onnx.proto)
+    x = np.random.default_rng(0).normal(size=(160, 3, 12, 12)).astype(np.float32)
+    from rtc.compiler.core.data import Preprocess, Split
+
+    y = reference_logits(unit.onnx.proto, Split("all", x, None, Preprocess())).argmax(axis=1)
+    np.savez(home / "samples.npz", x=x, y=y)
+    return home
+
+
+def search(folder: Path, target: str, runtime: str, seconds: float = 60.0, **changes: object):
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}))
+    recipe = load_recipe(folder / "recipe.yaml")
+    ear = Ear()
+    stages = Stages(Store(folder / "store"), ear)
+    data = splits_of(recipe)
+    front = make_front(recipe, data, stages)
+    builder = Builder.of(recipe, data, front, loader.profile(target), stages)
+    options = recipe.precision.search.model_copy(update={"seconds": seconds})
+    return decide(builder, loader.backend(runtime), options), ear
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cpu_is_measured_and_resumed(folder: Path) -> None:
+    found, ear = search(folder, "cpu", "onnxruntime")
+    row = found.row
+    best = next(trial for trial in row.trials if trial.state == "best")
+    assert row.measured
+    assert isinstance(best.latency, Measured)
+    passed = [trial for trial in row.trials if trial.state != "refused"]
+    assert best.over_float[0] >= max(trial.over_float[0] for trial in passed) / 1.011
+    assert {loss.layer for loss in row.losses} == {"stem", "a1", "b1", "a2", "b2", "fc"}
+    assert "dB at the output in int8" in found.plan.layers["a1"].because
+    tried = [stage for stage in ear.ran if stage.startswith("try ")]
+    assert len(tried) == len(row.trials)
+    again, ear = search(folder, "cpu", "onnxruntime")
+    assert not [stage for stage in ear.ran if stage.startswith("try ")]
+    assert again.plan == found.plan
+
+
+def test_a_search_off_the_device_goes_by_the_built_plans(folder: Path) -> None:
+    found, ear = search(folder, "rtx4060ti", "tensorrt_rtx")
+    row = found.row
+    assert not ear.warnings
+    assert not row.measured
+    assert all(trial.over_float is None for trial in row.trials)
+    names = [trial.name for trial in row.trials]
+    assert names[0] == "float"
+    assert any(name.startswith("assignment") for name in names)
+    best = next(trial for trial in row.trials if trial.state == "best")
+    least = min(trial.latency.value for trial in row.trials if trial.state != "refused")
+    assert best.latency.value <= 1.01 * least
+    assert found.plan.default is Precision.HALF
+    (line, _) = row.ledger
+    assert line.add == "join1"
+    assert {each.policy for each in line.policies} >= {"keep-half", "quantise-skip", "recalibrated"}
+    assert all(each.time is not None for each in line.policies)
+
+
+def test_pins_hold_in_every_trial(folder: Path) -> None:
+    pins = {"pin": {"a1": "fp32", "b2": "int8"}, "residuals": {"join1": "keep-half"}}
+    found, _ = search(folder, "rtx4060ti", "tensorrt_rtx", precision=pins)
+    assert found.plan.precision_of("a1") is Precision.FP32
+    assert found.plan.precision_of("b2") is Precision.INT8
+    assert found.plan.residual_of("join1") is ResidualPolicy.KEEP_HALF
+    assert found.plan.layers["a1"].pinned
+
+
+def test_a_budget_that_ends_before_any_plan_was_tried(folder: Path) -> None:
+    found, ear = search(folder, "rtx4060ti", "tensorrt_rtx", seconds=1e-6)
+    assert "--budget" in ear.warnings[0]
+    assert [trial.name for trial in found.row.trials] == ["float"]
+    assert "≥" in found.plan.layers["a1"].because or "dB" in found.plan.layers["a1"].because
+
+
+def test_a_search_for_accuracy_needs_a_latency_to_keep_within(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="latency_ms"):
+        search(folder, "cpu", "onnxruntime", precision={"search": {"objective": "accuracy"}})
+
+
+def test_a_layer_whose_values_are_not_finite_is_named(folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    for name in ("wa1", "wb1"):  # two finite weights whose product is not
+        weights = next(each for each in model.graph.initializer if each.name == name)
+        huge = np.full_like(onnx.numpy_helper.to_array(weights), 1e30)
+        weights.CopyFrom(onnx.numpy_helper.from_array(huge, name))
+    (folder / "broken.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="b1"):
+        search(folder, "cpu", "onnxruntime", source={"onnx": "broken.onnx"})
