@@ -40,6 +40,9 @@ def show(
     precision: Annotated[
         str, typer.Option("--precision", "-p", help="Only layers planned in it: int8, half, fp32.")
     ] = "",
+    residuals: Annotated[
+        bool, typer.Option("--residuals", "-r", help="Show the residual ledger instead of layers.")
+    ] = False,
 ) -> Answer:
     """Show every layer's precision, planned and built, what INT8 costs it and what it takes.
 
@@ -47,9 +50,10 @@ def show(
     Examples:
       rtc precision show build/lenet5-mnist/cpu --sort snr
       rtc precision show build/lenet5-mnist/cpu --layer '*conv*' --precision int8
+      rtc precision show build/resnet20-signs43/cpu --residuals
     """
     from rtc.compiler.precision.view import arranged, search_of, views
-    from rtc.compiler.report.precision import layer_table
+    from rtc.compiler.report.precision import layer_table, ledger_table
 
     report = _report(bundle)
     wanted = _precision(precision).value if precision else ""
@@ -61,6 +65,10 @@ def show(
         "search": asdict(search) if search else None,
         "layers": [_document(view) for view in found],
     }
+    if residuals:
+        if search is None or not search.ledger:
+            raise RecipeError("this bundle has no residual ledger: nothing was searched, or no Add")
+        return Answer(document, ledger_table(search))
     return Answer(document, layer_table(report.shipped, found, search))
 
 

@@ -85,6 +85,34 @@ def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:
     return Group(head, table, Text(_ground(search), "dim"))
 
 
+def ledger_table(search: SearchRow) -> RenderableType:
+    """The residual ledger: each Add under every policy."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("residual Add", overflow="fold", min_width=16)
+    for name in ("branch, skip", "policy"):
+        table.add_column(name)
+    for name in ("at the Add, dB", "output dB", "top-1 drop", "time"):
+        table.add_column(name, justify="right")
+    for row in search.ledger:
+        ranges = ", ".join(f"{low:.3g} … {high:.3g}" for low, high in row.ranges)
+        for index, each in enumerate(row.policies):
+            chosen = each.policy == row.choice
+            table.add_row(
+                Text("" if index else clean(row.add)),
+                Text("" if index else ranges),
+                Text(f"{each.policy}{' ✓' if chosen else ''}", "bold green" if chosen else ""),
+                _decibels(each.add_snr_db),
+                band_words(each.output_snr_db),
+                f"{band_words(each.top1_drop, 100, 2)} pt" if each.top1_drop else "–",
+                evidence_text(each.time),
+            )
+        if not row.policies:
+            why = next(iter(row.left_out.values()), "")
+            table.add_row(Text(clean(row.add)), Text(ranges), row.choice, "", "", "", clean(why))
+    note = f"errors on {search.ledger_samples} calibration samples, intervals 95 %"
+    return Group(table, Text(note, "dim"))
+
+
 def attempt_table(found: Attempt) -> RenderableType:
     """What changes, and both outcomes side by side."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
