@@ -96,8 +96,10 @@ class _Splits:
     def _parts(self) -> tuple[Indices, ...]:
         raw, labels = self._samples
         chosen = _first_occurrences(raw)
-        groups = np.zeros(len(chosen), np.int64) if labels is None else labels[chosen]
-        return tuple(chosen[part] for part in _divide(groups, self.fractions, self.seed))
+        classes = np.zeros(len(raw), np.int64) if labels is None else labels
+        groups = np.arange(len(raw)) if self.dataset.groups is None else self.dataset.groups
+        divided = _divide(classes[chosen], groups[chosen], self.fractions, self.seed)
+        return tuple(chosen[part] for part in divided)
 
     def _split(self, name: str, index: int) -> Split:
         raw, labels = self._samples
@@ -114,21 +116,28 @@ class _Splits:
 
 
 def _divide(
-    groups: npt.NDArray[np.int64], fractions: tuple[float, float, float], seed: int
+    classes: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+    fractions: tuple[float, float, float],
+    seed: int,
 ) -> Iterator[Indices]:
-    """Shuffled positions for each fraction, every group divided alike.
+    """Shuffled positions for each fraction, every class divided alike and no group of it at all.
 
-    A group of n samples is cut at ⌊n·f + u⌋ with one random u in [0, 1) per group, so that small
-    groups are not all rounded to the same side.
+    A class of n groups is cut at ⌊n·f + u⌋ with one random u in [0, 1) per class, so that small
+    classes are not all rounded to the same side.
     """
     random = np.random.default_rng(seed)
     edges = np.minimum(np.cumsum((0.0, *fractions)) + 1e-9, 1.0)  # 0.7 + 0.1 + 0.2 < 1 in binary
     parts: tuple[list[Indices], ...] = ([], [], [])
-    for group in np.unique(groups):
-        members = random.permutation(np.flatnonzero(groups == group))
-        cuts = np.floor(edges * len(members) + random.random()).astype(int)
+    for each in np.unique(classes):
+        members = np.flatnonzero(classes == each)
+        names, owner = np.unique(groups[members], return_inverse=True)
+        place = np.argsort(random.permutation(len(names)))[owner]  # of each member's group
+        order = np.argsort(place, kind="stable")
+        ends = np.floor(edges * len(names) + random.random()).astype(int)
+        cuts = np.searchsorted(place[order], ends)
         for index, part in enumerate(parts):
-            part.append(members[cuts[index] : cuts[index + 1]])
+            part.append(members[order[cuts[index] : cuts[index + 1]]])
     return (random.permutation(np.concatenate(part)) for part in parts)
 
 

@@ -74,7 +74,9 @@ class Dataset:
     """Where samples come from; what a data set's factory returns.
 
     `digest` identifies the content (a digest of the files and options behind it) and is cheap:
-    nothing is decoded for it. `load` gives raw samples (N, …) and labels (N,), or None.
+    nothing is decoded for it. `load` gives raw samples (N, …) and labels (N,), or None. `groups`
+    (N,) numbers what samples of a class have in common (photographs of one object): those of one
+    group all go to the same split. None where samples are independent.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Dataset:
     digest: str
     preprocess: Preprocess
     load: Callable[[], tuple[Array, npt.NDArray[np.int64] | None]]
+    groups: npt.NDArray[np.int64] | None = None
 
 
 class Splits(Protocol):

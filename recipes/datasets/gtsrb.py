@@ -31,6 +31,7 @@ COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2"
 _LARGEST = 4096 * 4096  # pixels; a header may promise more than memory holds
 _SHOWN = 5
 _NUMBER = re.compile(r"\d{1,9}")
+_FRAME = re.compile(r"(\d{5})_\d{5}\.ppm")  # of a track: one sign, photographed from a moving car
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Sign:
 def gtsrb(*, path: str, size: int = 32, clahe: bool = False) -> Dataset:
     """All images below a folder that a `GT-*.csv` names: uint8 (N, size, size, 3), RGB.
 
-    Each is cropped to its region and resized (bilinear, averaged where it shrinks). What the CSV
+    Each is cropped to its region and resized (bilinear, averaged where it shrinks). The frames of a
+    track, photographs of one sign, are a group: they look alike and go to one split. What the CSV
     files say and the sizes of the images identify the data; no image is read for that.
 
     Args:
@@ -82,8 +84,23 @@ def gtsrb(*, path: str, size: int = 32, clahe: bool = False) -> Dataset:
         "code": [file_digest(Path(__file__)), file_digest(Path(__file__).with_name("clahe.py"))],
     }
     return Dataset(
-        "gtsrb", CLASSES, digest(identity), PREPROCESS, lambda: _load(signs, size, clahe)
+        "gtsrb",
+        CLASSES,
+        digest(identity),
+        PREPROCESS,
+        lambda: _load(signs, size, clahe),
+        _tracks(signs),
     )
+
+
+def _tracks(signs: list[Sign]) -> npt.NDArray[np.int64]:
+    """A number for each sign's track; an image whose name tells of none is a track of its own."""
+    names = (
+        (sign.path.parent, frame[1] if (frame := _FRAME.fullmatch(sign.path.name)) else sign.path)
+        for sign in signs
+    )
+    numbers: dict[tuple[Path, str | Path], int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def _bytes(path: Path) -> int:

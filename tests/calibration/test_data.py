@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,17 @@ def test_a_sample_that_occurs_twice_is_used_once():
     parts = [splits.train, splits.calibration, splits.test]
     assert sum(len(part) for part in parts) == 50
     assert len(set.union(*map(keys, parts))) == 50
+
+
+def test_a_group_is_not_divided():
+    raw, labels, groups = images(300), np.repeat([0, 1, 2], 100), np.arange(300) // 10
+    source = replace(dataset(raw, labels), groups=groups)
+    splits = load_splits(source, (0.6, 0.2, 0.2), seed=4)
+    number = {sample.tobytes(): group for sample, group in zip(raw, groups, strict=True)}
+    parts = (splits.train, splits.calibration, splits.test)
+    found = [{number[key] for key in keys(part)} for part in parts]
+    assert [len(part) for part in parts] == [180, 60, 60]
+    assert sum(map(len, found)) == len(set.union(*found)) == 30
 
 
 def test_small_classes_are_not_all_rounded_to_one_side():

@@ -71,6 +71,14 @@ def test_only_the_region_is_seen(folder: Path) -> None:
     assert np.array_equal(np.unique(raw.reshape(-1, 3), axis=0), [[200, 100, 50]])
 
 
+def test_the_frames_of_a_track_are_a_group(folder: Path) -> None:
+    names = ("00000_00000.ppm", "00000_00001.ppm", "00001_00000.ppm", "00000.ppm", "00001.ppm")
+    write_table(folder, *(f"{name};30;30;5;5;25;25;3" for name in names))
+    groups = gtsrb(path=str(folder / "00003")).groups
+    assert groups is not None
+    assert groups.tolist() == [0, 0, 1, 2, 3]
+
+
 def test_the_digest_sees_tables_files_and_options_and_reads_no_image(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

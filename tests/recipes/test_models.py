@@ -110,9 +110,13 @@ def test_lenets_layers() -> None:
     ("factory", "options", "size", "operators"),
     [
         ("resnet:resnet20", {}, 32, {"Conv": 19, "Relu": 19, "Add": 9, "MaxPool": 2, "Pad": 2}),
+        ("resnet:resnet32", {}, 32, {"Conv": 31, "Relu": 31, "Add": 15, "MaxPool": 2, "Pad": 2}),
+        ("resnet:resnet56", {}, 32, {"Conv": 55, "Relu": 55, "Add": 27, "MaxPool": 2, "Pad": 2}),
         ("resnet:resnet20", {"shortcut": "B"}, 32, {"Conv": 21, "Relu": 19, "Add": 9}),
         ("mobilenet:mobilenet_v1", {"width": 0.25, "size": 32}, 32, {"Conv": 27, "Clip": 27}),
         ("mobilenet:mobilenet_v2", {"width": 0.5, "size": 32}, 32, {"Conv": 52, "Add": 10}),
+        ("mobilenet:mobilenet_v1", {}, 224, {"Conv": 27, "Clip": 27, "Gemm": 1}),
+        ("mobilenet:mobilenet_v2", {}, 224, {"Conv": 52, "Clip": 35, "Add": 10, "Gemm": 1}),
         ("idsia:idsia", {"size": 32}, 32, {"Conv": 3, "Relu": 4, "MaxPool": 3, "Gemm": 2}),
         ("torchvision:model", {"name": "resnet18"}, 32, {"Conv": 20, "Relu": 17, "Add": 8}),
     ],
