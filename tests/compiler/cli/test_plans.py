@@ -1,0 +1,188 @@
+"""`rtc precision show`, `why`, `diff` on a bundle, and `try` on its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from residual_nets import blocks
+
+from rtc.compiler.pipeline import compile
+from rtc.compiler.store import Store
+
+RECIPE = {
+    "recipe": 1,
+    "name": "blocks",
+    "version": "1.0.0",
+    "source": {"onnx": "model.onnx"},
+    "data": {
+        "npz": "samples.npz",
+        "classes": 10,
+        "split": {"train": 0.0, "calibration": 0.6, "test": 0.4},
+    },
+    "precision": {"offer": ["mix"], "search": {"seconds": 300}},
+    "targets": ["rtx4060ti"],
+    "batch": 4,
+    "gates": {"top1_drop": 0.5, "parity": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with residual blocks, and its searched bundle for a GPU that is not here."""
+    folder = tmp_path_factory.mktemp("plans")
+    (folder / "model.onnx").write_bytes(blocks(1).onnx.proto)
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(100, 3, 12, 12)).astype(np.float32)
+    np.savez(folder / "samples.npz", x=x, y=np.arange(100) % 10)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    compile(folder / "recipe.yaml", out=folder / "build", store=Store(folder / "store"))
+    return folder
+
+
+@pytest.fixture
+def bundle(home: Path) -> Path:
+    return home / "build/blocks/rtx4060ti"
+
+
+@pytest.fixture
+def plan(home: Path, bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the bundle's plan with keys changed."""
+
+    def write(**changes: object) -> Path:
+        path = tmp_path / "plan.yaml"
+        given = yaml.safe_load((bundle / "latest/plan.yaml").read_text())
+        path.write_text(yaml.safe_dump({**given, **changes}, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_show_has_a_line_for_each_layer(rtc, bundle: Path) -> None:
+    found = rtc("precision", "show", bundle, "--json").document
+    layers = {row["name"]: row for row in found["layers"]}
+    assert list(layers)[:3] == ["stem", "stem_relu", "a1"]
+    assert set(layers["a1"]["losses"]) == {"half", "int8"}
+    assert {"half", "int8", "fp32"} <= set(layers["a1"]["times_us"])
+    text = rtc("precision", "show", bundle).out
+    assert "output dB" in text
+    assert "plans tried" in text
+
+
+def test_show_sorts_and_filters(rtc, bundle: Path) -> None:
+    def names(*options: str) -> list[str]:
+        rows = rtc("precision", "show", bundle, "--json", *options).document["layers"]
+        return [row["name"] for row in rows]
+
+    assert names("--layer", "a*", "--layer", "fc") == ["a1", "a1_relu", "fc"]
+    snr = {
+        row["name"]: row["losses"]["int8"]["output_snr_db"][0]
+        for row in rtc("precision", "show", bundle, "--json").document["layers"]
+        if row["losses"]
+    }
+    assert [name for name in names("--sort", "snr") if name in snr] == sorted(
+        snr, key=snr.__getitem__
+    )
+
+
+def test_the_ledger_lists_every_policy(rtc, bundle: Path) -> None:
+    text = rtc("precision", "show", bundle, "--residuals").out
+    for policy in ("keep-half", "quantise-skip", "shared-scale", "recalibrated"):
+        assert policy in text
+    assert "join1" in text
+
+
+def test_why_tells_the_evidence(rtc, bundle: Path) -> None:
+    text = rtc("precision", "why", bundle, "a1").out
+    assert "KL, nats" in text
+    assert "agreement" in text
+    assert "because" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("show", "--layer", "konv*"), "no layer matches"),
+        (("show", "--sort", "snrr"), 'did you mean "snr"'),
+        (("show", "--precision", "int4"), "no such precision"),
+        (("why", "a11"), 'did you mean "a1"'),
+    ],
+)
+def test_a_wrong_word_is_named(rtc, bundle: Path, command: tuple[str, ...], words: str) -> None:
+    name, *rest = command
+    done = rtc("precision", name, bundle, *rest)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_diff_names_what_differs(rtc, bundle: Path, plan: Callable[..., Path]) -> None:
+    given = yaml.safe_load((bundle / "latest/plan.yaml").read_text())["layers"]
+    other = "int8" if given["a1"]["precision"] != "int8" else "fp32"
+    changed = plan(layers={**given, "a1": {"precision": other, "because": "by hand"}})
+    found = rtc("precision", "diff", bundle, changed, "--json").document
+    assert [(each["name"], each["second"]) for each in found["changes"]] == [("a1", other)]
+    assert found["same_model"]
+    assert "by hand" in rtc("precision", "diff", bundle, changed).out
+    assert rtc("precision", "diff", bundle, bundle, "--json").document["changes"] == []
+
+
+def test_diff_of_no_plan(rtc, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("recipe: 1\n")
+    done = rtc("precision", "diff", bundle, tmp_path / "other.yaml")
+    assert done.code == 2
+    assert "plan: 1" in done.err
+
+
+def test_an_edited_plan_is_fed_back(rtc, home: Path, plan: Callable[..., Path]) -> None:
+    given = yaml.safe_load((home / "build/blocks/rtx4060ti/latest/plan.yaml").read_text())
+    layers = {**given["layers"], "b1": {"precision": "fp32", "because": "by hand"}}
+    (home / "my-plan.yaml").write_text(plan(layers=layers).read_text())
+    recipe = {**RECIPE, "precision": {"offer": ["mix"], "plan": "my-plan.yaml"}}
+    (home / "fed.yaml").write_text(yaml.safe_dump(recipe))
+    done = rtc("compile", home / "fed.yaml", "--cache", home / "store", "--json", "-q")
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.document["results"][0]["report"]["layers"]}
+    assert rows["b1"]["planned"] == "fp32"
+    assert rows["b1"]["reason"].startswith("by hand")
+
+
+def test_a_plan_of_another_model_is_refused(rtc, home: Path, plan: Callable[..., Path]) -> None:
+    (home / "my-plan.yaml").write_text(plan(model="sha256:0").read_text())
+    recipe = {**RECIPE, "precision": {"offer": ["mix"], "plan": "my-plan.yaml"}}
+    (home / "fed.yaml").write_text(yaml.safe_dump(recipe))
+    done = rtc("compile", home / "fed.yaml", "--cache", home / "store", "-q")
+    assert done.code == 2
+    assert "another model" in done.err
+
+
+@pytest.mark.parametrize("budget", ["0s", "0.2", "soon", "-3m"])
+def test_a_budget_too_small_to_do_anything(rtc, home: Path, budget: str) -> None:
+    done = rtc("compile", home / "recipe.yaml", f"--budget={budget}", "-q")
+    assert done.code == 2
+    assert "--budget" in done.err
+
+
+@pytest.mark.slow
+def test_try_tells_what_a_change_does(rtc, home: Path) -> None:
+    command = ("precision", "try", home / "recipe.yaml", "--target", "cpu", "--backend",
+               "onnxruntime", "--cache", home / "store")  # fmt: skip
+    found = rtc(*command, "--set", "a1=fp32", "--json").document
+    assert ("a1", "int8", "fp32") in [
+        (each["name"], each["first"], each["second"]) for each in found["changes"]
+    ]
+    assert found["after"]["over_float"]["value"] > 0
+    assert "against float" in rtc(*command, "--set", "a1=fp32").out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [("a1", "layer=precision"), ("a1=int4", "no such precision"), ("zz=fp16", "matches no layer")],
+)
+def test_a_change_that_is_none(rtc, home: Path, change: str, words: str) -> None:
+    done = rtc("precision", "try", home / "recipe.yaml", "--target", "cpu", "--backend",
+               "onnxruntime", "--cache", home / "store", "--set", change, "-q")  # fmt: skip
+    assert done.code == 2
+    assert words in done.err
