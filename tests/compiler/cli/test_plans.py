@@ -10,7 +10,7 @@ import pytest
 import yaml
 from residual_nets import blocks
 
-from rtc.compiler.pipeline import compile
+from rtc.compiler import pipeline
 from rtc.compiler.store import Store
 
 RECIPE = {
@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = draw.normal(size=(100, 3, 12, 12)).astype(np.float32)
     np.savez(folder / "samples.npz", x=x, y=np.arange(100) % 10)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    compile(folder / "recipe.yaml", out=folder / "build", store=Store(folder / "store"))
+    pipeline.compile(folder / "recipe.yaml", out=folder / "build", store=Store(folder / "store"))
     return folder
 
 
