@@ -93,9 +93,14 @@ def points(before: Evidence, after: Evidence) -> str:
     """The change of a fraction in percentage points: "−0.10 pt"; "" where either is pending."""
     if isinstance(before, Pending) or isinstance(after, Pending):
         return ""
-    change = round((after.value - before.value) * 100, 2)
-    sign = "−" if change < 0 else "+" if change > 0 else "±"
-    return f"{sign}{abs(change):.2f} pt"
+    return change(after.value - before.value)
+
+
+def change(fraction: float) -> str:
+    """A change of a fraction in percentage points: "−0.10 pt"."""
+    by = round(fraction * 100, 2)
+    sign = "−" if by < 0 else "+" if by > 0 else "±"
+    return f"{sign}{abs(by):.2f} pt"
 
 
 def rate(per_second: float) -> str:

@@ -84,6 +84,7 @@ def _environment() -> jinja2.Environment:
         "figure": figures.figure,
         "duration": figures.duration,
         "amount": figures.amount,
+        "change": figures.change,
         "factor": figures.factor,
         "significant": figures.significant,
         "width": charts.WIDTH,

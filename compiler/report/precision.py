@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rtc.compiler.core.precision import Precision
 from rtc.compiler.precision.view import INT8, band_words
-from rtc.compiler.report.figures import clean, significant
+from rtc.compiler.report.figures import change, clean, significant
 from rtc.compiler.report.terminal import evidence_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def layer_table(
     shipped: str, found: Sequence[LayerView], search: SearchRow | None
 ) -> RenderableType:
     """One line for each layer: what it runs in, what INT8 loses, what it takes, and why."""
-    ways = list(dict.fromkeys(how for view in found for how in view.times_us))
+    seen = {how for view in found for how in view.times_us}
+    ways = [each.value for each in Precision if each.value in seen]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("layer", overflow="fold", min_width=16)
     for name in ("operator", "shape", "planned", "built"):
@@ -48,9 +50,9 @@ def layer_table(
             Text(clean(row.shape)),
             Text(row.planned, _COLOURS.get(row.planned, "")),
             Text(row.built or row.verdict, _VERDICTS.get(row.verdict, _COLOURS[row.built])),
-            _decibels(row.snr_db),
+            _decibels(loss.layer_snr_db if loss else row.snr_db),
             _decibels(view.output_snr_db),
-            Text("–", "dim") if drop is None else Text(f"{-100 * drop[0]:+.2f} pt"),
+            Text("–", "dim") if drop is None else Text(change(-drop[0])),
             *(_time(view.times_us.get(how)) for how in ways),
             Text(clean(row.reason), "dim"),
         )
