@@ -10,14 +10,19 @@ import pytest
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.report.model import (
     AccuracyRow,
+    AddRow,
     CandidateRow,
     CertificateRow,
     Curve,
     GateRow,
     LatencyRow,
     LayerRow,
+    LossRow,
+    PolicyRow,
     Report,
+    SearchRow,
     StageRow,
+    TrialRow,
 )
 
 HOST = "AMD EPYC 7B13, 2 threads"
@@ -111,6 +116,67 @@ def curves() -> tuple[Curve, ...]:
     )
 
 
+def searched() -> SearchRow:
+    """A search over the layers with weights, with one residual Add."""
+
+    def loss(layer: str, decibels: float) -> LossRow:
+        return LossRow(
+            layer=layer,
+            op=layer.rpartition("/")[2],
+            precision="int8",
+            layer_snr_db=decibels + 3,
+            output_snr_db=(decibels, decibels - 1.5, decibels + 1.5),
+            kl=(1e-4, 5e-5, 2e-4),
+            agreement=(0.998, 0.99, 1.0),
+            top1_drop=(0.001, -0.002, 0.004),
+        )
+
+    def trial(name: str, state: str, speed: float, agreement: float) -> TrialRow:
+        return TrialRow(
+            name=name,
+            state=state,
+            layers={"half": 2, "int8": 3},
+            noise_db=-30.0,
+            agreement=(agreement, agreement - 0.01, min(1.0, agreement + 0.005)),
+            top1_drop=(1 - agreement, -0.001, 0.02),
+            latency=Measured(0.5 / speed, "ms", HOST, 200),
+            over_float=(speed, 0.97 * speed, 1.03 * speed),
+        )
+
+    time = Measured(0.002, "ms", "the runtime's profiler", 1)
+    return SearchRow(
+        candidate="openvino mix",
+        engine="fast",
+        samples=64,
+        tried_on=500,
+        seconds=41.2,
+        ended=True,
+        measured=True,
+        trials=(
+            trial("float", "passed", 1.0, 1.0),
+            trial("all int8", "refused", 1.9, 0.961),
+            trial("assignment 4", "best", 1.6, 0.996),
+        ),
+        losses=(loss("/conv2/Conv", 38.1), loss("/fc1/Gemm", 34.7), loss("/fc2/Gemm", 29.9)),
+        times_us={"/conv2/Conv": {"half": 5.0, "int8": 3.1}, "/fc1/Gemm": {"half": 2.0}},
+        ledger=(
+            AddRow(
+                add="/block/Add",
+                branches=("branch", "skip"),
+                ranges=((-2.31, 2.2), (0.0, 7.94)),
+                choice="quantise-both",
+                because="2 µs keep-half, 1 µs quantise-both (measured)",
+                policies=(
+                    PolicyRow("keep-half", 34.0, (40.3, 39.6, 41.0), None, time),
+                    PolicyRow("quantise-both", 33.5, (40.1, 39.4, 40.8), None, time),
+                ),
+                left_out={"quantise-skip": "a convolution is INT8 only if its output is quantised"},
+            ),
+        ),
+        ledger_samples=16,
+    )
+
+
 @pytest.fixture
 def cpu_report() -> Report:
     cases = [
@@ -188,6 +254,7 @@ def cpu_report() -> Report:
             "model": "sha256:" + "3f2a9c1b" * 8,
         },
         engine_bytes=251_400,
+        searches=(searched(),),
     )
 
 

@@ -13,6 +13,7 @@ from rtc.compiler.core.evidence import Measured
 from rtc.compiler.report.figures import factor
 from rtc.compiler.report.html import render
 from rtc.compiler.report.model import Curve, LatencyRow, Report
+from rtc.compiler.report.search_charts import search_pictures
 from rtc.compiler.report.serial import from_json, to_json
 
 ATTACK = "</td></style><script>document.title='taken'</script><img src=x onerror=alert(1)>"
@@ -132,6 +133,27 @@ def test_a_layer_of_unknown_precision_stands_out_and_is_counted(cpu_report: Repo
     assert "0 of 1 changed, 1 unknown" in html
 
 
+def test_a_search_is_drawn_and_told(cpu_report: Report) -> None:
+    page = render(cpu_report)
+    assert "openvino mix: what each layer alone loses in INT8" in page
+    assert "/fc2/Gemm: 29.9 dB (28.4 – 31.4), planned int8" in page
+    assert "assignment 4: 1.60× float, 99.60% agree" in page
+    assert page.count('class="point ') == 3 + 3
+    assert "Residual ledger" in page
+    assert "a convolution is INT8 only if its output is quantised" in page
+
+
+def test_the_front_holds_what_nothing_beats(cpu_report: Report) -> None:
+    (pictures,) = search_pictures(cpu_report.searches, cpu_report.layers)
+    assert pictures.front is not None
+    assert len(pictures.front.line) == 3  # faster and faster, further and further from float
+    slow = replace(cpu_report.searches[0].trials[0], name="worse", agreement=(0.95, 0.94, 0.96))
+    searches = [replace(s, trials=(*s.trials, slow)) for s in cpu_report.searches]
+    (pictures,) = search_pictures(searches, cpu_report.layers)
+    assert len(pictures.front.dots) == 4
+    assert len(pictures.front.line) == 3
+
+
 def test_markup_in_names_is_text(cpu_report: Report) -> None:
     layer = replace(cpu_report.layers[0], name=ATTACK, reason=ATTACK, verdict=ATTACK)
     gate = replace(cpu_report.gates[0], name=ATTACK, found=ATTACK)
@@ -159,7 +181,7 @@ def test_control_characters_do_not_reach_the_page(cpu_report: Report) -> None:
 def test_a_report_with_nothing_in_it_is_still_a_page(cpu_report: Report) -> None:
     empty = replace(
         cpu_report, gates=(), accuracy=(), latency=(), candidates=(), layers=(), certificates=(),
-        stages=(), curves=(), notes=(), provenance={}, device={}, engine_bytes=None,
+        stages=(), curves=(), searches=(), notes=(), provenance={}, device={}, engine_bytes=None,
     )  # fmt: skip
     page = Page(render(empty))
     assert page.open == []
@@ -169,7 +191,7 @@ def test_a_report_with_nothing_in_it_is_still_a_page(cpu_report: Report) -> None
 def test_a_single_sample_and_a_single_epoch_can_be_drawn(cpu_report: Report) -> None:
     row = LatencyRow("one", "forward", 1, Measured(1.0, "ms", "host", 1), samples_ms=(1.0,))
     once = replace(
-        cpu_report, latency=(row,), curves=(Curve("only", "train", (0.5,), (), 1.0),)
+        cpu_report, latency=(row,), curves=(Curve("only", "train", (0.5,), (), 1.0),), searches=()
     )  # fmt: skip
     html = render(once)
     assert html.count("<figure>") == 2
