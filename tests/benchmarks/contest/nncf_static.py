@@ -1,4 +1,8 @@
-"""NNCF's post-training quantisation of an OpenVINO model, plain and with accuracy control."""
+"""NNCF's post-training quantisation of an OpenVINO model, plain and with accuracy control.
+
+All other options are its defaults. Of samples one by one (as its guide has it) its activation
+ranges are the means of each sample's extremes, which clips: see a ResNet-20's agreement.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -17,20 +18,22 @@ from rtc.compiler.report.figures import amount, clean, duration, interval, signi
 _COLUMNS = ("top-1", "drop, points", "agreement", "latency, b1", "× eager", "search", "peak")
 
 
-def results(model: str, rows: Sequence[Row]) -> Table:
-    """Every peer on one model, the fastest first; failures last."""
+def results(model: str, rows: Sequence[Row]) -> Group:
+    """Every peer on one model, the fastest first; then why those that failed did."""
     table = Table(title=model, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("peer", no_wrap=True)
     for name in _COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: row.ms.value if row.ms else float("inf")):
-        style = "bold" if row.peer == RTC else ""
-        if row.failure:
-            table.add_row(Text(row.peer), Text(clean(row.failure), "red"))
-            continue
-        shown = f"{row.peer} ({row.facts['shipped']})" if row.peer == RTC else row.peer
-        table.add_row(Text(shown), *map(Text, _cells(row)), style=style)
-    return table
+        if not row.failure:
+            style = "bold" if row.peer == RTC else ""
+            table.add_row(Text(_name(row)), *map(Text, _cells(row)), style=style)
+    failed = (f"{row.peer}: {clean(row.failure)}" for row in rows if row.failure)
+    return Group(table, *(Text(line, "red") for line in failed))
+
+
+def _name(row: Row) -> str:
+    return f"{row.peer} ({row.facts['shipped']})" if row.peer == RTC else row.peer
 
 
 def _cells(row: Row) -> list[str]:
