@@ -36,10 +36,11 @@ class Parameters:
 def activation_parameters(seen: TensorRange, kind: str) -> Parameters:
     """Scale and zero point that cover a range, zero included (padding must stay exact).
 
-    `kind`: "uint8" (affine) or "int8" (symmetric, zero point 0), as in `QuantScheme.activation`.
+    `kind`: "uint8" (affine), "int8" (symmetric, zero point 0), or "by-sign" (int8 where a tensor
+    has negative values, uint8 elsewhere), as in `QuantScheme.activation`.
     """
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if kind == "uint8":
+    if kind == "uint8" or (kind == "by-sign" and low == 0.0):
         scale = max((high - low) / 255, _TINY)
         zero_point = np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
     else:
@@ -49,18 +50,24 @@ def activation_parameters(seen: TensorRange, kind: str) -> Parameters:
     return Parameters(np.array(scale, np.float32), zero_point)
 
 
-def with_one_scale(own: TensorRange, all_of_them: Iterable[TensorRange]) -> TensorRange:
-    """A tensor's range, widened so that several tensors have one scale.
+def with_one_scale(
+    own: TensorRange, all_of_them: Iterable[TensorRange], kind: str
+) -> tuple[TensorRange, str]:
+    """A tensor's range, widened so that several tensors have one scale, and the type to share.
+
+    `kind` as in `QuantScheme.activation`; "by-sign" is settled here, by all of them together.
 
     The widest range gives the scale; an affine zero point stays each tensor's own, so that one
     without negative values keeps 0, and with it the activation that runtimes fuse only then.
     """
     ranges = tuple(all_of_them)
     if len(ranges) == 1:
-        return own
+        return own, kind
     width = max(each.high - each.low for each in ranges)
     limit = max(max(-r.low, r.high) if r.limit is None else r.limit for r in ranges)
-    return replace(own, high=own.low + width, limit=limit)
+    if kind == "by-sign":
+        kind = "int8" if any(each.low < 0 for each in ranges) else "uint8"
+    return replace(own, high=own.low + width, limit=limit), kind
 
 
 def weight_parameters(

@@ -129,11 +129,11 @@ class Builder:
             return self.realise(backend, self.plan(backend, variant, given))
         if self.recipe.precision.search is None:
             return self.realise(backend, self.plan(backend, variant))
-        from rtc.compiler.precision.decide import decide
+        from rtc.compiler.precision.decide import decided
 
-        decided = decide(self, backend, self.recipe.precision.search)
-        plan = self.plan(backend, variant, decided.plan)
-        return replace(self.realise(backend, plan), search=decided.row)
+        found = decided(self, backend, self.recipe.precision.search)
+        plan = self.plan(backend, variant, found.plan)
+        return replace(self.realise(backend, plan), search=found.row)
 
     def target(self, backend: Backend) -> TargetContext:
         """What the passes know of this device with that runtime."""
@@ -180,8 +180,9 @@ class Builder:
             RecipeError: as `AssignPrecision.apply`, for these pins.
         """
         step = self._assigning(plan.variant, plan)
-        step = replace(step, pin={**step.pin, **pin})
         context = replace(self.context, target=self.target(backend))
+        by_name = step.resolved(self.model, context, pin)  # a name beats any pin of the recipe
+        step = replace(step, pin={**step.pin, **by_name})
         changed = step.apply(self.model, context).plan
         assert changed is not None, "assign-precision gives a plan"
         return changed

@@ -16,7 +16,7 @@ from rtc.compiler.core.hashing import canonical, file_digest
 from rtc.compiler.core.naming import REFERENCE, load_object
 from rtc.compiler.core.passes import PassContext, Statistics, TensorRange
 from rtc.compiler.core.precision import Variant
-from rtc.compiler.core.progress import Progress
+from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.passing import run_pass
 from rtc.compiler.recipe import Recipe
@@ -64,8 +64,21 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
         unit = passed.unit
         details.append((step.name, passed.details))
         certificates.append(passed.certificate)
+    _warn_of_dead_channels(unit, stages.listener)
     statistics = _observe(recipe, unit, data, stages)
     return Front(unit, eager, statistics, tuple(details), tuple(certificates))
+
+
+def _warn_of_dead_channels(model: Unit, listener: Listener) -> None:
+    """They cost time and have no scale of their own; mostly they tell of a broken training."""
+    from rtc.passes.graph import read
+    from rtc.passes.layers import dead_channels, weighted_layers
+
+    for layer in weighted_layers(read(model)):
+        if count := dead_channels(layer):
+            listener.warned(
+                f"{layer.name}: {count} output channels are dead: all their weights are zero"
+            )
 
 
 def _check_references(recipe: Recipe) -> None:

@@ -75,7 +75,15 @@ def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> Ce
 
     before, after = ctx.reference or unit, step.judged(result.unit, ctx)
     samples = _EXACT_SAMPLES if isinstance(step.bound, Exact) else _BOUNDED_SAMPLES
-    row = parity.check(before, after, step.bound, ctx.data.test, stage=step.name, samples=samples)
+    row = parity.check(
+        before,
+        after,
+        step.bound,
+        ctx.data.test,
+        stage=step.name,
+        samples=samples,
+        data=ctx.data.digest,
+    )
     if not row.passed:
         raise GateError(
             "the pass broke its bound",

@@ -204,7 +204,7 @@ class PrecisionOptions(Section):
         Variant
     )
     """Variants to build and compare; the fastest that passes ships."""
-    observer: Observer = "percentile"
+    observer: Observer = "mse"
     """How a tensor's range is taken from the calibration samples."""
     observers: dict[str, Observer] = {}
     """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""

@@ -57,7 +57,7 @@ class AssignPrecision(Pass):
     gives: ClassVar[Level] = Level.ONNX
 
     variant: Variant = Variant.MIX
-    observer: str = "percentile"
+    observer: str = "mse"
     observers: Mapping[str, str] = field(default_factory=dict)
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
@@ -120,6 +120,21 @@ class AssignPrecision(Pass):
         policies = Counter(decision.policy.value for decision in joined.values())
         details = {"layers": dict(counts), "residuals": dict(policies)}
         return PassResult(unit, False, summary, details, plan)
+
+    def resolved(
+        self, unit: Unit, ctx: PassContext, pin: Mapping[str, Precision]
+    ) -> dict[str, Precision]:
+        """Pins by the names of the layers that they match.
+
+        Raises:
+            RecipeError: as `apply`, for these pins.
+        """
+        policy = Policy(Variant(self.variant), ctx.where().scheme, self.min_snr_db)
+        if not pin:
+            return {}
+        graph = read(unit).cleanup()
+        layers = {layer.name: layer for layer in weighted_layers(graph)}
+        return _resolved(pin, graph, layers, policy)
 
     def _rules(
         self, layers: Mapping[str, Layer], pins: Mapping[str, Precision], policy: Policy

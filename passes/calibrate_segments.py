@@ -123,7 +123,13 @@ def _twin(unit: Unit, ctx: PassContext, statistics: Statistics) -> Unit:
 def _tensors(graph: gs.Graph, ctx: PassContext, *, everywhere: bool) -> list[str]:
     """Names of the tensors to take ranges of, in graph order; a graph's input keeps its own."""
     assert ctx.plan is not None
-    spots = placement(graph, ctx.plan, quantise_outputs=ctx.where().scheme.quantise_outputs)
+    scheme = ctx.where().scheme
+    spots = placement(
+        graph,
+        ctx.plan,
+        quantise_outputs=scheme.quantise_outputs,
+        float_logits=scheme.bias == "int32",
+    )
     wanted = {spot.range_of for spot in spots}
     if not everywhere:
         wanted &= _around_recalibrated(graph, ctx.plan)

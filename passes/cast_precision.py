@@ -21,7 +21,7 @@ from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit
-from rtc.passes.graph import MOVES, Names, dtype_of, is_constant, read, write
+from rtc.passes.graph import Names, dtype_of, is_constant, moves, read, write
 from rtc.passes.half import half_dtype, half_obstacle, retyped
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class _Writer:
         self._convert(node, inputs, self.dtype)
         for tensor in new:
             tensor.dtype = self.dtype
-        self.half_nodes += bool(new) and node.op not in MOVES
+        self.half_nodes += bool(new) and not moves(node)
 
     def _goes_half(self, node: gs.Node) -> bool:
-        if node.op in MOVES:
+        if moves(node):
             return bool(dtype_of(node.inputs[0]) == self.dtype)
         precision = self.plan.precision_of(node.name)
         if precision is Precision.INT8:

@@ -22,6 +22,24 @@ MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Un
 """Operators that only move their first input's values: they take its precision as it is."""
 
 
+def moves(node: gs.Node) -> bool:
+    """Whether a node only moves its first input's values: `MOVES`, and a Pad with zeros.
+
+    Zero stands for itself in every precision and in every scheme of quantisation.
+    """
+    return node.op in MOVES or _pads_with_zeros(node)
+
+
+def _pads_with_zeros(node: gs.Node) -> bool:
+    if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
+        return False
+    given = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    if given is None:
+        return not node.attrs.get("value", 0.0)
+    filled = value(node, 2)
+    return filled is not None and not filled.any()
+
+
 def read(unit: Unit) -> gs.Graph:
     """The unit's graph, to be changed freely.
 

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.compiler.core.operators import WEIGHTED
-from rtc.passes.graph import MOVES, is_constant, is_output, value
+from rtc.passes.graph import is_constant, is_output, moves, value
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 FUSED = frozenset({"Relu", "Clip"})
-COMMUTES = MOVES | {"MaxPool"}
-"""Operators that give the same with integers as with what these stand for: Q may cross them."""
 JOINS = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"})
 """Operators that some runtimes compute in integers where all their inputs and outputs are."""
 
@@ -49,6 +47,20 @@ class Layer:
     @property
     def depthwise(self) -> bool:
         return self.groups > 1 and self.groups == self.channels[0]
+
+
+def dead_channels(layer: Layer) -> int:
+    """How many output channels of a layer have no weight but zeros: they carry a constant."""
+    weight = value(layer.node, 1)
+    if weight is None or weight.ndim < 2:
+        return 0
+    rest = tuple(axis for axis in range(weight.ndim) if axis != layer.axis)
+    return int(np.count_nonzero(~weight.any(axis=rest)))
+
+
+def commutes(node: gs.Node) -> bool:
+    """Whether a node gives the same with integers as with what these stand for: Q may cross it."""
+    return node.op == "MaxPool" or moves(node)
 
 
 def weighted_layers(graph: gs.Graph) -> tuple[Layer, ...]:
@@ -109,7 +121,7 @@ def producer(tensor: Any) -> gs.Node | None:
 def origin(tensor: Any) -> Any:
     """The tensor whose values these are, back across operators that commute with quantisation."""
     maker = producer(tensor)
-    while maker is not None and maker.op in COMMUTES:
+    while maker is not None and commutes(maker):
         tensor = maker.inputs[0]
         maker = producer(tensor)
     return tensor

@@ -5,7 +5,8 @@ Rules (NVIDIA's for explicit quantisation, and ONNX Runtime's where it differs):
 1. Every activation that an INT8 node reads is quantised; one pair serves all its INT8 readers.
 2. Operators that commute with quantisation have the pair on both sides, with one scale.
 3. `quantise_outputs`: the output of an INT8 node, after the activation fused into it, is quantised
-   for every reader: ONNX Runtime fuses nothing else.
+   for every reader: ONNX Runtime fuses nothing else. The logits of a Gemm with a bias stay float:
+   they would only be restored for the reader.
 4. Of a residual Add, what its policy says is quantised (`ResidualPolicy`). The skip alone: the
    runtime fuses Add and activation into the convolution that ends the branch. With one scale for
    both branches, whatever else reads them has that scale too: a second pair costs a kernel.
@@ -18,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy
-from rtc.passes.layers import COMMUTES, FUSED, activations, origin, output_of, producer
+from rtc.passes.graph import is_output
+from rtc.passes.layers import FUSED, activations, commutes, origin, output_of, producer
 from rtc.passes.residuals import Residual, residuals
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Spots:
         """Quantise `tensor` for a reader, and before each commuting operator that leads to it."""
         self.add(tensor, reader)
         maker = producer(tensor)
-        while maker is not None and maker.op in COMMUTES:
+        while maker is not None and commutes(maker):
             self.add(maker.inputs[0], maker)
             maker = producer(maker.inputs[0])
 
@@ -78,8 +80,13 @@ class Spots:
         return list(self.by_name.values())
 
 
-def placement(graph: gs.Graph, plan: PrecisionPlan, *, quantise_outputs: bool) -> list[Spot]:
-    """Every tensor to quantise."""
+def placement(
+    graph: gs.Graph, plan: PrecisionPlan, *, quantise_outputs: bool, float_logits: bool = False
+) -> list[Spot]:
+    """Every tensor to quantise.
+
+    `float_logits`: a Gemm with a bias computes in integers also where it writes floats.
+    """
     spots = Spots()
     adds = {add.name: add for add in residuals(graph)}
     for node in graph.nodes:
@@ -87,12 +94,18 @@ def placement(graph: gs.Graph, plan: PrecisionPlan, *, quantise_outputs: bool) -
             _join(spots, adds[node.name], plan.residual_of(node.name), both=quantise_outputs)
         elif node.op in FUSED or plan.precision_of(node.name) is not Precision.INT8:
             continue
-        elif node.op not in COMMUTES:
+        elif not commutes(node):
             for tensor in activations(node):
                 spots.add_path(tensor, node)
         if quantise_outputs and plan.precision_of(node.name) is Precision.INT8:
-            spots.add(output_of(graph, node), None)
+            result = output_of(graph, node)
+            if not (float_logits and _has_bias(node) and is_output(graph, result)):
+                spots.add(result, None)
     return spots.result()
+
+
+def _has_bias(node: gs.Node) -> bool:
+    return node.op == "Gemm" and len(node.inputs) > 2
 
 
 def _join(spots: Spots, add: Residual, policy: ResidualPolicy, *, both: bool) -> None:

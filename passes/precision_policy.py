@@ -20,12 +20,12 @@ from rtc.compiler.core.precision import (
     Variant,
 )
 from rtc.compiler.core.target import QuantScheme
-from rtc.passes.graph import MOVES, dtype_of, is_constant
+from rtc.passes.graph import dtype_of, is_constant, moves
 from rtc.passes.half import half_obstacle
 from rtc.passes.layers import (
-    COMMUTES,
     JOINS,
     Layer,
+    commutes,
     is_first,
     is_last,
     output_of,
@@ -185,7 +185,7 @@ class Policy:
 def computes(node: gs.Node) -> bool:
     """Whether a node computes floats: it has a precision to decide."""
     kinds = [dtype_of(tensor) for tensor in node.outputs]
-    return node.op not in MOVES and any(kind is not None and kind.kind == "f" for kind in kinds)
+    return not moves(node) and any(kind is not None and kind.kind == "f" for kind in kinds)
 
 
 def _against_int8(graph: gs.Graph, layer: Layer) -> str:
@@ -207,7 +207,7 @@ def _against_int8(graph: gs.Graph, layer: Layer) -> str:
 def _integer_made(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
     """Whether a tensor comes out of a layer planned in INT8."""
     maker = producer(tensor)
-    while maker is not None and maker.op in MOVES:
+    while maker is not None and moves(maker):
         maker = producer(maker.inputs[0])
     if maker is None or maker.name not in known:
         return False
@@ -221,6 +221,6 @@ def _integer_wanted(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
             decision = known.get(node.name)
             if decision and decision.precision is Precision.INT8 and node.inputs[0] is tensor:
                 return True
-        elif node.op in COMMUTES and _integer_wanted(node.outputs[0], known):
+        elif commutes(node) and _integer_wanted(node.outputs[0], known):
             return True
     return False

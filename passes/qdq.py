@@ -70,7 +70,9 @@ def write_qdq(
             fix="export the model again, or convert it with onnx.version_converter",
             id="old-opset",
         )
-    spots = placement(graph, plan, quantise_outputs=scheme.quantise_outputs)
+    spots = placement(
+        graph, plan, quantise_outputs=scheme.quantise_outputs, float_logits=scheme.bias == "int32"
+    )
     parameters = {s.tensor.name: _parameters(s, statistics, scheme) for s in spots}
     writer = _Writer(graph, scheme)
     for layer in layers:
@@ -113,8 +115,9 @@ def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Para
     missing = sorted(spot.sharing - statistics.keys())
     if missing:
         raise InternalError(f"the range of tensor {missing[0]} was never observed")
-    seen = with_one_scale(statistics[spot.range_of], [statistics[name] for name in spot.sharing])
-    return activation_parameters(seen, scheme.activation)
+    sharing = [statistics[name] for name in spot.sharing]
+    seen, kind = with_one_scale(statistics[spot.range_of], sharing, scheme.activation)
+    return activation_parameters(seen, kind)
 
 
 class _Writer:

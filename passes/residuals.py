@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.passes.graph import dtype_of
-from rtc.passes.layers import COMMUTES, FUSED, activations, producer
+from rtc.passes.layers import FUSED, activations, commutes, producer
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -70,7 +70,7 @@ def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
 
 def _end(tensor: Any, depths: Mapping[str, int]) -> str:
     maker = producer(tensor)
-    while maker is not None and (maker.op in COMMUTES or maker.op in FUSED or maker.op == "Add"):
+    while maker is not None and (commutes(maker) or maker.op in FUSED or maker.op == "Add"):
         makers = [each.inputs[0] for each in activations(maker) if each.inputs]
         maker = max(makers, key=lambda node: depths[node.name], default=None)
     return maker.name if maker is not None else ""

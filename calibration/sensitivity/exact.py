@@ -57,7 +57,7 @@ def exact(
                 tail.run({**constants, **values}, reference)
             progress(results.samples, len(split), f"{len(tails)} alternatives")
     work = multiply_accumulates(base.graph)
-    passes = 1 + sum(tail.assembly.work(work) for tail in tails) / sum(work.values())
+    passes = 1 + sum(tail.assembly.work(work) for tail in tails) / max(1, sum(work.values()))
     return Sensitivity(
         engine="exact",
         model=digest(proto),

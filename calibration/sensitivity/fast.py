@@ -122,7 +122,7 @@ class _Circuit:
             self._outputs += [part.power(end), part.power(error)]
             self._outputs += [part.power(signs), part.power(fisher), part.sum_of_samples(margin)]
         work = multiply_accumulates(base.graph)
-        self.passes = part.work(work) / sum(work.values())
+        self.passes = part.work(work) / max(1, sum(work.values()))
         self.batch = batch_size(base, [name for node in base.graph.node for name in node.output])
         self._input = base.graph.input[0].name
         self._constants = shared_constants(base, [part])

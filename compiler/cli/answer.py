@@ -106,7 +106,9 @@ def draw(text: RenderableType) -> None:
     # A pipe has no width of its own, and a path that is broken over two lines is no path.
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     with printing():
-        Console(highlight=False, width=None if known else _PIPE_WIDTH).print(text)
+        width = None if known else _PIPE_WIDTH
+        # What is drawn holds names from models and plans: never markup.
+        Console(highlight=False, markup=False, width=width).print(text)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def compile_recipe(
     Ends with exit code 8 when a gate failed; the bundle is written all the same, marked failed.
 
     \b
-    Examples:
+    Example:
       rtc compile recipes/lenet5-mnist.yaml --target cpu --target rtx4060ti
       rtc compile recipes/lenet5-mnist.yaml --budget 10m
     """

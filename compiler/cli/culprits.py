@@ -49,7 +49,7 @@ def culprits(
     cache: Folder = None,
     quiet: Quiet = False,
 ) -> Answer:
-    """Find the smallest set of layers that breaks a metric, by trials on the real runtime.
+    """Find a minimal set of layers that breaks a metric, by trials on the real runtime.
 
     With these layers put back to float the metric holds, and with any one of them left as planned
     it does not. The limit is the recipe's gate where none is given.
@@ -64,8 +64,10 @@ def culprits(
     from rtc.compiler.recipe import load_recipe
     from rtc.compiler.stages import Stages
 
-    if out is not None and not out.parent.is_dir():  # found out before the work, not after it
-        raise MachineError("there is no such folder to write in", where=str(out.parent))
+    if out is not None and (
+        out.is_dir() or not out.parent.is_dir()
+    ):  # found out before the work, not after it
+        raise MachineError("no file can be written there", where=str(out))
     given = load_recipe(recipe)
     held = metric_of(given, metric, at_least=at_least, at_most=at_most)
     with watched(quiet) as listener:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -151,15 +151,18 @@ class PrecisionPlan:
                 seen=repr(fields.get("plan")),
                 expected="plan: 1",
             )
+        _refuse_unknown("plan", fields, ("plan", *cls.__dataclass_fields__))
         try:
             return cls(
                 model=str(fields["model"]),
                 target=str(fields["target"]),
                 variant=Variant(fields["variant"]),
                 default=Precision(fields["default"]),
-                layers={n: _decision_from_dict(d) for n, d in fields.get("layers", {}).items()},
+                layers={
+                    n: _decision_from_dict(n, d) for n, d in _section(fields, "layers").items()
+                },
                 residuals={
-                    n: _residual_from_dict(n, d) for n, d in fields.get("residuals", {}).items()
+                    n: _residual_from_dict(n, d) for n, d in _section(fields, "residuals").items()
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
@@ -177,8 +180,50 @@ def _decision_to_dict(decision: LayerDecision) -> dict[str, Any]:
     return fields
 
 
-def _decision_from_dict(fields: Mapping[str, Any]) -> LayerDecision:
-    return LayerDecision(**{**fields, "precision": Precision(fields["precision"])})
+def _section(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping of a plan, by names of nodes; one that is not there, or empty, holds none."""
+    found = fields.get(name) or {}
+    if not isinstance(found, Mapping):
+        seen = type(found).__name__
+        raise RecipeError("not a mapping", where=f"plan: {name}", seen=seen, expected="node: {…}")
+    return found
+
+
+def _refuse_unknown(where: str, fields: Any, known: Iterable[str]) -> None:
+    """Raise a RecipeError for what is no mapping, or holds a key that it cannot have."""
+    if not isinstance(fields, Mapping):
+        raise RecipeError("not a mapping", where=where, seen=repr(fields))
+    names = list(known)
+    for key in fields:
+        if key not in names:
+            fix = nearest(str(key), names)
+            raise RecipeError("a plan has no such key", where=where, seen=repr(key), fix=fix)
+
+
+def _reason_and_pin(where: str, fields: Mapping[str, Any]) -> tuple[str, bool]:
+    pinned = fields.get("pinned", False)
+    if not isinstance(pinned, bool):
+        raise RecipeError(
+            "pinned is neither true nor false", where=where, seen=repr(pinned), expected="true"
+        )
+    return str(fields.get("because", "")), pinned
+
+
+def _decision_from_dict(layer: str, fields: Mapping[str, Any]) -> LayerDecision:
+    where = f"plan: layers: {layer}"
+    _refuse_unknown(where, fields, LayerDecision.__dataclass_fields__)
+    known = [precision.value for precision in Precision]
+    if fields.get("precision") not in known:
+        seen = repr(fields.get("precision"))
+        fix = nearest(str(fields.get("precision")), known)
+        raise RecipeError("no such precision", where=where, seen=seen, fix=fix)
+    because, pinned = _reason_and_pin(where, fields)
+    snr = fields.get("snr_db")
+    if snr is not None and (isinstance(snr, bool) or not isinstance(snr, (int, float))):
+        raise RecipeError("snr_db is not a number", where=where, seen=repr(snr))
+    return LayerDecision(
+        Precision(fields["precision"]), because, str(fields.get("op", "")), snr, pinned
+    )
 
 
 def _residual_to_dict(decision: ResidualDecision) -> dict[str, Any]:
@@ -195,6 +240,7 @@ def _residual_to_dict(decision: ResidualDecision) -> dict[str, Any]:
 
 def _residual_from_dict(add: str, fields: Mapping[str, Any]) -> ResidualDecision:
     where = f"plan: residuals: {add}"
+    _refuse_unknown(where, fields, ResidualDecision.__dataclass_fields__)
     known = [policy.value for policy in ResidualPolicy]
     if fields.get("policy") not in known:
         raise RecipeError(
@@ -207,13 +253,9 @@ def _residual_from_dict(add: str, fields: Mapping[str, Any]) -> ResidualDecision
         branch, skip = fields["branches"]
         ranges = [(float(low), float(high)) for low, high in fields["branch_ranges"]]
         first, second = ranges
-        return ResidualDecision(
-            **{
-                **fields,
-                "policy": ResidualPolicy(fields["policy"]),
-                "branches": (str(branch), str(skip)),
-                "branch_ranges": (first, second),
-            }
-        )
+        because, pinned = _reason_and_pin(where, fields)
+        policy = ResidualPolicy(fields["policy"])
+        names = (str(branch), str(skip))
+        return ResidualDecision(policy, names, (first, second), because, pinned)
     except (KeyError, TypeError, ValueError) as cause:
         raise RecipeError(f"not a decision on a residual Add: {cause}", where=where) from cause

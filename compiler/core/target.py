@@ -19,7 +19,8 @@ class QuantScheme:
     """How a runtime wants INT8 and its half type written into the graph (FACTS: targets differ).
 
     Attributes:
-        activation: "uint8" (affine, any zero point) or "int8" (symmetric, zero point 0).
+        activation: "uint8" (affine, any zero point), "int8" (symmetric, zero point 0), or "by-sign"
+            (int8 where a tensor has negative values, uint8 elsewhere: the zero point is always 0).
         per_channel: weight scales per output channel; per tensor where False.
         half: "fp16", "bf16", or None where the runtime gains nothing from a half type.
         half_in_graph: True where Cast nodes carry the half type. False where the runtime takes it

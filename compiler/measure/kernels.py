@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Split
-from rtc.compiler.core.errors import MachineError
+from rtc.compiler.core.errors import BuilderError, MachineError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer
 from rtc.compiler.measure import worker
@@ -78,9 +78,8 @@ def kernel_times(
     if backend.runnable(request.profile).ok:
         try:
             return _profiled(backend, built, request, samples, seconds)
-        except MachineError as error:
-            if error.id != "no-profiler":
-                raise
+        except (BuilderError, MachineError):
+            pass  # without a profiler, or with one that fails, the engine is as good
     times = roofline.layer_times(built.layers, request.profile, batch)
     return KernelTimes(
         times, measured=False, where=f"roofline of {request.profile.name}", batch=batch

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,6 +31,8 @@ Verdict = tuple[bool, str]
 """Whether it passed, and the sentence that says what was measured."""
 
 WHERE = "float reference on the CPU"
+_KEPT = 8  # outputs of units: a few megabytes each at most
+_lately: dict[tuple[str, str, str, int, int], Outputs] = {}
 
 
 def check(
@@ -41,11 +44,15 @@ def check(
     stage: str,
     samples: int = 256,
     batch: int = 64,
+    data: str = "",
 ) -> CertificateRow:
     """Run both units on the first `samples` of `split` and hold the outputs against `bound`.
 
     A signature's fixed batch goes before `batch`, and then only whole batches count. A unit that
     does not run, or whose signature changed, fails with the reason; nothing is raised for it.
+
+    With `data`, the digest of what `split` is of, a unit that was checked lately does not run
+    again: each pass's input is the output of the one before, and many passes change nothing.
 
     Raises:
         MachineError: a library that one of the units needs is not installed.
@@ -56,7 +63,7 @@ def check(
     count = min(samples, len(split))
     chosen = split.head(count // fixed * fixed if fixed else count)
     try:
-        passed, measured = _judge(before, after, bound, chosen, fixed or batch)
+        passed, measured = _judge(before, after, bound, _Samples(chosen, fixed or batch, data))
     except (ModelError, GateError) as error:
         passed, measured = False, str(error)
     return CertificateRow(
@@ -112,13 +119,23 @@ def _fixed_batch(unit: Unit) -> int | None:
     return first if isinstance(first, int) else None
 
 
-def _judge(before: Unit, after: Unit, bound: Bound, split: Split, batch: int) -> Verdict:
+@dataclass(frozen=True)
+class _Samples:
+    """What both units run on; `data` is "" where nothing tells these samples from others."""
+
+    split: Split
+    batch: int
+    data: str
+
+
+def _judge(before: Unit, after: Unit, bound: Bound, on: _Samples) -> Verdict:
+    split = on.split
     if not len(split):
         return False, "there are no samples to compare"
     if reason := signature_change(before, after):
         return False, reason
-    reference = _outputs("before", before, split, batch)
-    result = _outputs("after", after, split, batch)
+    reference = _outputs("before", before, on)
+    result = _outputs("after", after, on)
     result = dict(zip(reference, result.values(), strict=True))  # an export may rename outputs
     if reason := _incomparable(reference, result):
         return False, reason
@@ -199,11 +216,24 @@ def _at(name: str, flat: int, values: Array) -> str:
     return f"{name}[{', '.join(str(int(i)) for i in index)}]"
 
 
-def _outputs(side: str, unit: Unit, split: Split, batch: int) -> Outputs:
-    """Every output of a unit over a split."""
+def _outputs(side: str, unit: Unit, on: _Samples) -> Outputs:
+    """Every output of a unit over all samples, as it was found lately or by running it."""
+    key = (unit.digest, on.data, on.split.name, len(on.split), on.batch)
+    if on.data and key in _lately:
+        return _lately[key]
+    found = _run(side, unit, on)
+    if not on.data:
+        return found
+    _lately[key] = found
+    while len(_lately) > _KEPT:
+        del _lately[next(iter(_lately))]  # the oldest
+    return found
+
+
+def _run(side: str, unit: Unit, on: _Samples) -> Outputs:
     try:
         with _running(unit) as run:
-            parts = [run(inputs) for inputs in split.batches(batch)]
+            parts = [run(inputs) for inputs in on.split.batches(on.batch)]
     except (MachineError, ImportError):
         raise  # a missing library is no fault of the model's
     except Exception as error:

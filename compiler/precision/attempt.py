@@ -69,6 +69,6 @@ def attempt(
         candidate=f"{runtime.name} {before.variant}",
         samples=len(samples),
         changes=changes(before, after),
-        before=lab.trial("the plan", before),
-        after=lab.trial("the plan changed", after),
+        before=lab.trial(before),
+        after=lab.trial(after),
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+
+from pydantic import TypeAdapter
 
 from rtc.calibration.sensitivity import LayerSensitivity, Sensitivity
 from rtc.compiler.building import Builder
@@ -17,7 +19,10 @@ from rtc.compiler.core.precision import (
     ResidualPolicy,
     Variant,
 )
+from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, QuantScheme
+from rtc.compiler.measure.provenance import hardware
+from rtc.compiler.plan_file import parse_plan, plan_text
 from rtc.compiler.precision.evidence import evidence_of, ledger_of
 from rtc.compiler.precision.parts import network
 from rtc.compiler.precision.rows import add_rows, search_row
@@ -26,10 +31,12 @@ from rtc.compiler.precision.space import Space, way
 from rtc.compiler.precision.trial import Lab, decisions
 from rtc.compiler.recipe import Search
 from rtc.compiler.report.model import SearchRow
+from rtc.compiler.stages import Files, versions
 from rtc.passes.residual_ledger import LedgerRow, PolicyEvidence
 
 LEDGER_SAMPLES = 16  # each Add is run under every policy, and policies differ by decibels
 _WORTH_DB = 1.0
+_ROW: TypeAdapter[SearchRow] = TypeAdapter(SearchRow)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,44 @@ class Decided:
 
     plan: PrecisionPlan
     row: SearchRow
+
+
+def decided(builder: Builder, backend: Backend, options: Search) -> Decided:
+    """What `decide` comes to, or came to with the same inputs and the same time to search in."""
+    target = builder.target(backend)
+    inputs = {
+        "model": builder.model.digest,
+        "target": asdict(target),
+        "request": asdict(builder.request),
+        "statistics": {n: asdict(seen) for n, seen in builder.context.statistics.items()},
+        "data": builder.context.data.digest,
+        "precision": builder.recipe.precision.model_dump(mode="json"),
+        "options": options.model_dump(mode="json"),
+        "gates": builder.recipe.gates.model_dump(mode="json"),
+        "seed": builder.context.seed,
+        "machine": hardware(),
+        "versions": [
+            backend.available().version,
+            versions(("numpy", "onnx", "scipy", "onnxruntime")),
+        ],
+    }
+
+    def work(_: Progress) -> tuple[Files, str]:
+        # Its own stages are kept too, for a search that is stopped; the report tells of the whole.
+        inner = replace(builder, stages=replace(builder.stages, rows=[]))
+        found = decide(inner, backend, options)
+        files = {"plan.yaml": plan_text(found.plan), "search.json": _ROW.dump_json(found.row)}
+        return files, _words(found.row)
+
+    files = builder.stages.run(f"search {backend.name}", inputs, work, target=target.profile.name)
+    plan = parse_plan(files["plan.yaml"], "plan.yaml")
+    return Decided(plan, _ROW.validate_json(files["search.json"]))
+
+
+def _words(row: SearchRow) -> str:
+    best = next(trial for trial in row.trials if trial.state == "best")
+    speed = f", {best.over_float[0]:.2f}× float" if best.over_float else ""
+    return f"{len(row.trials)} plans tried, best: {best.name}{speed}"
 
 
 def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
@@ -49,7 +94,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     Raises:
         RtcError: as the passes, the evidence and the trial of the float plan.
     """
-    begun = time.perf_counter()
+    begun = time.monotonic()
     data = builder.context.data
     evidence = evidence_of(builder, backend, data.calibration.head(options.evidence))
     float_plan, int8_plan = ends(builder, backend, evidence)
@@ -60,7 +105,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     lab = Lab(builder, backend, space.network, samples, float_plan)
     gates = builder.recipe.gates
     goal = Goal(options.objective, gates.top1_drop, gates.parity, gates.latency_ms)
-    found = Searcher(lab, space, goal, options.seconds).run(
+    found = Searcher(lab, space, goal, options.seconds, begun=begun).run(
         {name: way(rules, name) for name in space.chosen}
     )
     if len(found.trials) == 1 and not found.ended:
@@ -68,7 +113,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         plan = rules
     else:
         plan = explained(builder, backend, found, evidence)
-    seconds = time.perf_counter() - begun
+    seconds = time.monotonic() - begun
     name = f"{backend.name} {Variant.MIX}"
     row = search_row(name, found, evidence, lab, seconds)
     lines = add_rows(ledger, plan, found)

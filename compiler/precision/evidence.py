@@ -48,7 +48,7 @@ def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivi
         try:
             found = sensitivity.fast(proto, offered, samples, seed=context.seed, progress=progress)
         except ModelError as error:
-            if error.id == "not-a-classifier":
+            if error.id != "no-gradient":
                 raise
             found = sensitivity.exact(proto, offered, samples, progress)
         told = f"{len(found.rows)} alternatives, {found.engine}, {len(samples)} samples"

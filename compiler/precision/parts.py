@@ -16,7 +16,7 @@ from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.core.unit import Unit
 from rtc.passes.graph import is_constant, read
-from rtc.passes.layers import COMMUTES, FUSED, producer
+from rtc.passes.layers import FUSED, commutes, producer
 from rtc.passes.precision_policy import computes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def network(model: Unit) -> Network:
     elements = {each.name: _per_sample(each.shape) for each in graph.inputs}
     for node in graph.nodes:
         sources = [each for each in node.inputs if each.name and not is_constant(each)]
-        passes_on = node.op in COMMUTES or node.op in FUSED or not computes(node)
+        passes_on = commutes(node) or node.op in FUSED or not computes(node)
         if passes_on and sources and sources[0].name in carriers:
             carrier = carriers[sources[0].name]
             carriers |= {each.name: carrier for each in node.outputs}
@@ -89,7 +89,8 @@ class Shares:
     """Microseconds of an engine's kernels, by what they serve.
 
     Attributes:
-        parts: by part; what runs inside another part's kernel takes nothing itself.
+        parts: by part; what runs inside another part's kernel takes nothing itself. One is missing
+            where no time is known of any kernel that it is in.
         conversions: by carrier, then by format.
         other: of what belongs to none.
     """
@@ -111,14 +112,16 @@ def attribute(
         where: the float network.
         graph: the engine's graph, with its Q, DQ and Cast nodes.
         layers: as built, each with the engine's nodes that it carries.
-        times_us: of each layer; None where it is not known, which counts as nothing.
+        times_us: of each layer; None where it is not known.
     """
     converted = _conversions(where, graph)
     parts: dict[str, float] = {}
     conversions: dict[str, dict[str, float]] = {}
     other = 0.0
+    untold: set[str] = set()
     for layer, known in zip(layers, times_us, strict=True):
         time = known or 0.0
+        untold |= set() if known is not None else set(layer.onnx_nodes)
         mine = [name for name in layer.onnx_nodes if name in where.parts]
         mine.sort(key=lambda name: where.parts[name] not in WEIGHTED)
         riding = [owner for name in layer.onnx_nodes if (owner := where.owners.get(name))]
@@ -135,7 +138,8 @@ def attribute(
             conversions[carrier][form] += time
         else:
             other += time
-    return Shares(parts, conversions, other)
+    silent = {name for name, time in parts.items() if time == 0.0} & untold
+    return Shares({n: time for n, time in parts.items() if n not in silent}, conversions, other)
 
 
 def _conversions(where: Network, graph: onnx.ModelProto) -> dict[str, tuple[str, str]]:

@@ -104,7 +104,8 @@ def _add_time(add: str, policy: ResidualPolicy, found: Found) -> Evidence | None
     quantised = {how: time for how, time in seen.items() if how != ResidualPolicy.KEEP_HALF.value}
     if policy is ResidualPolicy.KEEP_HALF or not quantised:
         known = seen.get(policy.value)
-        return None if known is None else Estimated(known / 1e3, "ms", "roofline of its kernel")
+        model = "the engine that had it" if outcome.measured else "roofline of its kernel"
+        return None if known is None else Estimated(known / 1e3, "ms", model)
     how, time_us = next(iter(quantised.items()))
     return Estimated(time_us / 1e3, "ms", f"as with {how}: the same kernels")
 

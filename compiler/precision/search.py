@@ -59,7 +59,7 @@ class Goal:
     Attributes:
         objective: "latency", or "accuracy" within `latency_ms`.
         top1_drop, agreement: the gates; None where there is none.
-        latency_ms: of a batch, forward only.
+        latency_ms: of a batch, forward only: the gate's, less what is around the engine.
     """
 
     objective: str
@@ -68,8 +68,11 @@ class Goal:
     latency_ms: float | None
 
     def passes(self, outcome: Outcome) -> bool:
-        drop = outcome.top1_drop
-        if self.top1_drop is not None and drop is not None and drop.value > self.top1_drop:
+        if not outcome.finite:
+            return False
+        # Without labels: no more samples can be lost than change their class.
+        drop = outcome.top1_drop.value if outcome.top1_drop else 1 - outcome.agreement.value
+        if self.top1_drop is not None and drop > self.top1_drop:
             return False
         return self.agreement is None or outcome.agreement.value >= self.agreement
 
@@ -86,7 +89,8 @@ class Searcher:
         lab: where plans are tried.
         space: what there is to choose.
         goal: what a plan is tried for.
-        seconds: when to stop, from now on.
+        seconds: when to stop, from `begun` on.
+        begun: on the monotonic clock; what came before the search may count.
     """
 
     lab: Lab
@@ -95,6 +99,7 @@ class Searcher:
     seconds: float
     times: Times = field(default_factory=Times)
     trials: list[Trial] = field(default_factory=list)
+    refused: list[Choice] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
 
     def run(self, rules: Choice) -> Found:
@@ -137,15 +142,17 @@ class Searcher:
     def _try(self, name: str, choice: Choice, predicted: Assignment | None = None) -> Trial | None:
         """Try a choice, once; None where the runtime does not build or run it."""
         known = next((trial for trial in self.trials if trial.choice == choice), None)
-        if known is not None:
+        if known is not None or choice in self.refused:
             return known
         self._tell(name)
         plan = self.lab.plan(choice)
         try:
-            outcome = self.lab.trial(name, plan)
-        except (BuilderError, ModelError, MachineError):
+            outcome = self.lab.trial(plan)
+        except (BuilderError, ModelError, MachineError) as error:
             if not self.trials:
                 raise
+            self.refused.append(choice)
+            self.lab.builder.stages.listener.warned(f"{name} was not tried: {error}")
             return None
         self.times.learn(plan, outcome.shares)
         trial = Trial(
@@ -163,7 +170,7 @@ class Searcher:
     def _for_latency(self) -> bool:
         """Narrow the noise budget to where plans just pass; whether that came to an end."""
         low, high, limit = _FLOOR, math.inf, math.inf
-        while len(self.trials) < _MOST_TRIALS:
+        while len(self.trials) + len(self.refused) < _MOST_TRIALS:
             if self._late():
                 return False
             found = fastest(self.space.problem(self.times), limit)

@@ -29,9 +29,9 @@ class Times:
     conversions: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def learn(self, plan: PrecisionPlan, shares: Shares) -> None:
-        """Take over what one engine showed; a part that it lists no kernel for took nothing."""
-        for name in plan.layers:
-            self.parts[name, way(plan, name)] = shares.parts.get(name, 0.0)
+        """Take over what one engine showed."""
+        for name, time in shares.parts.items():
+            self.parts[name, way(plan, name)] = time
         for carrier, times in shares.conversions.items():
             self.conversions |= {(carrier, form): time for form, time in times.items()}
 

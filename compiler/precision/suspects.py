@@ -100,10 +100,10 @@ def _joins(graph: gs.Graph, node: gs.Node) -> set[str]:
 
 def _readers(graph: gs.Graph, node: gs.Node) -> Iterator[gs.Node]:
     """The nodes that read a layer's output, after its activation and what only moves values."""
-    from rtc.passes.layers import COMMUTES, output_of
+    from rtc.passes.layers import commutes, output_of
 
     for reader in output_of(graph, node).outputs:
-        if reader.op in COMMUTES:
+        if commutes(reader):
             yield from _readers(graph, reader)
         else:
             yield reader

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from rtc.compiler.building import Builder
@@ -54,6 +55,7 @@ class Outcome:
         top1_drop: against the float model's; None where the samples have no labels.
         shares: microseconds by part and conversion.
         measured: whether those were; estimates otherwise.
+        finite: whether every output is a number.
     """
 
     latency: Time
@@ -62,6 +64,7 @@ class Outcome:
     top1_drop: Interval | None
     shares: Shares
     measured: bool
+    finite: bool = True
 
     @property
     def cost(self) -> float:
@@ -110,7 +113,7 @@ class Lab:
         """The plan that a choice makes; pins beat it, and what has no weights follows it."""
         return self.builder.mix(self.backend, *decisions(choice, self.float_plan))
 
-    def trial(self, name: str, plan: PrecisionPlan) -> Outcome:
+    def trial(self, plan: PrecisionPlan) -> Outcome:
         """Try a plan, or take what was found earlier.
 
         Raises:
@@ -125,6 +128,7 @@ class Lab:
             "target": asdict(builder.target(self.backend)),
             "runtime": self.backend.available().version,
             "request": asdict(request),
+            "steps": [[s.name, s.options()] for s in builder.steps(plan, repairs=False)],
             "data": builder.context.data.digest,
             "samples": len(self.samples),
             "here": self.here,
@@ -136,7 +140,7 @@ class Lab:
             return {"outcome.json": _OUTCOME.dump_json(outcome)}, _words(outcome)
 
         target = request.profile.name
-        files = builder.stages.run(f"try {name}", inputs, work, target=target)
+        files = builder.stages.run("trial", inputs, work, target=target)
         return _OUTCOME.validate_json(files["outcome.json"])
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:
@@ -146,6 +150,7 @@ class Lab:
         kernels = kernel_times(self.backend, built, request, self.samples, _KERNELS_S)
         logits, latency, ratio = self._run(built) if self.here else self._foreseen(graph, built)
         agreement, drop = self._accuracy(logits)
+        finite = bool(np.isfinite(logits).all())
         return Outcome(
             latency=latency,
             over_float=ratio,
@@ -153,6 +158,7 @@ class Lab:
             top1_drop=drop,
             shares=self._shares(graph, built, kernels),
             measured=kernels.measured,
+            finite=finite,
         )
 
     def _built(self, graph: Unit, name: str) -> Built:
@@ -190,11 +196,14 @@ class Lab:
         return logits, latency, compared.speedup(_TRIAL, _FLOAT, Case(FORWARD, batch))
 
     def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None]:
+        """Agreement and drop of top-1; a sample whose output is not finite is lost."""
+        finite = np.isfinite(logits).all(axis=1)
         before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
-        same = int((before == after).sum())
+        agreement = wilson(int(np.count_nonzero(finite & (before == after))), len(after))
         labels = self.samples.labels
-        drop = None if labels is None else paired_difference(before == labels, after == labels)
-        return wilson(same, len(after)), drop
+        if labels is None:
+            return agreement, None
+        return agreement, paired_difference(before == labels, finite & (after == labels))
 
 
 def decisions(

@@ -78,18 +78,22 @@ def arranged(
     rows = tuple(found)
     names = [view.row.name for view in rows]
     for pattern in only:
-        if not fnmatch.filter(names, pattern):
+        if not any(_matches(name, pattern) for name in names):
             raise unknown_layer(pattern, names)
     if sort not in SORTS:
         raise RecipeError("no such order of layers", seen=repr(sort), fix=nearest(sort, SORTS))
     kept = [
         view
         for view in rows
-        if (not only or any(fnmatch.fnmatchcase(view.row.name, each) for each in only))
+        if (not only or any(_matches(view.row.name, each) for each in only))
         and precision in ("", view.row.planned)
     ]
     key = SORTS[sort]
     return tuple(sorted(kept, key=key) if key else kept)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def unknown_layer(name: str, names: Sequence[str]) -> RecipeError:

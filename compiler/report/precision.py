@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -68,6 +69,9 @@ def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:
         f"planned {row.planned}{pinned}, built {row.built or '–'}: {row.verdict}\n"
         f"because  {clean(row.reason)}"
     )
+    own = [each for each in search.ledger if each.add == row.name] if search else []
+    if search and own:
+        return Group(head, ledger_table(replace(search, ledger=tuple(own))))
     if not view.losses and not view.times_us:
         return f"{head}\nno search has looked at it on its own"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -65,7 +65,8 @@ def _losses(search: SearchRow, planned: Mapping[str, str]) -> Plot | None:
     if not rows:
         return None
     ends = [end for row in rows for end in row.output_snr_db[1:]]
-    ticks = nice_ticks(max(min(ends), -20.0), min(max(ends), 90.0))
+    low, high = (min(max(end, -20.0), 90.0) for end in (min(ends), max(ends)))
+    ticks = nice_ticks(low, high)
     y = _axis(ticks[0], ticks[-1], _HEIGHT - _FOOT, _TOP)
     x = _axis(0, max(len(rows) - 1, 1), _LEFT + 10, WIDTH - _RIGHT - 10)
     dots = tuple(

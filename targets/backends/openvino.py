@@ -61,9 +61,12 @@ class OpenVino(Backend):
     engine_file: ClassVar[str] = "engine.onnx"
 
     def scheme(self, profile: DeviceProfile) -> QuantScheme:
-        """The Q/DQ graph that ONNX Runtime wants is fully INT8 in OpenVINO too; one serves both."""
+        """As for ONNX Runtime, but that a zero point costs: it is kept 0.
+
+        Measured with 2026.4 on ResNet-20 at batch 1: 149 µs, with affine activations 164 µs.
+        """
         return QuantScheme(
-            activation="uint8",
+            activation="by-sign",
             half=_native_half(),
             half_in_graph=False,
             bias="int32",

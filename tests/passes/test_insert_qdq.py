@@ -57,6 +57,11 @@ def test_quantised_outputs_and_the_models_own_output_keeps_its_name():
     assert sum("QuantizeLinear(r," in line for line in lines) == 1
 
 
+def test_logits_stay_float_where_a_biased_product_may_write_them_so():
+    lines = without_weights(insert(CHAIN, replace(ONNXRUNTIME, bias="int32")).unit)
+    assert lines[-1] == "y = Gemm(r/dq, fc2/weight/dq, fc2/bias/dq)"
+
+
 def test_types_follow_the_scheme():
     symmetric = insert(CHAIN, TENSORRT).unit
     assert constant(symmetric, "x/zero_point") == 0

@@ -61,7 +61,8 @@ def plan(home: Path, bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_show_has_a_line_for_each_layer(rtc, bundle: Path) -> None:
+def test_show_has_a_line_for_each_layer(rtc, bundle: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
     found = rtc("precision", "show", bundle, "--json").document
     layers = {row["name"]: row for row in found["layers"]}
     assert list(layers)[:3] == ["stem", "stem_relu", "a1"]
@@ -88,8 +89,10 @@ def test_show_sorts_and_filters(rtc, bundle: Path) -> None:
     )
 
 
-def test_the_ledger_lists_every_policy(rtc, bundle: Path) -> None:
+def test_the_ledger_lists_every_policy(rtc, bundle: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
     text = rtc("precision", "show", bundle, "--residuals").out
+    assert "shared-scale" in rtc("precision", "why", bundle, "join1").out
     for policy in ("keep-half", "quantise-skip", "shared-scale", "recalibrated"):
         assert policy in text
     assert "join1" in text

@@ -88,10 +88,10 @@ def test_a_search_on_a_cpu_is_measured_and_resumed(folder: Path) -> None:
     assert {loss.layer for loss in row.losses} == {"stem", "a1", "b1", "a2", "b2", "fc"}
     assert "dB at the output in int8" in found.plan.layers["a1"].because
     assert row.ended
-    tried = [stage for stage in ear.ran if stage.startswith("try ")]
+    tried = [stage for stage in ear.ran if stage == "trial"]
     assert len(tried) == len(row.trials)
     again, ear = search(folder, "cpu", "onnxruntime")
-    assert not [stage for stage in ear.ran if stage.startswith("try ")]
+    assert not [stage for stage in ear.ran if stage == "trial"]
     assert again.plan == found.plan
 
 
@@ -133,6 +133,22 @@ def test_a_budget_that_ends_before_any_plan_was_tried(folder: Path) -> None:
 def test_a_search_for_accuracy_needs_a_latency_to_keep_within(folder: Path) -> None:
     with pytest.raises(RecipeError, match="latency_ms"):
         search(folder, "cpu", "onnxruntime", precision={"search": {"objective": "accuracy"}})
+
+
+def test_dead_channels_are_told_of_and_do_no_harm(folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    weights = next(each for each in model.graph.initializer if each.name == "wa1")
+    dead = onnx.numpy_helper.to_array(weights).copy()
+    dead[[2, 5]] = 0
+    weights.CopyFrom(onnx.numpy_helper.from_array(dead, "wa1"))
+    (folder / "dead.onnx").write_bytes(model.SerializeToString())
+    found, ear = search(
+        folder, "rtx4060ti", "tensorrt_rtx", seconds=1e-6, source={"onnx": "dead.onnx"}
+    )
+    assert "a1: 2 output channels are dead: all their weights are zero" in ear.warnings
+    assert found.plan.layers["a1"].snr_db > 20
 
 
 def test_a_layer_whose_values_are_not_finite_is_named(folder: Path) -> None:
