@@ -20,19 +20,22 @@ from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.store import Store
 
-RECIPE = """
+SEARCH = "precision: {search: {seconds: 2}}"
+OFFER = "precision: {offer: [fp32]}"
+RECIPE = f"""
 recipe: 1
 name: digits
 version: 1.2.3
 seed: 7
-source: {onnx: digits.onnx}
+source: {{onnx: digits.onnx}}
 data:
   dataset: rtc.recipes.datasets.mnist:mnist5k
-  split: {train: 0.4, calibration: 0.1, test: 0.2}
+  split: {{train: 0.4, calibration: 0.1, test: 0.2}}
 passes: [fold-constants, eliminate-identity, fold-batchnorm, eliminate-dead-code]
+{SEARCH}
 batch: 16
 targets: [cpu]
-measure: {seconds: 0.5}
+measure: {{seconds: 0.5}}
 """
 
 
@@ -221,7 +224,9 @@ def test_pins_hold_in_every_candidate(
 
 def test_a_fixed_batch_is_freed(tmp_path: Path, compiled: Path) -> None:
     (tmp_path / "digits.onnx").write_bytes(digits_net(digits().train, batch=1))
-    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("batch: 16", "batch: 4"))
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.replace("batch: 16", "batch: 4").replace(SEARCH, OFFER)
+    )
     (result,) = compile(
         tmp_path / "recipe.yaml", out=tmp_path / "build", store=Store(compiled / "store")
     )
@@ -302,7 +307,7 @@ def test_code_beside_a_recipe_counts_and_never_another_recipes(tmp_path: Path) -
         folder.mkdir(exist_ok=True)
         (folder / "net_beside.py").write_text(net)
         (folder / "data_beside.py").write_text(data)
-        document = {**yaml.safe_load(RECIPE), **NPZ, **changes}
+        document = {**yaml.safe_load(RECIPE.replace(SEARCH, OFFER)), **NPZ, **changes}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
         store = Store(tmp_path / "store")
         (result,) = compile(folder / "recipe.yaml", out=tmp_path / f"build-{name}", store=store)

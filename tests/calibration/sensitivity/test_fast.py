@@ -74,7 +74,7 @@ def test_it_says_which_samples_change_their_class():
     unit = unit_of(digits_net(data.train))
     ctx = ranged(unit, TENSORRT, data)
     ranges = {
-        name: replace(seen, low=8 * seen.low, high=8 * seen.high)
+        name: replace(seen, low=8 * seen.low, high=8 * seen.high, limit=None)
         for name, seen in ctx.statistics.items()
     }
     problem = alternatives(unit, replace(ctx, statistics=ranges))

@@ -101,7 +101,7 @@ def test_a_metric_that_holds_says_so(rtc, recipe, options, text) -> None:
         (("--samples", 0), 2, "Invalid value for '--samples'"),
         (("--target", "rtx4060ti"), 5, "does not run for rtx4060ti here"),
         (("--metric", "snr", "--at-least", 200), 8, "the fault is not one of precision"),
-        (("--at-least", 0.9, "--out", "not/there.yaml"), 5, "there is no such folder to write in"),
+        (("--at-least", 0.9, "--out", "not/there.yaml"), 5, "no file can be written there"),
     ],
 )
 def test_bad_input(rtc, recipe, options, code, text) -> None:
