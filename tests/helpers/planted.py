@@ -40,6 +40,7 @@ name: planted
 version: 1.0.0
 source: {onnx: model.onnx}
 data: {npz: samples.npz, classes: 10}
+precision: {observer: percentile}
 """
 
 
@@ -63,7 +64,7 @@ class Patient:
 
     def session(self, folder: Path, backend: str = "onnxruntime") -> Session:
         """The INT8 candidate of the model, on this machine's CPU."""
-        wanted = AssignPrecision().needs(self.unit)
+        wanted = AssignPrecision(observer="percentile").needs(self.unit)
         seen = collect(self.unit.onnx.proto, wanted, self.data.calibration)
         seen |= {name: change(seen[name]) for name, change in self.ranges.items()}
         builder = Builder(
@@ -75,7 +76,11 @@ class Patient:
         )
         runtime = loader.backend(backend)
         context = replace(builder.context, target=builder.target(runtime))
-        plan = AssignPrecision(variant=Variant.INT8).apply(self.unit, context).plan
+        plan = (
+            AssignPrecision(variant=Variant.INT8, observer="percentile")
+            .apply(self.unit, context)
+            .plan
+        )
         return Session(builder, runtime, plan)
 
 
