@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from rtc.calibration.decibels import decibels
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.data import Split
 
 _BATCH = 32
-_LIMIT_DB = 120.0  # float32 carries no more
 
 
 def output_snr_db(reference: bytes, changed: bytes, split: Split) -> float:
@@ -23,12 +21,3 @@ def output_snr_db(reference: bytes, changed: bytes, split: Split) -> float:
             signal += float(np.square(wanted).sum())
             noise += float(np.square(got - wanted).sum())
     return decibels(signal, noise)
-
-
-def decibels(signal: float, noise: float) -> float:
-    """A ratio of powers in decibels, within ±120."""
-    if noise == 0.0:
-        return _LIMIT_DB
-    if signal == 0.0:
-        return -_LIMIT_DB
-    return max(-_LIMIT_DB, min(_LIMIT_DB, 10 * math.log10(signal / noise)))

@@ -8,10 +8,10 @@ around FP16 operators on x86 and has no BF16 ones. See "Oracles lie" in the trou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtc.calibration.rounding import emulate_half
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 
-class Oracle:
+class Oracle(Closing):
     """An unoptimised CPU session over one model; a context manager.
 
     Args:
@@ -40,7 +40,7 @@ class Oracle:
     def __init__(
         self, proto: bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
     ) -> None:
-        self._session = session(emulate_half(proto), threads)
+        self._session: Any = session(emulate_half(proto), threads)
         source = self._session.get_inputs()[0]
         self.input_name: str = source.name
         first = source.shape[0] if source.shape else None
@@ -68,16 +68,9 @@ class Oracle:
         values = self._session.run(list(self.outputs), {self.input_name: inputs})
         return dict(zip(self.outputs, values, strict=True))
 
-    def __enter__(self) -> Oracle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        del self._session
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
 
 
 def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from rtc.compiler import bundle, sealed
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.core.unit import TensorSpec
 
 
-class Engine:
+class Engine(Closing):
     """The engine of a verified bundle; a context manager.
 
         with load("build/lenet5-mnist/cpu") as engine:
@@ -61,17 +61,6 @@ class Engine:
     def close(self) -> None:
         """Free what the runtime holds."""
         self._runner.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load(path: str | Path) -> Engine:

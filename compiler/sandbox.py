@@ -20,9 +20,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError, RtcError, from_dict
 from rtc.compiler.frames import Channel
 
@@ -70,7 +70,7 @@ def run(
         return child.exchange(head, files, deadline_s)[1]
 
 
-class Worker:
+class Worker(Closing):
     """A child that stays: `entry(files, args)` gives the object whose `ask` answers requests.
 
     Args and errors are those of `run`; `deadline_s` is for getting ready. A context manager.
@@ -116,21 +116,10 @@ class Worker:
 
     def close(self) -> None:
         """End the child. Nothing of it outlives this call; calling it again does nothing."""
-        self._child.end()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._child.close()
 
 
-class _Child:
+class _Child(Closing):
     """The process, its channel and its log."""
 
     def __init__(self, what: str, memory_gb: float | None) -> None:
@@ -174,7 +163,7 @@ class _Child:
             error, output = self._death()
             raise error from output
         except BaseException:
-            self.end()
+            self.close()
             raise
         if "error" in reply:
             raise from_dict(reply["error"]) from ChildOutput(reply["traceback"])
@@ -185,7 +174,7 @@ class _Child:
         if self._process.returncode is None:
             os.killpg(self._process.pid, number)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Kill the group and reap the child."""
         self.signal(signal.SIGKILL)
         self._process.wait()
@@ -198,7 +187,7 @@ class _Child:
         while not _has_ended(self._process.pid) and time.monotonic() < give_up:
             time.sleep(0.01)  # its end of the channel closes a moment before it is a zombie
         tail = self._tail()
-        self.end()
+        self.close()
         status = self._process.returncode
         if status == -signal.SIGKILL:
             reason = f"{self._what} was killed, as the system does when memory runs out"
@@ -216,17 +205,6 @@ class _Child:
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
         return tail.decode(errors="replace")
-
-    def __enter__(self) -> _Child:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.end()
 
 
 class _Limits:

@@ -26,23 +26,23 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
-from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.core.passes import PassContext, PassResult
+from rtc.compiler.core.unit import Unit
 from rtc.passes.channels import Doubles, put_weights, weights_of
 from rtc.passes.graph import Names, read, write
 from rtc.passes.layers import Layer, origin
-from rtc.passes.qdq import int8_layers, quantised_twin, stored_weight_parameters
+from rtc.passes.qdq import int8_layers, stored_weight_parameters
+from rtc.passes.repair import Repair, weighed
 
 if TYPE_CHECKING:
     from rtc.calibration.quantise import Parameters
     from rtc.compiler.core.data import Split
 
-_LEAST_GAIN_DB = 0.01
 _MOST_INPUTS = 8192  # n × n doubles of input statistics: half a GiB
 
 
 @dataclass(frozen=True)
-class Adaround(Pass):
+class Adaround(Repair):
     """Choose for each weight of the INT8 layers that need it whether to round it up or down.
 
     Attributes:
@@ -52,23 +52,9 @@ class Adaround(Pass):
     """
 
     name: ClassVar[str] = "adaround"
-    takes: ClassVar[Level] = Level.ONNX
-    gives: ClassVar[Level] = Level.ONNX
-    data_used: ClassVar[tuple[str, ...]] = ("calibration",)
-
     below_snr_db: Annotated[float, Field(ge=-200, le=200)] = 40.0
-    samples: Annotated[int, Field(ge=1)] = 512
-    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.05
-
-    @property
-    def bound(self) -> Bound:
-        return Bounded("disagreement", self.max_disagreement)
-
-    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
-        return quantised_twin(unit, ctx)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
-        from rtc.calibration.effect import output_snr_db
         from rtc.calibration.held_out import learn_and_judge
 
         if ctx.plan is None:
@@ -87,17 +73,8 @@ class Adaround(Pass):
         better = [name for name, (before, after) in learned.items() if after > before]
         if not better:
             return PassResult(unit, False, "no layer's rounding is better learned", details)
-        rounded = write(graph, unit)
-        reference = (ctx.reference or unit).onnx.proto
-        snr = [
-            output_snr_db(reference, quantised_twin(each, ctx).onnx.proto, splits[1])
-            for each in (unit, rounded)
-        ]
-        details["snr_db"] = [round(each, 2) for each in snr]
-        change = f"output {snr[0]:.1f} → {snr[1]:.1f} dB"
-        if snr[1] < snr[0] + _LEAST_GAIN_DB:
-            return PassResult(unit, False, f"weights kept: {change}", details)
-        return PassResult(rounded, True, f"{len(better)} layers rounded, {change}", details)
+        what = f"{len(better)} layers rounded"
+        return weighed(unit, write(graph, unit), ctx, judge=splits[1], details=details, what=what)
 
     def _reason(self, layer: Layer, ctx: PassContext) -> str:
         """Why a layer is not learned; "" where it is."""
@@ -119,7 +96,7 @@ def _learn(
 ) -> tuple[float, float]:
     """Round one layer's weights where that helps; decibels at its output before and after."""
     from rtc.calibration.adaptive_rounding import adaptive_rounding, error_power
-    from rtc.calibration.effect import decibels
+    from rtc.calibration.decibels import decibels
     from rtc.calibration.gram import input_gram
     from rtc.calibration.quantise import activation_parameters
 

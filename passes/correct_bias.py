@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
-from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.core.passes import PassContext, PassResult
+from rtc.compiler.core.unit import Unit
 from rtc.passes.channels import Doubles, bias_obstacle, bias_of, put_bias
 from rtc.passes.graph import Names, read, write
 from rtc.passes.layers import Layer, weighted_layers
 from rtc.passes.qdq import int8_layers, quantised_twin
+from rtc.passes.repair import Repair, weighed
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -37,11 +38,9 @@ if TYPE_CHECKING:
     from rtc.compiler.core.data import Split
     from rtc.compiler.core.progress import Progress
 
-_LEAST_GAIN_DB = 0.01
-
 
 @dataclass(frozen=True)
-class CorrectBias(Pass):
+class CorrectBias(Repair):
     """Take the mean error that INT8 adds to each layer out of its bias.
 
     Attributes:
@@ -50,22 +49,9 @@ class CorrectBias(Pass):
     """
 
     name: ClassVar[str] = "correct-bias"
-    takes: ClassVar[Level] = Level.ONNX
-    gives: ClassVar[Level] = Level.ONNX
-    data_used: ClassVar[tuple[str, ...]] = ("calibration",)
-
     samples: Annotated[int, Field(ge=1)] = 256
-    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.05
-
-    @property
-    def bound(self) -> Bound:
-        return Bounded("disagreement", self.max_disagreement)
-
-    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
-        return quantised_twin(unit, ctx)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
-        from rtc.calibration.effect import output_snr_db
         from rtc.calibration.held_out import learn_and_judge
 
         if ctx.plan is None:
@@ -76,20 +62,12 @@ class CorrectBias(Pass):
         layers = [layer for layer in found if layer.name not in left]
         if not layers:
             return PassResult(unit, False, "no INT8 layer has a bias to correct", {"left": left})
-        reference = ctx.reference or unit
         learn, judge = learn_and_judge(ctx.calibration(), self.samples, unit)
         shifts = _correct(graph, layers, unit, learn, ctx)
-        corrected = write(graph, unit)
-        snr = [
-            output_snr_db(reference.onnx.proto, quantised_twin(each, ctx).onnx.proto, judge)
-            for each in (unit, corrected)
-        ]
         largest = {name: float(np.abs(shift).max()) for name, shift in shifts.items()}
-        details = {"layers": largest, "left": left, "snr_db": [round(each, 2) for each in snr]}
-        change = f"output {snr[0]:.1f} → {snr[1]:.1f} dB"
-        if snr[1] < snr[0] + _LEAST_GAIN_DB:
-            return PassResult(unit, False, f"biases kept: {change}", details)
-        return PassResult(corrected, True, f"{len(layers)} biases corrected, {change}", details)
+        details = {"layers": largest, "left": left}
+        what = f"{len(layers)} biases corrected"
+        return weighed(unit, write(graph, unit), ctx, judge=judge, details=details, what=what)
 
 
 def _correct(

@@ -78,7 +78,6 @@ class Equalize(Pass):
     name: ClassVar[str] = "equalize"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-    data_used: ClassVar[tuple[str, ...]] = ("calibration",)
 
     relu6: Literal["keep", "replace"] = "keep"
     max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rtc.calibration.decibels import LIMIT_DB, decibels
 from rtc.calibration.sensitivity.alternative import Alternative
 from rtc.calibration.sensitivity.result import LayerSensitivity
 from rtc.compiler.core.data import Array, Split
@@ -19,7 +20,6 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
 
-LIMIT_DB = 120.0  # float32 carries no more
 _LIMIT_NATS = 100.0  # of a sample whose output is not finite: its class has no probability left
 
 
@@ -120,7 +120,7 @@ class Results:
         return LayerSensitivity(
             layer=alternative.layer,
             precision=alternative.precision,
-            layer_snr_db=_decibels(tally.layer_signal, tally.layer_noise),
+            layer_snr_db=decibels(tally.layer_signal, tally.layer_noise),
             output_snr_db=snr_interval(signal, noise),
             kl=mean_interval(np.concatenate(tally.kl)),
             agreement=wilson(int(np.count_nonzero(same)), len(same)),
@@ -134,7 +134,7 @@ def snr_interval(signal: Floats, noise: Floats) -> Interval:
     Source: W. G. Cochran, Sampling Techniques (1977), 6.5: to first order the log of the ratio has
     the variance of the mean of s_i / mean(s) - e_i / mean(e).
     """
-    value = _decibels(float(signal.sum()), float(noise.sum()))
+    value = decibels(float(signal.sum()), float(noise.sum()))
     if abs(value) == LIMIT_DB:
         return Interval(value, value, value)
     if len(signal) < 2:
@@ -142,14 +142,6 @@ def snr_interval(signal: Floats, noise: Floats) -> Interval:
     influence = signal / signal.mean() - noise / noise.mean()
     error = Z * float(influence.std(ddof=1)) / math.sqrt(len(signal)) * 10 / math.log(10)
     return Interval(value, max(-LIMIT_DB, value - error), min(LIMIT_DB, value + error))
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return LIMIT_DB
-    if signal == 0.0 or not math.isfinite(noise):
-        return -LIMIT_DB
-    return max(-LIMIT_DB, min(LIMIT_DB, 10 * math.log10(signal / noise)))
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, ClassVar, Literal
 
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.precision import Precision, Variant
@@ -130,7 +130,7 @@ class Built:
     ]  # what the engine refuses to run without: {"compute_capability": "8.9"}
 
 
-class Runner(ABC):
+class Runner(Closing):
     """A loaded engine. Feeds and results are numpy arrays by tensor name; a context manager."""
 
     signature: Signature
@@ -154,17 +154,6 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free what the runtime holds."""
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Backend(ABC):

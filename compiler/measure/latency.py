@@ -13,12 +13,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.evidence import Measured
@@ -147,7 +147,7 @@ class Comparison:
         return tuple(notes)
 
 
-class Bench:
+class Bench(Closing):
     """Subjects in processes of their own, stopped unless it is their turn. A context manager.
 
     Args:
@@ -322,17 +322,6 @@ class Bench:
             raise
         process.pause()
         return answer
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _count(times_ms: statistics.Floats, slice_s: float) -> int:

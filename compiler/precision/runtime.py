@@ -8,12 +8,12 @@ graph gets a new process.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
@@ -27,7 +27,7 @@ _MEMORY_GB = 16.0
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
 
 
-class Runtime:
+class Runtime(Closing):
     """Builds graphs and runs them on the same samples; a context manager.
 
     Args:
@@ -80,17 +80,6 @@ class Runtime:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-    def __enter__(self) -> Runtime:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def trials(files: Mapping[str, bytes], args: Mapping[str, Any]) -> _Trials:
