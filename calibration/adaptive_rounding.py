@@ -12,24 +12,32 @@ never rises, there is no rate to tune, and no samples are kept in memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+
+from rtc.compiler.core.pairs import Indices
 
 Doubles = npt.NDArray[np.float64]
 
 _DAMPING = 0.01  # of H's mean diagonal, as in GPTQ (Frantar et al. 2022): few samples, no overfit
 _SWEEPS = 20
+_PEAK = 126.999  # steps: 127, but for float32's rounding of the scale
 
 
-def adaptive_rounding(weights: Doubles, scale: Doubles, gram: Doubles) -> Doubles:
+def adaptive_rounding(
+    weights: Doubles, scale: Doubles, gram: Doubles, pairs: Sequence[Indices] = ()
+) -> Doubles:
     """Integers (out, n) within ±127 for weights (out, n), scales (out, 1) and H (n, n).
 
-    The largest weight of each row stays as it rounds, for the scale was taken from it.
+    What the scale was taken from stays as it rounds: the largest weight of each row or, with
+    `pairs` (rtc.compiler.core.pairs), the largest sum of neighbours, and no other sum grows beyond.
     """
     exact = weights / scale
     values = np.clip(np.rint(exact), -127, 127)
     low, high = np.maximum(np.floor(exact), -127), np.minimum(np.ceil(exact), 127)
-    peak = np.abs(exact) >= 126.999
+    peak = _peaks(exact, pairs)
     low[peak] = high[peak] = values[peak]
     if not gram.any():  # the layer reads zeros only
         return values
@@ -38,9 +46,9 @@ def adaptive_rounding(weights: Doubles, scale: Doubles, gram: Doubles) -> Double
     for _ in range(_SWEEPS):
         moved = False
         for j in range(len(gram)):
-            best = np.clip(
-                np.rint(values[:, j] + slope[:, j] / damped[j, j]), low[:, j], high[:, j]
-            )
+            least, most = _room(values, pairs, j)
+            best = np.rint(values[:, j] + slope[:, j] / damped[j, j])
+            best = np.clip(best, np.maximum(low[:, j], least), np.minimum(high[:, j], most))
             step = best - values[:, j]
             if step.any():
                 moved = True
@@ -49,6 +57,27 @@ def adaptive_rounding(weights: Doubles, scale: Doubles, gram: Doubles) -> Double
         if not moved:
             break
     return values
+
+
+def _peaks(exact: Doubles, pairs: Sequence[Indices]) -> npt.NDArray[np.bool_]:
+    """Which weights, in steps of the scale, it was taken from."""
+    found: npt.NDArray[np.bool_] = np.abs(exact) >= _PEAK
+    for signed in (exact, -exact) if pairs else ():
+        positive = np.pad(np.maximum(signed, 0), [(0, 0), (0, 1)])
+        for partner in pairs:
+            found |= (signed > 0) & (positive[:, :-1] + positive[:, partner] >= _PEAK)
+    return found
+
+
+def _room(values: Doubles, pairs: Sequence[Indices], j: int) -> tuple[Doubles, Doubles]:
+    """How small and how large weight j may become beside its neighbours (out,)."""
+    least, most = np.full(len(values), -127.0), np.full(len(values), 127.0)
+    for partner in pairs:
+        if partner[j] < values.shape[1]:
+            beside = values[:, partner[j]]
+            least = np.maximum(least, -127 - np.minimum(beside, 0))
+            most = np.minimum(most, 127 - np.maximum(beside, 0))
+    return np.minimum(least, values[:, j]), np.maximum(most, values[:, j])
 
 
 def error_power(errors: Doubles, gram: Doubles) -> float:

@@ -7,7 +7,7 @@ Weights are symmetric int8 within ±127, so that a zero weight stays zero and -w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.pairs import LIMIT, Indices, largest, partners
 from rtc.compiler.core.passes import TensorRange
 
 Floats = npt.NDArray[np.float32]
@@ -71,36 +72,59 @@ def with_one_scale(
 
 
 def weight_parameters(
-    weight: Array, axis: int | None, *, at_least: Floats | float = 0.0, how: WeightScales = "minmax"
+    weight: Array,
+    axis: int,
+    *,
+    per_channel: bool = True,
+    at_least: Floats | float = 0.0,
+    how: WeightScales = "minmax",
+    paired: bool = False,
 ) -> Parameters:
-    """Symmetric int8 scales of a weight tensor: one per index of `axis`, or one where it is None.
+    """Symmetric int8 scales of a weight tensor.
 
     A channel of zeros gets the largest scale of the others: a scale of zero is an error in every
-    runtime, and a tiny one overflows the int32 bias. `at_least` bounds the scales from below.
-    `how`: "minmax" clips nothing; "mse" clips each channel where its squared error is least.
+    runtime, and a tiny one overflows the int32 bias.
+
+    Args:
+        weight: weights, input channels before the kernel's axes.
+        axis: that of the output channels.
+        per_channel: a scale for each of them, or one for all.
+        at_least: bounds the scales from below.
+        how: "minmax" clips nothing; "mse" clips each channel where its squared error is least.
+        paired: keep sums of neighbours within what 16 bits hold (rtc.compiler.core.pairs).
     """
-    rest = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
-    peak = np.abs(weight.astype(np.float64)).max(axis=rest)
+    channels = np.moveaxis(weight, axis, 0).astype(np.float64)
+    rows = channels.reshape(len(channels), -1)
+    pairs = partners(channels.shape[1:]) if paired else ()
+    peak = largest(rows, pairs)
+    if not per_channel:
+        peak = peak.max(keepdims=True)
     if how == "mse":
-        peak = _least_squares_peak(weight, axis, peak)
+        peak = _least_squares_peak(rows, peak, pairs)
     scale = np.asarray(np.maximum(peak / 127, at_least), np.float32)
     dead = scale < _TINY
     alive = scale[~dead]
     scale = np.where(dead, alive.max() if alive.size else np.float32(1.0), scale)
-    return Parameters(scale.astype(np.float32), np.zeros(scale.shape, np.int8))
+    scale = np.asarray(scale if per_channel else scale.max(), np.float32)
+    return Parameters(scale, np.zeros(scale.shape, np.int8))
 
 
 def _least_squares_peak(
-    weight: Array, axis: int | None, peak: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.float64], peak: npt.NDArray[np.float64], pairs: Sequence[Indices]
 ) -> npt.NDArray[np.float64]:
-    """The peak shrunk, by 70 % at most, to where the squared error over each channel is least."""
-    rest = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
-    best, least = peak, np.full(np.shape(peak), np.inf)
+    """The peak shrunk, by 70 % at most, to where the squared error is least.
+
+    `rows` are output channels; `peak` has one value for each, or one for all. Weights that clipping
+    leaves too large for their neighbours are no choice.
+    """
+    best, least = peak, np.full(peak.shape, np.inf)
     for fraction in np.linspace(1.0, 0.3, 36):
-        scale = np.asarray(np.maximum(peak * fraction / 127, _TINY), np.float32)
-        scales = Parameters(scale, np.zeros(scale.shape, np.int8))
-        restored = dequantise_weight(quantise_weight(weight, scales, axis), scales, axis)
-        error = np.square(restored - weight, dtype=np.float64).sum(axis=rest)
+        scale = np.maximum(peak * fraction / 127, _TINY)[:, None]
+        integers = np.clip(np.rint(rows / scale), -127, 127)
+        error = np.square(integers * scale - rows).sum(axis=1)
+        error = np.where(largest(integers, pairs) > LIMIT, np.inf, error)
+        if len(peak) == 1:
+            error = error.sum(keepdims=True)
         best, least = np.where(error < least, peak * fraction, best), np.minimum(error, least)
     return best
 
@@ -112,24 +136,20 @@ def least_weight_scale(bias: Array | None, input_scale: Array) -> Floats | float
     return np.asarray(np.abs(bias) / (float(input_scale) * _BIAS_LIMIT), np.float32)
 
 
-def quantise_weight(
-    weight: Array, parameters: Parameters, axis: int | None
-) -> npt.NDArray[np.int8]:
-    """The int8 values; the shape stays."""
+def quantise_weight(weight: Array, parameters: Parameters, axis: int) -> npt.NDArray[np.int8]:
+    """The int8 values; the shape stays. `axis`: that of the output channels."""
     scale = _along(parameters.scale, axis, weight.ndim)
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
 
 
-def dequantise_weight(
-    values: npt.NDArray[np.int8], parameters: Parameters, axis: int | None
-) -> Floats:
+def dequantise_weight(values: npt.NDArray[np.int8], parameters: Parameters, axis: int) -> Floats:
     """The float32 values that int8 weights stand for."""
     scale = _along(parameters.scale, axis, values.ndim)
     return (values.astype(np.float32) * scale).astype(np.float32)
 
 
-def _along(scale: Floats, axis: int | None, rank: int) -> Floats:
-    if axis is None or scale.ndim == 0:
+def _along(scale: Floats, axis: int, rank: int) -> Floats:
+    if scale.ndim == 0:
         return scale
     shape = [1] * rank
     shape[axis] = -1

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from rtc.compiler.core.pairs import partners
 from rtc.compiler.core.passes import PassContext, PassResult
 from rtc.compiler.core.unit import Unit
 from rtc.passes.channels import Doubles, put_weights, weights_of
@@ -110,8 +111,9 @@ def _learn(
     )
     weights, scale = _matrices(layer, stored_weight_parameters(layer, activation.scale, scheme))
     nearest = np.clip(np.rint(weights / scale), -127, 127)
+    pairs = partners(weights_of(layer).shape[2:]) if layer.paired(scheme) else ()
     rounded = np.stack(
-        [adaptive_rounding(*each) for each in zip(weights, scale, learn, strict=True)]
+        [adaptive_rounding(*each, pairs) for each in zip(weights, scale, learn, strict=True)]
     )
     signal, before, after = (
         sum(error_power(*each) for each in zip(errors, judge, strict=True))

@@ -219,11 +219,16 @@ def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, flo
     """Decibels by layer. `unit`'s nodes bear the names that the layers do."""
     from rtc.calibration.sensitivity import Probe, layer_snr
 
+    scheme = ctx.where().scheme
     probes = [
-        Probe(layer.name, layer.axis, ctx.statistics[origin(layer.node.inputs[0]).name])
+        Probe(
+            layer.name,
+            layer.axis,
+            ctx.statistics[origin(layer.node.inputs[0]).name],
+            paired=layer.paired(scheme),
+        )
         for layer in layers
     ]
-    scheme = ctx.where().scheme
     return layer_snr(unit.onnx.proto, probes, scheme, ctx.calibration(), ctx.progress)
 
 

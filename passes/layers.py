@@ -18,6 +18,8 @@ from rtc.passes.graph import is_constant, is_output, moves, value
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+    from rtc.compiler.core.target import QuantScheme
+
 FUSED = frozenset({"Relu", "Clip"})
 JOINS = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"})
 """Operators that some runtimes compute in integers where all their inputs and outputs are."""
@@ -47,6 +49,11 @@ class Layer:
     @property
     def depthwise(self) -> bool:
         return self.groups > 1 and self.groups == self.channels[0]
+
+    def paired(self, scheme: QuantScheme) -> bool:
+        """Whether products of neighbours are added in 16 bits; a depthwise kernel adds none."""
+        alone = self.depthwise and self.channels[0] == self.channels[1]
+        return scheme.paired_products and not alone
 
 
 def dead_channels(layer: Layer) -> int:

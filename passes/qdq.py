@@ -105,10 +105,14 @@ def stored_weight_parameters(layer: Layer, input_scale: Array, scheme: QuantSche
     assert weight is not None, "a layer without constant weights has an obstacle"
     if bias is not None:  # a Gemm's may be a scalar or (1, N)
         bias = np.broadcast_to(bias.reshape(-1), (layer.channels[1],))
-    axis = layer.axis if scheme.per_channel else None
-    least = least_weight_scale(bias, input_scale)
-    at_least = least if axis is not None else float(np.max(least))
-    return weight_parameters(weight, axis, at_least=at_least, how=scheme.weight_scales)
+    return weight_parameters(
+        weight,
+        layer.axis,
+        per_channel=scheme.per_channel,
+        at_least=least_weight_scale(bias, input_scale),
+        how=scheme.weight_scales,
+        paired=layer.paired(scheme),
+    )
 
 
 def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Parameters:
@@ -148,9 +152,9 @@ class _Writer:
         """Store a layer's weights (and its bias, where the scheme wants that) as integers."""
         weight, bias = value(layer.node, 1), value(layer.node, 2)
         assert weight is not None, "a layer without constant weights has an obstacle"
-        axis = layer.axis if self.scheme.per_channel else None
         parameters = stored_weight_parameters(layer, input_scale, self.scheme)
-        stored = quantise_weight(weight, parameters, axis)
+        stored = quantise_weight(weight, parameters, layer.axis)
+        axis = layer.axis if self.scheme.per_channel else None
         layer.node.inputs[1] = self._restored(f"{layer.name}/weight", stored, parameters, axis)
         if bias is not None and self.scheme.bias == "int32":
             scale = np.asarray(parameters.scale * input_scale, np.float32)

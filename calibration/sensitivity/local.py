@@ -35,11 +35,19 @@ _LIMIT_DB = 120.0  # float32 carries no more
 
 @dataclass(frozen=True)
 class Probe:
-    """A layer to probe: its node's name, its weight's output-channel axis, its input's range."""
+    """A layer to probe.
+
+    Attributes:
+        layer: its node's name.
+        axis: of its weight, that of the output channels.
+        seen: its input's range.
+        paired: whether its weights have to leave room for their neighbours.
+    """
 
     layer: str
     axis: int
     seen: TensorRange
+    paired: bool = False
 
 
 def layer_snr(
@@ -119,9 +127,14 @@ def _constants(
     """The fake-quantised weight, and the activation's scale and zero point."""
     import onnx
 
-    axis = probe.axis if scheme.per_channel else None
-    scales = weight_parameters(weight, axis, how=scheme.weight_scales)
-    rounded = dequantise_weight(quantise_weight(weight, scales, axis), scales, axis)
+    scales = weight_parameters(
+        weight,
+        probe.axis,
+        per_channel=scheme.per_channel,
+        how=scheme.weight_scales,
+        paired=probe.paired,
+    )
+    rounded = dequantise_weight(quantise_weight(weight, scales, probe.axis), scales, probe.axis)
     activation = activation_parameters(probe.seen, scheme.activation)
     arrays = {"weight": rounded, "scale": activation.scale, "zero": activation.zero_point}
     return [

@@ -32,6 +32,8 @@ class QuantScheme:
         weight_scales: how scales of weights are chosen: "minmax" clips nothing, "mse" clips where
             the squared error is least. The recipe's choice, not the runtime's.
         int8_ops: ONNX operators with weights that the runtime has an INT8 kernel for.
+        paired_products: True where two products are added in 16 bits, which weights have to leave
+            room for (`rtc.compiler.core.pairs`).
     """
 
     activation: str
@@ -42,6 +44,7 @@ class QuantScheme:
     quantise_outputs: bool = False
     weight_scales: Literal["minmax", "mse"] = "minmax"
     int8_ops: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    paired_products: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,12 +27,12 @@ from rtc.compiler.core.target import (
     QuantScheme,
     Runner,
 )
-from rtc.targets.backends import onnx_graph, profiling
+from rtc.targets.backends import onnx_graph, profiling, x86
 from rtc.targets.backends.installed import installed
 from rtc.targets.backends.ort_layers import built_layers
 
 MISCOMPILES = ("Pad_Fusion",)
-"""Optimisers that change results in ONNX Runtime 1.31: `Pad(0) → MaxPool` of negative values."""
+"""Optimisers that change results before 1.32: `Pad(0) → MaxPool` of negative values."""
 
 _EXACT = {
     # INT8 weights under a float MatMul would get activations quantised that no plan asked for.
@@ -41,7 +40,8 @@ _EXACT = {
 }
 _WIDENED = {
     # Makes weights uint8, whose products do not saturate; INT8 then runs at a third of its speed.
-    # ONNX Runtime 1.31 does so on CPUs with VNNI as well, where there is nothing to mend.
+    # ONNX Runtime 1.31 does so on CPUs with VNNI as well, where there is nothing to mend. Graphs
+    # that rtc quantised for such a CPU need it nowhere; a graph that came quantised may.
     "session.x64quantprecision": "1",
 }
 _KERNEL = "_kernel_time"  # ends the name of a kernel's event in a profile
@@ -64,6 +64,7 @@ class OnnxRuntime(Backend):
             bias="int32",
             quantise_outputs=True,
             int8_ops=("Conv", "Gemm", "MatMul"),  # no integer kernel for ConvTranspose
+            paired_products=x86.adds_in_16_bits(),
         )
 
     def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:
@@ -151,18 +152,6 @@ class OrtRunner(Runner):
         self._inputs, self._values = {}, []
 
 
-@cache
-def _saturates() -> bool:
-    """Whether uint8 × int8 products are added in 16 bits here: an x86 CPU without VNNI.
-
-    True where that cannot be told; it changes nothing on other CPUs.
-    """
-    try:
-        return "vnni" not in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
-
-
 def _kernel_times(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Microseconds of each node of the optimised graph, of a profile's events in order."""
     times: dict[str, list[float]] = defaultdict(list)
@@ -196,7 +185,8 @@ def _session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    for key, value in {**_EXACT, **(_WIDENED if _saturates() else {})}.items():
+    widened = x86.adds_in_16_bits() and x86.overflowing(onnx_graph.parse(graph))
+    for key, value in {**_EXACT, **(_WIDENED if widened else {})}.items():
         options.add_session_config_entry(key, value)
     if profile is not None:
         options.enable_profiling = True

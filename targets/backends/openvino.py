@@ -30,7 +30,7 @@ from rtc.compiler.core.target import (
     QuantScheme,
     Runner,
 )
-from rtc.targets.backends import onnx_graph, profiling
+from rtc.targets.backends import onnx_graph, profiling, x86
 from rtc.targets.backends.installed import installed
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ OpenVINO 2026.4.1 on AVX-512: seen at 1, 4, 6 and 8 over ten models; from 9 to 6
 was every batch in a model of dynamic shape.
 """
 _PROFILES = 3  # means that a median of kernel times is taken of; each compiles the model
+_LISTED = 3  # layers that an error names
 _NOT_LAYERS = frozenset({"Const", "Input", "Output"})
 _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
     "i8": Precision.INT8,
@@ -72,6 +73,7 @@ class OpenVino(Backend):
             bias="int32",
             quantise_outputs=True,
             int8_ops=("Conv", "Gemm", "MatMul"),  # ConvTranspose stays float
+            paired_products=x86.adds_in_16_bits(),
         )
 
     def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:
@@ -88,19 +90,35 @@ class OpenVino(Backend):
     def meets(self, profile: DeviceProfile) -> Mapping[str, frozenset[str]]:
         has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         halves = frozenset(half for half in _HALVES.values() if half.upper() in has)
-        return {"machine": frozenset({platform.machine()}), "half": halves}
+        return {
+            "machine": frozenset({platform.machine()}),
+            "half": halves,
+            x86.KEY: x86.has(),
+        }
 
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         """The graph as it is, after OpenVINO has compiled it and shown what it makes of it."""
         model = onnx_graph.parse(graph)
-        half = _half(model)
+        half, wide = _half(model), x86.overflowing(model)
+        if wide and x86.adds_in_16_bits():
+            raise ModelError(
+                "INT8 weights that overflow on this CPU, and OpenVINO would not say so",
+                where=", ".join(wide[:_LISTED]),
+                seen="neighbouring weights that add up to more than 128",
+                fix="let rtc quantise the float model, or compile for onnxruntime",
+                id="overflowing-weights",
+            )
         with closing(OpenVinoRunner(graph, request)) as runner:
             layers = runner.layers(onnx_graph.NodeIndex(tuple(model.graph.node)))
         return Built(
             engine=graph,
             layers=layers,
             runtime=f"openvino {self.available().version}",
-            binding={"machine": platform.machine(), **({"half": half} if half else {})},
+            binding={
+                "machine": platform.machine(),
+                **({"half": half} if half else {}),
+                **({x86.KEY: x86.WIDE} if wide else {}),
+            },
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rtc.calibration.adaptive_rounding import adaptive_rounding, error_power
+from rtc.compiler.core.pairs import largest, partners
 
 RANDOM = np.random.default_rng(3)
 
@@ -56,3 +57,16 @@ def test_error_power_is_the_mean_square_of_the_outputs():
     x = RANDOM.standard_normal((6, 50))
     errors = RANDOM.standard_normal((3, 6))
     assert error_power(errors, x @ x.T / 50) == pytest.approx(np.square(errors @ x).sum() / 50)
+
+
+@pytest.mark.parametrize("shape", [(10, 9), (3, 9)])
+def test_sums_of_neighbours_stay_within_the_one_that_the_scale_was_taken_from(shape):
+    pairs = partners(shape)
+    weights, _, gram = problem(6, int(np.prod(shape)))
+    scale = largest(weights, pairs)[:, None] / 127
+    values = adaptive_rounding(weights, scale, gram, pairs)
+    assert (largest(values, pairs) == 127).all()
+    nearest = np.rint(weights / scale)
+    assert error_power(weights - values * scale, gram) < error_power(
+        weights - nearest * scale, gram
+    )

@@ -10,6 +10,7 @@ from rtc.calibration.quantise import (
     quantise_weight,
     weight_parameters,
 )
+from rtc.compiler.core.pairs import LIMIT, largest, partners
 from rtc.compiler.core.passes import TensorRange
 
 
@@ -61,9 +62,9 @@ def test_weights_per_channel():
 
 def test_weights_per_tensor():
     weight = np.array([[1.27, -0.5], [0.02, 0.0]], np.float32)
-    parameters = weight_parameters(weight, None)
+    parameters = weight_parameters(weight, 0, per_channel=False)
     assert parameters.scale.shape == ()
-    assert quantise_weight(weight, parameters, None).tolist() == [[127, -50], [2, 0]]
+    assert quantise_weight(weight, parameters, 0).tolist() == [[127, -50], [2, 0]]
 
 
 def test_a_dead_channel_gets_a_scale_of_its_neighbours():
@@ -95,3 +96,26 @@ def test_weights_are_clipped_where_the_squared_error_is_least():
     assert (error("mse") <= error("minmax")).all()
     dead = weight_parameters(np.zeros((2, 3), np.float32), 0, how="mse")
     assert dead.scale.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("how", ["minmax", "mse"])
+@pytest.mark.parametrize(("shape", "axis"), [((8, 6, 3, 3), 0), ((8, 3, 3, 3), 0), ((7, 8), 1)])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_neighbouring_weights_leave_room_for_16_bits(shape, axis, how, per_channel):
+    weight = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+    kept = {"per_channel": per_channel, "how": how}
+    for paired in (False, True):
+        scales = weight_parameters(weight, axis, paired=paired, **kept)
+        integers = np.moveaxis(quantise_weight(weight, scales, axis), axis, 0)
+        rows = integers.reshape(len(integers), -1).astype(int)
+        most = largest(rows, partners(integers.shape[1:]))
+        assert bool(most.max() <= LIMIT) is paired
+        if paired and how == "minmax" and per_channel:
+            assert (most >= LIMIT - 1).all()  # and no more room than that
+
+
+def test_pairs_cost_less_than_half_the_range_does():
+    weight = np.random.default_rng(2).standard_normal((32, 32, 3, 3)).astype(np.float32)
+    paired = weight_parameters(weight, 0, paired=True).scale
+    plain = weight_parameters(weight, 0).scale
+    assert 1.0 < np.median(paired / plain) < 1.5  # 2 would be 7 bits

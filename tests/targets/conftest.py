@@ -127,7 +127,8 @@ def _quantise_weights(
 ) -> None:
     activation, weight, bias = node.input
     value = weights[weight]
-    scale = (np.abs(value).reshape(len(value), -1).max(1) / 127).astype(np.float32)
+    # 7 bits: two products then fit into 16 bits on any CPU.
+    scale = (np.abs(value).reshape(len(value), -1).max(1) / 63).astype(np.float32)
     spread = scale.reshape(-1, *[1] * (value.ndim - 1))
     bias_scale = scale * np.float32(scales[activation])
     _dequantised(model, weight, np.round(value / spread).astype(np.int8), scale)
