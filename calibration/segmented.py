@@ -24,8 +24,12 @@ import numpy.typing as npt
 from rtc.calibration import clipping
 from rtc.calibration.collect import fitting_batch
 from rtc.calibration.histogram import chunks
-from rtc.calibration.oracle import Oracle
+from rtc.calibration.oracle import Oracle, session
 from rtc.calibration.prefix import prefix
+from rtc.calibration.rounding import emulate_half
+from rtc.calibration.sensitivity.alternative import Alternative, Difference, FloatGraph
+from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
+from rtc.calibration.sensitivity.shapes import batch_size
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.passes import Statistics, TensorRange
 from rtc.compiler.core.progress import Progress, silent
@@ -70,6 +74,59 @@ def matched_ranges(
                 match.add(got[tensors[name]], wanted[name])
             progress(start + len(inputs), len(split), f"{len(found)} tensors")
     return {name: match.result() for name, match in found.items()}
+
+
+def matched_ranges_beside(
+    reference: bytes,
+    changes: Mapping[Alternative, Mapping[str, str]],
+    plain: Statistics,
+    split: Split,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Statistics]:
+    """The same for models that differ from the float one in one place each, all in one walk.
+
+    Each runs from its change on, beside the float model. Its tensors are taken as they come, before
+    any of them has its new range.
+
+    Args:
+        reference: the float model.
+        changes: for each model its tensors, by their names in the float one.
+        plain: their ranges in the float model.
+        split: samples; they are walked once.
+        progress: told of samples.
+
+    Returns:
+        The ranges by the name of the alternative's layer.
+    """
+    base = FloatGraph(reference)
+    part = Assembly(base.model.opset_import)
+    part.take_float(base)
+    found: dict[str, dict[str, _Match]] = {}
+    places: dict[tuple[str, str], str] = {}
+    for index, (alternative, tensors) in enumerate(changes.items()):
+        alive = {n: there for n, there in tensors.items() if not _is_dead(plain[n])}
+        names = part.take(Difference(base, alternative), list(alive.values()), prefix=f"{index}/")
+        places |= {(alternative.layer, n): names[there] for n, there in alive.items()}
+        found[alternative.layer] = {name: _Match(plain[name]) for name in alive}
+    floats = sorted({name for _, name in places})
+    outputs = sorted({*floats, *places.values()})
+    if not outputs:
+        return {name: {} for name in found}
+    run = session(emulate_half(part.model(base, outputs)), frugal=True)
+    feeds = shared_constants(base, [part])
+    size = batch_size(base, [*floats, *(name for _, name in places)])
+    for start in range(0, len(split), size):
+        inputs = split.inputs(start, min(start + size, len(split)))
+        values = run.run(outputs, {**feeds, base.graph.input[0].name: inputs})
+        seen = dict(zip(outputs, values, strict=True))
+        for (layer, name), there in places.items():
+            found[layer][name].add(seen[there], seen[name])
+        progress(start + len(inputs), len(split), f"{len(found)} alternatives")
+    return {
+        layer: {name: match.result() for name, match in matches.items()}
+        for layer, matches in found.items()
+    }
 
 
 def _is_dead(seen: TensorRange) -> bool:

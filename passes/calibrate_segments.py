@@ -24,7 +24,7 @@ from rtc.passes.graph import read
 from rtc.passes.layers import origin, output_of, producer
 from rtc.passes.placement import placement
 from rtc.passes.qdq import quantised_twin
-from rtc.passes.residuals import residuals
+from rtc.passes.residuals import Residual, residuals
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -93,7 +93,7 @@ class CalibrateSegments(Pass):
         size = -(-len(tensors) // self.segments)
         for start in range(0, len(tensors), size):
             twin = _twin(unit, ctx, found)
-            names = _names_in(read(twin), read(reference), tensors[start : start + size])
+            names = names_in(read(twin), read(reference), tensors[start : start + size])
             anew = matched_ranges(
                 reference.onnx.proto,
                 twin.onnx.proto,
@@ -137,16 +137,22 @@ def _tensors(graph: gs.Graph, ctx: PassContext, *, everywhere: bool) -> list[str
 
 
 def _around_recalibrated(graph: gs.Graph, plan: PrecisionPlan) -> set[str]:
-    """Both branches and the output of each Add that is to be recalibrated."""
+    """Names of the tensors around each Add that is to be recalibrated."""
     return {
-        origin(tensor).name
+        name
         for add in residuals(graph)
         if plan.residual_of(add.name) is ResidualPolicy.RECALIBRATED
-        for tensor in (add.branch, add.skip, output_of(graph, add.node))
+        for name in around(graph, add)
     }
 
 
-def _names_in(quantised: gs.Graph, model: gs.Graph, tensors: Sequence[str]) -> dict[str, str]:
+def around(graph: gs.Graph, add: Residual) -> list[str]:
+    """Names of both branches of an Add and of its output, as their ranges go by."""
+    tensors = (add.branch, add.skip, output_of(graph, add.node))
+    return list(dict.fromkeys(origin(tensor).name for tensor in tensors))
+
+
+def names_in(quantised: gs.Graph, model: gs.Graph, tensors: Sequence[str]) -> dict[str, str]:
     """What tensors are called in the quantised graph: an output's name went to its integers."""
     here: dict[str, Any] = model.tensors()
     nodes = {node.name: node for node in quantised.nodes}

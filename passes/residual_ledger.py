@@ -1,20 +1,20 @@
 """The residual ledger: for each residual Add its branches, and what every policy would do to it.
 
 Each policy is written as `insert-qdq` writes it into a model in which the layers that end the two
-branches are INT8 and nothing else is, and measured by the exact engine. `recalibrated` has the
-ranges that `calibrate-segments` takes for the whole plan.
+branches are INT8 and nothing else is, and measured by the exact engine. `recalibrated` has ranges
+that were taken anew in that same model.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rtc.calibration.sensitivity import Alternative, LayerSensitivity, exact
 from rtc.compiler.core.data import Split
-from rtc.compiler.core.evidence import Evidence
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.passes import PassContext, Statistics
 from rtc.compiler.core.precision import (
@@ -23,8 +23,8 @@ from rtc.compiler.core.precision import (
     ResidualDecision,
     ResidualPolicy,
 )
-from rtc.compiler.core.unit import Unit
-from rtc.passes.calibrate_segments import CalibrateSegments
+from rtc.compiler.core.unit import OnnxModel, Unit
+from rtc.passes.calibrate_segments import around, names_in
 from rtc.passes.graph import read, write
 from rtc.passes.insert_qdq import InsertQdq
 from rtc.passes.layers import weighted_layers
@@ -46,14 +46,12 @@ class PolicyEvidence:
         add_snr_db: signal-to-noise ratio where the Add's readers find its output, in decibels.
         output_snr_db: the same of the model's output, with its 95 % interval.
         top1_drop: top-1 accuracy before minus after, a fraction; None without labels.
-        cost: microseconds that the Add and its branches' last layers take; None: nobody asked.
     """
 
     policy: ResidualPolicy
     add_snr_db: float
     output_snr_db: Interval
     top1_drop: Interval | None
-    cost: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,16 @@ class LedgerRow:
     left_out: Mapping[ResidualPolicy, str]
 
 
-def residual_ledger(unit: Unit, ctx: PassContext, split: Split) -> tuple[LedgerRow, ...]:
+def residual_ledger(
+    unit: Unit, ctx: PassContext, split: Split, *, within_s: float = math.inf
+) -> tuple[LedgerRow, ...]:
     """A row for each residual Add of the context's plan, in graph order.
 
     Args:
         unit: the float model.
         ctx: with a plan, its target, and the ranges of the float model.
         split: the samples that errors are measured on; labelled, if accuracy is wanted.
+        within_s: seconds after which no further batch is measured.
 
     Raises:
         DataError: an activation of the float model is not finite; the layer is named.
@@ -92,11 +93,21 @@ def residual_ledger(unit: Unit, ctx: PassContext, split: Split) -> tuple[LedgerR
     graph = read(unit).cleanup()
     trials = _trials(graph, ctx)
     unit = write(graph, unit)
-    recalibrated = _recalibrated(unit, ctx)
     model = onnx.load_model_from_string(unit.onnx.proto)
     offered = [trial for trial in trials if not trial.obstacle]
-    made = [_alternative(model, unit, trial, ctx, recalibrated) for trial in offered]
-    rows = exact(unit.onnx.proto, made, split, ctx.progress).rows if made else ()
+    anew = [trial for trial in offered if trial.policy is ResidualPolicy.RECALIBRATED]
+    ranges = _recalibrated(model, unit, anew, ctx, split)
+    made = [
+        _alternative(
+            model,
+            unit,
+            trial,
+            replace(ctx, statistics=ranges[trial.add.name]) if trial in anew else ctx,
+        )
+        for trial in offered
+    ]
+    found = exact(unit.onnx.proto, made, split, within_s=within_s, progress=ctx.progress)
+    rows = found.rows if made else ()
     evidence: defaultdict[str, list[PolicyEvidence]] = defaultdict(list)
     for trial, row in zip(offered, rows, strict=True):
         evidence[trial.add.name].append(_evidence(trial.policy, row))
@@ -141,25 +152,29 @@ def _trials(graph: gs.Graph, ctx: PassContext) -> list[_Trial]:
     ]
 
 
-def _recalibrated(unit: Unit, ctx: PassContext) -> Statistics:
-    """All ranges, those around the Adds that the plan quantises taken anew."""
-    assert ctx.plan is not None
-    policies = {
-        name: replace(decision, policy=ResidualPolicy.RECALIBRATED)
-        for name, decision in ctx.plan.residuals.items()
-        if decision.policy is not ResidualPolicy.KEEP_HALF
-    }
-    if not policies:
-        return ctx.statistics
-    plan = replace(ctx.plan, residuals={**ctx.plan.residuals, **policies})
-    result = CalibrateSegments(everywhere=False).apply(unit, replace(ctx, plan=plan))
-    return result.statistics or ctx.statistics
+def _recalibrated(
+    model: onnx.ModelProto, unit: Unit, trials: Iterable[_Trial], ctx: PassContext, split: Split
+) -> dict[str, Statistics]:
+    """All ranges for each Add, those around it taken anew with its branches' layers quantised."""
+    from rtc.calibration.segmented import matched_ranges_beside
+
+    graph, own = read(unit), own_policy(ctx.where().scheme)
+    changes = {}
+    for trial in trials:
+        made = _alternative(model, unit, replace(trial, policy=own), ctx)
+        tensors = around(graph, trial.add)
+        there = read(replace(unit, model=OnnxModel(made.proto)))
+        changes[made] = names_in(there, graph, tensors)
+    found = matched_ranges_beside(
+        unit.onnx.proto, changes, ctx.statistics, split, progress=ctx.progress
+    )
+    return {add: {**ctx.statistics, **anew} for add, anew in found.items()}
 
 
 def _alternative(
-    model: onnx.ModelProto, unit: Unit, trial: _Trial, ctx: PassContext, recalibrated: Statistics
+    model: onnx.ModelProto, unit: Unit, trial: _Trial, ctx: PassContext
 ) -> Alternative:
-    """The model with one policy on one Add between two INT8 layers."""
+    """The model with one policy on one Add between two INT8 layers, by the context's ranges."""
     target, add, policy = ctx.where(), trial.add, trial.policy
     assert ctx.plan is not None
     decision = replace(ctx.plan.residuals[add.name], policy=policy)
@@ -172,9 +187,7 @@ def _alternative(
         layers={name: LayerDecision(Precision.INT8, "around one Add") for name in integer},
         residuals={add.name: decision},
     )
-    anew = policy is ResidualPolicy.RECALIBRATED
-    ctx = replace(ctx, plan=plan, statistics=recalibrated if anew else ctx.statistics)
-    changed = InsertQdq().apply(skeleton(model, unit, *add.ends), ctx).unit
+    changed = InsertQdq().apply(skeleton(model, unit, *add.ends), replace(ctx, plan=plan)).unit
     return Alternative(add.name, Precision.INT8, changed.onnx.proto)
 
 

@@ -8,6 +8,7 @@ the batch chosen to suit, and of one copy of the weights, which sessions are fed
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -27,14 +28,17 @@ def exact(
     proto: bytes,
     alternatives: Sequence[Alternative],
     split: Split,
+    *,
+    within_s: float = math.inf,
     progress: Progress = silent,
 ) -> Sensitivity:
-    """Measure every alternative on every sample of `split`, by unoptimised ONNX Runtime.
+    """Measure every alternative on the samples of `split`, by unoptimised ONNX Runtime.
 
     Args:
         proto: the float model, (n, …) to logits (n, classes), as the alternatives were made from.
         alternatives: what to measure.
         split: the samples; with labels, the drop in top-1 accuracy is measured as well.
+        within_s: seconds after which no further batch is begun; the first one always is.
         progress: told of samples.
 
     Raises:
@@ -56,6 +60,8 @@ def exact(
             for tail in tails:
                 tail.run({**constants, **values}, reference)
             progress(results.samples, len(split), f"{len(tails)} alternatives")
+            if time.perf_counter() - begun > within_s:
+                break
     work = multiply_accumulates(base.graph)
     passes = 1 + sum(tail.assembly.work(work) for tail in tails) / max(1, sum(work.values()))
     return Sensitivity(

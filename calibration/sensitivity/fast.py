@@ -24,6 +24,7 @@ through the layer is counted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -50,15 +51,17 @@ def fast(
     split: Split,
     *,
     seed: int = 0,
+    within_s: float = math.inf,
     progress: Progress = silent,
 ) -> Sensitivity:
-    """Estimate every alternative's effect from every sample of `split`.
+    """Estimate every alternative's effect from the samples of `split`.
 
     Args:
         proto: the float model, (n, …) to logits (n, classes), as the alternatives were made from.
         alternatives: what to estimate.
         split: the samples; with labels, the drop in top-1 accuracy is estimated as well.
         seed: of the random signs.
+        within_s: seconds after which no further batch is begun; the first one always is.
         progress: told of samples.
 
     Raises:
@@ -86,6 +89,8 @@ def fast(
             tally.at_layer(signal, noise)
             tally.predicted(reference, signs, fisher / 2, margin)
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
+        if time.perf_counter() - begun > within_s:
+            break
     return Sensitivity(
         engine="fast",
         model=digest(proto),

@@ -52,6 +52,7 @@ class Subject:
     entry: str
     files: Mapping[str, bytes]
     args: Mapping[str, Any]
+    memory_gb: float | None = None
 
 
 def engine_subject(name: str, backend: str, engine: bytes, request: BuildRequest) -> Subject:
@@ -171,12 +172,12 @@ class Bench(Closing):
         self._workers: dict[str, Worker] = {}
         self._split = split
         self._batches = tuple(dict.fromkeys(batches))
-        head, content = worker.packed(split.raw[: _TIMED_BATCHES * max(batches)])
-        samples = head | {"preprocess": asdict(split.preprocess)}
+        head, self._content = worker.packed(split.raw[: _TIMED_BATCHES * max(batches)])
+        self._samples = head | {"preprocess": asdict(split.preprocess)}
         try:
             for done, subject in enumerate(subjects):
                 progress(done, len(subjects), f"starting {subject.name}")
-                self._start(subject, samples, content)
+                self.start(subject)
         except BaseException:
             self.close()
             raise
@@ -185,6 +186,46 @@ class Bench(Closing):
     def running(self) -> tuple[str, ...]:
         """Names of the subjects that have not failed."""
         return tuple(self._workers)
+
+    def start(self, subject: Subject) -> None:
+        """Start one more subject; one that does not start is among the failures."""
+        try:
+            started = Worker(
+                subject.entry,
+                files={**subject.files, worker.SAMPLES: self._content},
+                args={**subject.args, worker.SAMPLES: self._samples},
+                what=subject.name,
+                deadline_s=_START_S,
+                memory_gb=subject.memory_gb,
+            )
+        except RtcError as error:
+            self.failures[subject.name] = error
+            return
+        started.pause()
+        self._workers[subject.name] = started
+
+    def ask(
+        self,
+        name: str,
+        request: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        timeout_s: float = _ANSWER_S,
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Let one subject run for one request.
+
+        Raises:
+            RtcError: the subject's own failure; it is out from then on.
+        """
+        process = self._workers[name]
+        process.resume()
+        try:
+            answer = process.ask(request, files, timeout_s=timeout_s)
+        except RtcError as error:
+            self.failures[name] = error
+            self._workers.pop(name).close()
+            raise
+        process.pause()
+        return answer
 
     def logits(self, name: str, batch: int) -> Array:
         """A subject's first output for every sample of the split, `batch` at a time.
@@ -229,7 +270,7 @@ class Bench(Closing):
         for inputs in split.batches(batch):
             head, content = worker.packed(inputs)
             request = {"op": "infer", "inputs": head}
-            reply, files = self._turn(name, request, {"inputs": content})
+            reply, files = self.ask(name, request, {"inputs": content})
             parts.append(worker.unpacked(files["logits"], reply["logits"]))
         return np.concatenate(parts)
 
@@ -272,21 +313,6 @@ class Bench(Closing):
             each.close()
         self._workers.clear()
 
-    def _start(self, subject: Subject, samples: Mapping[str, Any], content: bytes) -> None:
-        try:
-            started = Worker(
-                subject.entry,
-                files={**subject.files, worker.SAMPLES: content},
-                args={**subject.args, worker.SAMPLES: samples},
-                what=subject.name,
-                deadline_s=_START_S,
-            )
-        except RtcError as error:
-            self.failures[subject.name] = error
-            return
-        started.pause()
-        self._workers[subject.name] = started
-
     def _slice(self, name: str, case: Case, them: dict[str, Series], slice_s: float) -> None:
         """One subject's turn: its first opens the series and warms up, each later one counts."""
         try:
@@ -299,29 +325,14 @@ class Bench(Closing):
             count = _count(last, slice_s)
             series.rounds.append(self._timed(name, case, max(1, count // 10), count))
         except RtcError:
-            return  # `_turn` has taken it out and keeps its error
+            return  # `ask` has taken it out and keeps its error
 
     def _timed(self, name: str, case: Case, warmup: int, iterations: int) -> statistics.Floats:
         """Milliseconds of each of `iterations`."""
         request = {"op": "time", "warmup": warmup, "iterations": iterations, **asdict(case)}
-        reply, files = self._turn(name, request, {})
+        reply, files = self.ask(name, request, {})
         nanoseconds: npt.NDArray[np.int64] = worker.unpacked(files["times"], reply["times"])
         return nanoseconds / 1e6
-
-    def _turn(
-        self, name: str, request: Mapping[str, Any], files: Mapping[str, bytes]
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Let one subject run for one request; one that fails is out."""
-        process = self._workers[name]
-        process.resume()
-        try:
-            answer = process.ask(request, files, timeout_s=_ANSWER_S)
-        except RtcError as error:
-            self.failures[name] = error
-            self._workers.pop(name).close()
-            raise
-        process.pause()
-        return answer
 
 
 def _count(times_ms: statistics.Floats, slice_s: float) -> int:

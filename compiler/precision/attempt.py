@@ -64,11 +64,12 @@ def attempt(
     before = builder.replanned(runtime, given, {})
     after = builder.replanned(runtime, given, pins)
     samples = builder.context.data.calibration.head(_SAMPLES)
-    lab = Lab(builder, runtime, network(builder.model), samples, builder.mix(runtime, {}))
-    return Attempt(
-        candidate=f"{runtime.name} {before.variant}",
-        samples=len(samples),
-        changes=changes(before, after),
-        before=lab.trial(before),
-        after=lab.trial(after),
-    )
+    float_plan = builder.mix(runtime, {})
+    with Lab(builder, runtime, network(builder.model), samples, float_plan) as lab:
+        return Attempt(
+            candidate=f"{runtime.name} {before.variant}",
+            samples=len(samples),
+            changes=changes(before, after),
+            before=lab.trial(before),
+            after=lab.trial(after),
+        )

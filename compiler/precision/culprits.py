@@ -201,7 +201,8 @@ class _Trials:
             plan = self.session.plan
             if layers:
                 plan = self.session.replanned(dict.fromkeys(layers, put_back(plan)))
-            logits = self.runtime.logits(self.session.graph(plan))
+            self.runtime.build(self.session.graph(plan))
+            logits = self.runtime.logits()
             found = self.metric.measure(self.floats, logits, self.split.labels, self.where)
             self.measured[frozenset(layers)] = found
         return found

@@ -36,6 +36,7 @@ from rtc.passes.residual_ledger import LedgerRow, PolicyEvidence
 
 LEDGER_SAMPLES = 16  # each Add is run under every policy, and policies differ by decibels
 _WORTH_DB = 1.0
+_EVIDENCE_SHARE, _LEDGER_SHARE = 0.4, 0.2  # of the time, at most; the rest is for trials
 _ROW: TypeAdapter[SearchRow] = TypeAdapter(SearchRow)
 
 
@@ -95,27 +96,35 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         RtcError: as the passes, the evidence and the trial of the float plan.
     """
     begun = time.monotonic()
-    data = builder.context.data
-    evidence = evidence_of(builder, backend, data.calibration.head(options.evidence))
+    samples, seconds = builder.context.data.calibration, options.seconds
+    evidence = evidence_of(
+        builder, backend, samples.head(options.evidence), within_s=_EVIDENCE_SHARE * seconds
+    )
     float_plan, int8_plan = ends(builder, backend, evidence)
-    ledger = ledger_of(builder, backend, int8_plan, data.calibration.head(LEDGER_SAMPLES))
+    ledger = ledger_of(
+        builder,
+        backend,
+        int8_plan,
+        samples.head(LEDGER_SAMPLES),
+        within_s=_LEDGER_SHARE * seconds,
+    )
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
     rules = builder.plan(backend, Variant.MIX)
-    samples = data.calibration.head(options.samples)
-    lab = Lab(builder, backend, space.network, samples, float_plan)
     gates = builder.recipe.gates
     goal = Goal(options.objective, gates.top1_drop, gates.parity, gates.latency_ms)
-    found = Searcher(lab, space, goal, options.seconds, begun=begun).run(
-        {name: way(rules, name) for name in space.chosen}
-    )
+    with Lab(
+        builder, backend, space.network, samples.head(options.samples), float_plan, goal.modes
+    ) as lab:
+        found = Searcher(lab, space, goal, seconds, begun=begun).run(
+            {name: way(rules, name) for name in space.chosen}
+        )
     if len(found.trials) == 1 and not found.ended:
-        _warn_of_budget(builder, backend, options.seconds)
+        _warn_of_budget(builder, backend, seconds)
         plan = rules
     else:
         plan = explained(builder, backend, found, evidence)
-    seconds = time.monotonic() - begun
     name = f"{backend.name} {Variant.MIX}"
-    row = search_row(name, found, evidence, lab, seconds)
+    row = search_row(name, found, evidence, lab, time.monotonic() - begun)
     lines = add_rows(ledger, plan, found)
     return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
 

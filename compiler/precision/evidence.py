@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
@@ -23,9 +24,13 @@ from rtc.passes.residual_ledger import LedgerRow, residual_ledger
 _LEDGER: TypeAdapter[tuple[LedgerRow, ...]] = TypeAdapter(tuple[LedgerRow, ...])
 
 
-def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivity:
+def evidence_of(
+    builder: Builder, backend: Backend, samples: Split, *, within_s: float = math.inf
+) -> Sensitivity:
     """What each layer loses in each precision: by the fast engine, or the exact one for a graph
     with an operator that the fast one has no gradient of.
+
+    Of all samples, or of as many as there is time for.
 
     Raises:
         ModelError: the model is no classifier.
@@ -39,6 +44,7 @@ def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivi
         "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
         "data": context.data.digest,
         "samples": len(samples),
+        "within_s": within_s if math.isfinite(within_s) else None,
         "seed": context.seed,
         "versions": versions(("numpy", "onnx", "onnxruntime")),
     }
@@ -46,12 +52,14 @@ def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivi
     def work(progress: Progress) -> tuple[Files, str]:
         proto, offered = alternatives(builder.model, context)
         try:
-            found = sensitivity.fast(proto, offered, samples, seed=context.seed, progress=progress)
+            found = sensitivity.fast(
+                proto, offered, samples, seed=context.seed, within_s=within_s, progress=progress
+            )
         except ModelError as error:
             if error.id != "no-gradient":
                 raise
-            found = sensitivity.exact(proto, offered, samples, progress)
-        told = f"{len(found.rows)} alternatives, {found.engine}, {len(samples)} samples"
+            found = sensitivity.exact(proto, offered, samples, within_s=within_s, progress=progress)
+        told = f"{len(found.rows)} alternatives, {found.engine}, {found.samples} samples"
         return {"sensitivity.json": canonical(found.to_dict())}, told
 
     name = f"sensitivity {backend.name}"
@@ -60,9 +68,14 @@ def evidence_of(builder: Builder, backend: Backend, samples: Split) -> Sensitivi
 
 
 def ledger_of(
-    builder: Builder, backend: Backend, plan: PrecisionPlan, samples: Split
+    builder: Builder,
+    backend: Backend,
+    plan: PrecisionPlan,
+    samples: Split,
+    *,
+    within_s: float = math.inf,
 ) -> tuple[LedgerRow, ...]:
-    """What every policy would do to each residual Add of a plan."""
+    """What every policy would do to each residual Add of a plan; samples as in `evidence_of`."""
     if not plan.residuals:
         return ()
     target = builder.target(backend)
@@ -74,11 +87,13 @@ def ledger_of(
         "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
         "data": context.data.digest,
         "samples": len(samples),
+        "within_s": within_s if math.isfinite(within_s) else None,
         "versions": versions(("numpy", "onnx", "onnxruntime")),
     }
 
     def work(progress: Progress) -> tuple[Files, str]:
-        rows = residual_ledger(builder.model, replace(context, progress=progress), samples)
+        watched = replace(context, progress=progress)
+        rows = residual_ledger(builder.model, watched, samples, within_s=within_s)
         return {"ledger.json": _LEDGER.dump_json(rows)}, f"{len(rows)} residual sums"
 
     name = f"residuals {backend.name}"

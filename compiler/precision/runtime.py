@@ -1,121 +1,207 @@
-"""One runtime in a process of its own: graphs go in, are built, and their logits come out.
+"""One runtime at work on graph after graph: each is built, run on the same samples, and timed.
 
 The process stays from graph to graph, and so do the samples in it: a small graph is answered in a
-fraction of a second. One that crashes the runtime, or that it hangs on, is an error, and the next
-graph gets a new process.
+fraction of a second. One that the runtime refuses, crashes on or hangs on is an error, and the next
+gets a new process. An engine to be timed beside has a process of its own; the two take turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from rtc.compiler.building import built_from_files, built_to_files
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
-from rtc.compiler.core.errors import BuilderError, MachineError
-from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
+from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
+from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.core.unit import Unit
-from rtc.compiler.measure.worker import packed, unpacked
-from rtc.compiler.sandbox import Worker
+from rtc.compiler.measure import kernels, worker
+from rtc.compiler.measure.kernels import KernelTimes
+from rtc.compiler.measure.latency import Bench, Comparison, Subject, engine_subject
+from rtc.compiler.measure.worker import FORWARD, Files, Reply
 
-_BATCH = 64  # samples that an engine is given at once
+BUILT, BESIDE = "trial", "float"
+"""Names of the graph's engine and of the one beside it, in a comparison."""
+
 _DEADLINE_S = 900.0  # for one graph
 _MEMORY_GB = 16.0
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
 
 
 class Runtime(Closing):
-    """Builds graphs and runs them on the same samples; a context manager.
+    """Builds graphs, runs and times them; a context manager.
 
     Args:
-        backend: the runtime; it must run here.
-        profile: the device to build for.
+        backend: the runtime.
+        request: what engines are built for; samples are run in its best batch.
         split: the samples, at least one.
-        threads: CPU threads for the engine; 0 for the runtime's own choice.
+        beside: an engine of the same runtime and request to time the others beside.
+
+    Raises:
+        RtcError: that engine cannot be loaded.
     """
 
     def __init__(
-        self, backend: Backend, profile: DeviceProfile, split: Split, *, threads: int = 0
+        self, backend: Backend, request: BuildRequest, split: Split, *, beside: bytes | None = None
     ) -> None:
-        batch = min(_BATCH, len(split))
-        request = BuildRequest(profile, (batch, batch, batch), threads)
-        head, content = packed(split.inputs())
-        self._name = backend.name
-        self._files = {"inputs": content}
-        self._args = {
+        self._backend, self._request = backend, request
+        self._runs = backend.runnable(request.profile).ok
+        head, content = worker.packed(split.inputs())
+        args = {
             "backend": backend.name,
             "request": _REQUEST.dump_python(request, mode="json"),
             "inputs": head,
+            "runs": self._runs,
         }
-        self._worker: Worker | None = None
+        entry = f"{__name__}:workshop"
+        self._subject = Subject(BUILT, entry, {"inputs": content}, args, memory_gb=_MEMORY_GB)
+        others = []
+        if beside is not None and self._runs:
+            others.append(engine_subject(BESIDE, backend.name, beside, request))
+        self._bench = Bench(others, split, (request.batches[1],))
+        self._refuse_failures()
 
-    def logits(self, graph: Unit) -> Array:
-        """The first output (N, …) for every sample.
+    def build(self, graph: Unit) -> Built:
+        """Build a graph; what is asked from then on is of its engine.
 
         Raises:
             ModelError: the runtime does not take the graph.
             BuilderError, MachineError: it failed, crashed, hung or ran out of memory.
         """
-        if self._worker is None:
-            self._worker = Worker(
-                "rtc.compiler.precision.runtime:trials",
-                files=self._files,
-                args=self._args,
-                what=f"{self._name} on a trial graph",
-                memory_gb=_MEMORY_GB,
-            )
-        files = {"graph.onnx": graph.onnx.proto}
-        try:
-            reply, blobs = self._worker.ask({}, files, timeout_s=_DEADLINE_S)
-        except (BuilderError, MachineError):
-            self.close()  # after some of them the process is gone
-            raise
-        return unpacked(blobs["logits"], reply["logits"])
+        self._bench.failures.pop(BUILT, None)
+        if BUILT not in self._bench.running:
+            self._bench.start(self._subject)
+            self._refuse_failures()
+        _, files = self._ask("build", {"graph.onnx": graph.onnx.proto})
+        return built_from_files(files)
+
+    def logits(self) -> Array:
+        """The first output (N, …) for every sample.
+
+        Raises:
+            RtcError: as `build`.
+        """
+        reply, files = self._ask("logits")
+        return worker.unpacked(files["logits"], reply["logits"])
+
+    def kernel_times(self, built: Built, seconds: float) -> KernelTimes:
+        """What each layer of the engine takes; estimated where nobody can measure it.
+
+        Raises:
+            RtcError: as `build`.
+        """
+        if self._runs:
+            reply, _ = self._ask("kernels", seconds=seconds)
+            if reply["microseconds"]:
+                return kernels.as_measured(reply["microseconds"], reply["whole"], self._request)
+        return kernels.estimated(built, self._request)
+
+    def compared(
+        self, seconds: float, *, modes: Sequence[str] = (FORWARD,), seed: int
+    ) -> Comparison:
+        """Time the engine in turns with the one beside it.
+
+        Raises:
+            RtcError: either failed.
+        """
+        found = self._bench.time(seconds, modes=modes, seed=seed)
+        self._refuse_failures()
+        return found
 
     def close(self) -> None:
-        """End the process."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        """End the processes."""
+        self._bench.close()
+
+    def _ask(self, op: str, files: Files | None = None, **more: Any) -> Reply:
+        request = {"op": op, **more}
+        return self._bench.ask(BUILT, request, files or {}, timeout_s=_DEADLINE_S)
+
+    def _refuse_failures(self) -> None:
+        for error in self._bench.failures.values():
+            raise error
 
 
-def trials(files: Mapping[str, bytes], args: Mapping[str, Any]) -> _Trials:
-    """What the process keeps. Files: `inputs`; args: `backend`, `request`, `inputs`."""
+def workshop(files: Files, args: Mapping[str, Any]) -> _Workshop:
+    """What the process keeps. Files: `inputs`, `samples`; args: `backend`, `request`, `inputs`,
+    `samples`, and whether it `runs` what it builds.
+    """
     from rtc.targets import loader
 
-    request = _REQUEST.validate_python(args["request"])
-    return _Trials(
-        loader.backend(args["backend"]), request, unpacked(files["inputs"], args["inputs"])
+    return _Workshop(
+        loader.backend(args["backend"]),
+        _REQUEST.validate_python(args["request"]),
+        worker.unpacked(files["inputs"], args["inputs"]),
+        (files[worker.SAMPLES], args[worker.SAMPLES]) if args["runs"] else None,
     )
 
 
-class _Trials:
-    """Answers a request with the file `graph.onnx` by the graph's `logits`."""
+class _Workshop:
+    """Builds, and answers of what it built last.
 
-    def __init__(self, backend: Backend, request: BuildRequest, inputs: Array) -> None:
-        self._backend = backend
-        self._request = request
-        self._inputs = inputs
+    Requests (`op`):
+        build: the file `graph.onnx` → `built_to_files`, without the engine.
+        logits: → `logits` of every sample.
+        kernels: `seconds` → `microseconds` of each layer (none without a profiler), `whole`.
+        Any other is the loaded engine's (`worker.Session`).
+    """
 
-    def ask(
-        self, _: dict[str, Any], files: Mapping[str, bytes]
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
-        built = self._backend.build(files["graph.onnx"], self._request)
-        head, content = packed(self._run(built.engine))
-        return {"logits": head}, {"logits": content}
+    def __init__(
+        self,
+        backend: Backend,
+        request: BuildRequest,
+        inputs: Array,
+        samples: tuple[bytes, Mapping[str, Any]] | None,
+    ) -> None:
+        self._backend, self._request = backend, request
+        self._inputs, self._samples = inputs, samples
+        self._built: Built | None = None
+        self._runner: Runner | None = None
+        self._session: worker.Session | None = None
 
-    def _run(self, engine: bytes) -> Array:
+    def ask(self, request: dict[str, Any], files: Files) -> Reply:
+        if request["op"] == "build":
+            return self._build(files["graph.onnx"])
+        if self._built is None or self._runner is None or self._session is None:
+            raise InternalError("nothing was built that could be run")
+        if request["op"] == "logits":
+            head, content = worker.packed(self._run(self._runner))
+            return {"logits": head}, {"logits": content}
+        if request["op"] == "kernels":
+            return self._kernels(self._built, self._runner, request["seconds"]), {}
+        return self._session.ask(request, files)
+
+    def _build(self, graph: bytes) -> Reply:
+        if self._runner is not None:
+            self._runner.close()
+        self._built = self._runner = self._session = None
+        self._built = built = self._backend.build(graph, self._request)
+        if self._samples is not None:
+            self._runner = self._backend.load(built.engine, self._request)
+            self._session = worker.Session(self._runner, *self._samples)
+        return {}, {**built_to_files(built), "engine.bin": b""}
+
+    def _run(self, runner: Runner) -> Array:
         """Every sample, in batches of the one size that the engine was built for."""
         size, count = self._request.batches[1], len(self._inputs)
-        with self._backend.load(engine, self._request) as runner:
-            source, result = runner.signature.inputs[0].name, runner.signature.outputs[0].name
-            parts = []
-            for start in range(0, count, size):
-                batch = np.take(
-                    self._inputs, range(start, start + size), axis=0, mode="clip"
-                )  # the last sample fills up the last batch
-                parts.append(runner.run({source: batch})[result].copy())
+        source, result = runner.signature.inputs[0].name, runner.signature.outputs[0].name
+        parts = []
+        for start in range(0, count, size):
+            # The last sample fills up the last batch.
+            batch = np.take(self._inputs, range(start, start + size), axis=0, mode="clip")
+            parts.append(runner.run({source: batch})[result].copy())
         return np.concatenate(parts)[:count]
+
+    def _kernels(self, built: Built, runner: Runner, seconds: float) -> dict[str, Any]:
+        size = self._request.batches[1]
+        inputs = np.take(self._inputs, range(size), axis=0, mode="wrap")
+        try:
+            times, whole = kernels.profiled(
+                self._backend, built, runner, self._request, inputs=inputs, seconds=seconds
+            )
+        except (BuilderError, MachineError):
+            return {"microseconds": [], "whole": 0.0}  # without a profiler an engine is as good
+        return {"microseconds": list(times), "whole": whole}

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
 from rtc.compiler.core.precision import PrecisionPlan
+from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.precision.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.precision.space import Choice, Space, Times
 from rtc.compiler.precision.trial import Lab, Outcome
@@ -59,7 +60,7 @@ class Goal:
     Attributes:
         objective: "latency", or "accuracy" within `latency_ms`.
         top1_drop, agreement: the gates; None where there is none.
-        latency_ms: of a batch, forward only: the gate's, less what is around the engine.
+        latency_ms: of a batch, end to end, as the gate has it; None where there is none.
     """
 
     objective: str
@@ -76,8 +77,14 @@ class Goal:
             return False
         return self.agreement is None or outcome.agreement.value >= self.agreement
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What trials have to time."""
+        return (FORWARD,) if self.latency_ms is None else (FORWARD, END_TO_END)
+
     def in_time(self, outcome: Outcome) -> bool:
-        known = outcome.latency
+        """Whether the latency is kept; off the device, forward only is all that can be told."""
+        known = outcome.end_to_end or outcome.latency
         return self.latency_ms is None or (known is not None and known.value <= self.latency_ms)
 
 
@@ -194,20 +201,28 @@ class Searcher:
 
     def _for_accuracy(self) -> bool:
         """Correct the predicted times by the measured ones until the plan comes back."""
-        asked = 1e3 * (self.goal.latency_ms or math.inf)
-        limit = asked
-        while len(self.trials) < _MOST_TRIALS:
+        limit, before = 1e3 * (self.goal.latency_ms or math.inf), math.nan
+        for _ in range(_MOST_TRIALS):
             if self._late():
                 return False
-            problem = self.space.problem(self.times)
+            problem, known = self.space.problem(self.times), len(self.trials)
             found = most_accurate(problem, limit) or fastest(problem)
-            before = len(self.trials)
             trial = self._assigned(found) if found else None
-            if found is None or trial is None or len(self.trials) == before:
+            if found is None or trial is None:
                 return True
-            if trial.outcome.latency is not None:
-                limit = asked * found.time_us / (1e3 * trial.outcome.latency.value)
+            if len(self.trials) == known and limit == before:
+                return True
+            limit, before = self._corrected(found, trial.outcome), limit
         return False
+
+    def _corrected(self, found: Assignment, outcome: Outcome) -> float:
+        """What the programme's kernels may take, by how a plan's prediction came true."""
+        asked, forward = self.goal.latency_ms or math.inf, outcome.latency
+        if forward is None:
+            return 1e3 * asked
+        whole = outcome.end_to_end or forward
+        around = whole.value - forward.value  # preprocessing and copies, whatever the plan
+        return max(0.0, asked - around) * found.time_us / forward.value
 
     def _assigned(self, found: Assignment) -> Trial | None:
         choice = {name: found.chosen[name] for name in self.space.chosen}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rtc.compiler.building import Builder
@@ -16,6 +16,8 @@ from rtc.compiler.core.unit import Unit
 from rtc.compiler.precision.runtime import Runtime
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.stages import Stages
+
+_BATCH = 64  # samples that an engine is given at once
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Session:
         return self.builder.graph(self.backend, plan)
 
     def runtime(self, split: Split) -> Runtime:
-        """The runtime, ready to run such graphs on samples; to be closed."""
-        request = self.builder.request
-        return Runtime(self.backend, request.profile, split, threads=request.threads)
+        """The runtime, ready to build such graphs and run them on samples; to be closed."""
+        batch = min(_BATCH, len(split))
+        request = replace(self.builder.request, batches=(batch, batch, batch))
+        return Runtime(self.backend, request, split)
 
 
 def opened(

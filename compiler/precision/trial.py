@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from rtc.compiler.building import Builder
+from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.intervals import Interval, paired_difference, wilson
@@ -28,12 +29,13 @@ from rtc.compiler.core.precision import (
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, Built
 from rtc.compiler.core.unit import Unit
-from rtc.compiler.measure.kernels import KernelTimes, kernel_times
-from rtc.compiler.measure.latency import Bench, Case, engine_subject
+from rtc.compiler.measure.kernels import KernelTimes
+from rtc.compiler.measure.latency import Case
 from rtc.compiler.measure.provenance import device, hardware
 from rtc.compiler.measure.reference import reference_logits
-from rtc.compiler.measure.worker import FORWARD
+from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.precision.parts import Network, Shares, attribute
+from rtc.compiler.precision.runtime import BESIDE, BUILT, Runtime
 from rtc.compiler.precision.space import Choice
 from rtc.compiler.stages import Files
 from rtc.targets import roofline
@@ -41,7 +43,6 @@ from rtc.targets import roofline
 _TIMED_S = 0.6  # of a trial's engine and the float one together
 _KERNELS_S = 0.5
 Time = Measured | Estimated | None
-_TRIAL, _FLOAT = "trial", "float"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Outcome:
 
     Attributes:
         latency: of a batch, forward only; None where nothing is known of it.
+        end_to_end: of a batch, from raw samples to classes; None where it was not measured.
         over_float: how many times faster than the float engine, measured in turns with it.
         agreement: with the float model's top-1.
         top1_drop: against the float model's; None where the samples have no labels.
@@ -59,6 +61,7 @@ class Outcome:
     """
 
     latency: Time
+    end_to_end: Measured | None
     over_float: Interval | None
     agreement: Interval
     top1_drop: Interval | None
@@ -78,8 +81,8 @@ _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True)
-class Lab:
-    """Where plans of one model are tried on one runtime.
+class Lab(Closing):
+    """Where plans of one model are tried on one runtime; a context manager.
 
     Attributes:
         builder: the model, its statistics, the device and the stages.
@@ -87,6 +90,7 @@ class Lab:
         network: the model's parts.
         samples: calibration samples to run plans on.
         float_plan: the plan whose engine the others are timed beside.
+        modes: what is timed, "forward" first.
     """
 
     builder: Builder
@@ -94,6 +98,7 @@ class Lab:
     network: Network
     samples: Split
     float_plan: PrecisionPlan
+    modes: tuple[str, ...] = (FORWARD,)
 
     @property
     def here(self) -> bool:
@@ -106,8 +111,18 @@ class Lab:
         return reference_logits(self.builder.model.onnx.proto, self.samples)
 
     @cached_property
-    def float_engine(self) -> Built:
-        return self._built(self.builder.graph(self.backend, self.float_plan), "float")
+    def runtime(self) -> Runtime:
+        """The processes, started for the first trial that is not known already."""
+        builder, backend = self.builder, self.backend
+        graph = builder.graph(backend, self.float_plan)
+        beside = builder.built(backend, graph, f"{backend.name} float") if self.here else None
+        engine = beside.engine if beside else None
+        return Runtime(backend, builder.request, self.samples, beside=engine)
+
+    def close(self) -> None:
+        """End the processes."""
+        if "runtime" in self.__dict__:
+            self.runtime.close()
 
     def plan(self, choice: Choice) -> PrecisionPlan:
         """The plan that a choice makes; pins beat it, and what has no weights follows it."""
@@ -131,6 +146,7 @@ class Lab:
             "steps": [[s.name, s.options()] for s in builder.steps(plan, repairs=False)],
             "data": builder.context.data.digest,
             "samples": len(self.samples),
+            "modes": self.modes,
             "here": self.here,
             "machine": hardware(),
         }
@@ -145,24 +161,24 @@ class Lab:
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:
         graph = self.builder.graph(self.backend, plan, repairs=False)
-        built = self._built(graph, "trial")
-        request = self.builder.request
-        kernels = kernel_times(self.backend, built, request, self.samples, _KERNELS_S)
-        logits, latency, ratio = self._run(built) if self.here else self._foreseen(graph, built)
+        built = self.runtime.build(graph)
+        logits = self.runtime.logits() if self.here else self._reference_of(graph)
+        latency, end_to_end, ratio = self._timed() if self.here else self._foreseen(built)
+        kernels = self.runtime.kernel_times(built, _KERNELS_S)
         agreement, drop = self._accuracy(logits)
-        finite = bool(np.isfinite(logits).all())
         return Outcome(
             latency=latency,
+            end_to_end=end_to_end,
             over_float=ratio,
             agreement=agreement,
             top1_drop=drop,
             shares=self._shares(graph, built, kernels),
             measured=kernels.measured,
-            finite=finite,
+            finite=bool(np.isfinite(logits).all()),
         )
 
-    def _built(self, graph: Unit, name: str) -> Built:
-        return self.builder.built(self.backend, graph, f"{self.backend.name} {name}")
+    def _reference_of(self, graph: Unit) -> Array:
+        return reference_logits(graph.onnx.proto, self.samples)
 
     def _shares(self, graph: Unit, built: Built, kernels: KernelTimes) -> Shares:
         import onnx
@@ -170,30 +186,22 @@ class Lab:
         proto = onnx.load_model_from_string(graph.onnx.proto)
         return attribute(self.network, proto, built.layers, kernels.microseconds)
 
-    def _foreseen(self, graph: Unit, built: Built) -> tuple[Array, Time, None]:
-        """Logits in the reference, and the estimated latency."""
+    def _foreseen(self, built: Built) -> tuple[Time, None, None]:
+        """The estimated latency."""
         request = self.builder.request
         found = roofline.estimate(built.layers, request.profile, request.batches[1])
-        logits = reference_logits(graph.onnx.proto, self.samples)
-        return logits, found if isinstance(found, Estimated) else None, None
+        return found if isinstance(found, Estimated) else None, None, None
 
-    def _run(self, built: Built) -> tuple[Array, Time, Interval]:
-        """Logits, latency, and the speed against the float engine, which takes turns with it."""
-        request = self.builder.request
+    def _timed(self) -> tuple[Time, Measured | None, Interval]:
+        """Latency in each mode, and the speed against the float engine, which takes turns."""
+        request, seed = self.builder.request, self.builder.recipe.seed
         batch = request.batches[1]
-        subjects = [
-            engine_subject(name, self.backend.name, each.engine, request)
-            for name, each in ((_TRIAL, built), (_FLOAT, self.float_engine))
-        ]
-        with Bench(subjects, self.samples, (batch,)) as bench:
-            logits = bench.logits(_TRIAL, batch)
-            compared = bench.time(_TIMED_S, modes=(FORWARD,), seed=self.builder.recipe.seed)
-            for error in bench.failures.values():
-                raise error
-        rows = compared.rows(_FLOAT, device(request.profile.kind))
-        found = next(row.evidence for row in rows if row.subject == _TRIAL)
-        latency = found if isinstance(found, Measured) else None
-        return logits, latency, compared.speedup(_TRIAL, _FLOAT, Case(FORWARD, batch))
+        compared = self.runtime.compared(_TIMED_S, modes=self.modes, seed=seed)
+        rows = compared.rows(BESIDE, device(request.profile.kind))
+        found = {row.mode: row.evidence for row in rows if row.subject == BUILT}
+        measured = {m: each for m, each in found.items() if isinstance(each, Measured)}
+        ratio = compared.speedup(BUILT, BESIDE, Case(FORWARD, batch))
+        return measured.get(FORWARD), measured.get(END_TO_END), ratio
 
     def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None]:
         """Agreement and drop of top-1; a sample whose output is not finite is lost."""

@@ -44,7 +44,6 @@ _MISCOMPILED = range(1, 16)
 OpenVINO 2026.4.1 on AVX-512: seen at 1, 4, 6 and 8 over ten models; from 9 to 64 all were right, as
 was every batch in a model of dynamic shape.
 """
-_PROFILES = 3  # means that a median of kernel times is taken of; each compiles the model
 _LISTED = 3  # layers that an error names
 _NOT_LAYERS = frozenset({"Const", "Input", "Output"})
 _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
@@ -132,14 +131,8 @@ class OpenVino(Backend):
         feeds: Mapping[str, Array],
         seconds: float,
     ) -> tuple[float | None, ...]:
-        """OpenVINO tells the mean since compiling; the median over a few such means is typical."""
-        means = []
-        for _ in range(_PROFILES):
-            with closing(OpenVinoRunner(engine, request, profile=True)) as runner:
-                means.append(runner.kernel_times(feeds, seconds / _PROFILES))
-        named = set.intersection(*map(set, means))  # what it adds is called anew each time
-        typical = {name: float(np.median([mean[name] for mean in means])) for name in named}
-        return profiling.by_layer(layers, typical)
+        with closing(OpenVinoRunner(engine, request, profile=True)) as runner:
+            return profiling.by_layer(layers, runner.kernel_times(feeds, seconds))
 
 
 class OpenVinoRunner(Runner):

@@ -1,13 +1,12 @@
-"""Kernel times of real engines, in child processes."""
+"""Kernel times of real engines."""
 
 from __future__ import annotations
 
 import pytest
 from digits_net import digits, digits_net
 
-from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.target import BuildRequest, Built
-from rtc.compiler.measure.kernels import KernelTimes, kernel_times
+from rtc.compiler.measure.kernels import KernelTimes, as_measured, estimated, profiled
 from rtc.targets.loader import backend, profile
 
 SECONDS = 0.2
@@ -20,8 +19,12 @@ def net() -> bytes:
 
 def timed(runtime: str, net: bytes, batch: int) -> tuple[Built, KernelTimes]:
     request = BuildRequest(profile("cpu"), (1, batch, 64), threads=1)
-    built = backend(runtime).build(net, request)
-    return built, kernel_times(backend(runtime), built, request, digits().test, SECONDS)
+    it = backend(runtime)
+    built = it.build(net, request)
+    with it.load(built.engine, request) as runner:
+        inputs = digits().test.inputs(0, batch)
+        found = profiled(it, built, runner, request, inputs=inputs, seconds=SECONDS)
+    return built, as_measured(*found, request)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -54,15 +57,8 @@ def test_an_engine_for_an_absent_gpu_takes_the_roofline(net: bytes) -> None:
         pytest.skip("the device is here")
     request = BuildRequest(device, (1, 8, 8))
     built = runtime.build(net, request)
-    found = kernel_times(runtime, built, request, digits().test, SECONDS)
+    found = estimated(built, request)
     assert (found.measured, found.whole, found.accounted) == (False, None, None)
     assert "rtx4060ti" in found.where
     assert all(time is not None for time in found.microseconds)
     assert found.total > 0
-
-
-def test_an_engine_that_is_none_is_an_error_of_the_child(net: bytes) -> None:
-    request = BuildRequest(profile("cpu"), (1, 1, 1))
-    built = Built(b"", (), "onnxruntime", {})
-    with pytest.raises(ModelError):
-        kernel_times(backend("onnxruntime"), built, request, digits().test, SECONDS)

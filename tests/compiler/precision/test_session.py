@@ -62,8 +62,10 @@ def test_a_plan_is_changed_written_and_run(session) -> None:
     changed = it.replanned({"first": Precision.FP32})
     assert changed.is_float
     with it.runtime(test) as runtime:
-        quantised = runtime.logits(it.graph(it.plan))
-        restored = runtime.logits(it.graph(changed))
+        runtime.build(it.graph(it.plan))
+        quantised = runtime.logits()
+        runtime.build(it.graph(changed))
+        restored = runtime.logits()
     assert quantised.shape == restored.shape == (140, 5)  # the last batch is not a full one
     assert np.abs(restored - floats).max() < 1e-4 < np.abs(quantised - floats).max()
 
@@ -73,8 +75,9 @@ def test_a_graph_that_the_runtime_refuses_leaves_it_ready_for_the_next(session) 
     wrong = parse("g (float[N,8] x) => (float[N,8] y) { y = Custom(x) }")
     with it.runtime(it.builder.context.data.test.head(3)) as runtime:
         with pytest.raises(ModelError):
-            runtime.logits(wrong)
-        assert runtime.logits(it.model).shape == (3, 5)
+            runtime.build(wrong)
+        runtime.build(it.model)
+        assert runtime.logits().shape == (3, 5)
 
 
 @pytest.mark.parametrize(
