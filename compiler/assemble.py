@@ -7,6 +7,7 @@ from typing import Any
 
 from rtc.compiler import gates
 from rtc.compiler.appraise import Appraised
+from rtc.compiler.building import Candidate
 from rtc.compiler.choice import Choice, find
 from rtc.compiler.contract import changed, unknown
 from rtc.compiler.core.evidence import Estimated, Measured
@@ -50,7 +51,7 @@ def assemble(
         shipped=shipped.name,
         baseline=appraised.baseline,
         batch=recipe.batch,
-        device=_device(profile, shipped.built.runtime, shipped.built.binding),
+        device=_device(profile, shipped),
         gates=choice.gates,
         accuracy=(*_trained(front), appraised.float_model, choice.appraisal.accuracy),
         latency=(*appraised.baseline_latency, *choice.appraisal.latency),
@@ -88,11 +89,14 @@ def _speed_words(choice: Choice, appraised: Appraised, batch: int) -> str:
     return ""
 
 
-def _device(profile: DeviceProfile, runtime: str, binding: Mapping[str, str]) -> dict[str, str]:
+def _device(profile: DeviceProfile, shipped: Candidate) -> dict[str, str]:
+    runtime, threads = shipped.built.runtime, shipped.request.threads
     facts = {"Device": profile.name, "Runtime": runtime}
+    if threads:
+        facts["CPU threads"] = str(threads)
     return facts | {
         key.replace("_", " ").capitalize(): value
-        for key, value in binding.items()
+        for key, value in shipped.built.binding.items()
         if value not in runtime
     }
 

@@ -232,7 +232,7 @@ class Measure(Section):
     seconds: Annotated[float, Field(gt=0, le=3600)] = 6.0
     """Time to spend on each measurement, in seconds."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads an engine may use; 0: the runtime's own choice."""
+    """CPU threads that engines get; 0: as many as they are fastest with, which is tried."""
 
 
 class Gates(Section):

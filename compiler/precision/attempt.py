@@ -13,6 +13,7 @@ from rtc.compiler.precision.session import opened
 from rtc.compiler.precision.trial import Lab, Outcome
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.stages import Stages
+from rtc.compiler.threads import tuned
 
 _SAMPLES = 512
 
@@ -59,7 +60,8 @@ def attempt(
         ModelError, BuilderError, MachineError: the runtime does not build or run it.
     """
     session = opened(recipe, stages, target=target, backend=backend, variant=Variant.MIX)
-    builder, runtime = session.builder, session.backend
+    runtime = session.backend
+    builder = tuned(session.builder, runtime)
     given = side(plan).plan if plan else session.plan
     before = builder.replanned(runtime, given, {})
     after = builder.replanned(runtime, given, pins)
