@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _BUILD_SECONDS = 900.0
 _BUILD_GB = 16.0
+_AROUND = 128  # samples that the ranges around residual Adds are taken anew from
 _OF_ONE = {"out-of-memory": "failed", "unsupported-pin": "left out"}
 """Errors of machine and recipe, by id, that concern one candidate: the state of its row."""
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
@@ -201,34 +202,42 @@ class Builder:
             residuals=dict(options.residuals),
         )
 
-    def steps(self, plan: PrecisionPlan, *, repairs: bool = True) -> tuple[Pass, ...]:
+    def steps(self, plan: PrecisionPlan, *, trial: bool = False) -> tuple[Pass, ...]:
         """The passes that write a plan into the model, in order; a float plan needs no mending.
 
         Repairs look at what the ranges make of the model, so ranges that the recipe or a residual
-        Add wants anew come first.
+        Add wants anew come first. A `trial` does without what walks over the samples.
         """
         from rtc.passes.calibrate_segments import CalibrateSegments
         from rtc.passes.cast_precision import CastPrecision
         from rtc.passes.insert_qdq import InsertQdq
 
         writing = (InsertQdq(), CastPrecision())
-        if plan.is_float:
+        if plan.is_float or trial:
             return writing
-        everywhere = self.recipe.precision.ranges == "segmented"
-        asked = any(d.policy is ResidualPolicy.RECALIBRATED for d in plan.residuals.values())
-        anew = (CalibrateSegments(everywhere=everywhere),) if everywhere or asked else ()
-        mending = self.recipe.precision.repairs.steps if repairs else ()
-        return (*anew, *mending, *writing)
+        mending = self.recipe.precision.repairs.steps
+        if self.recipe.precision.ranges == "segmented":
+            return (CalibrateSegments(), *mending, *writing)
+        if any(d.policy is ResidualPolicy.RECALIBRATED for d in plan.residuals.values()):
+            return (CalibrateSegments(everywhere=False, samples=_AROUND), *mending, *writing)
+        return (*mending, *writing)
 
-    def graph(self, backend: Backend, plan: PrecisionPlan, *, repairs: bool = True) -> Unit:
-        """The graph that a plan is built from, with or without the recipe's repairs.
+    def graph(
+        self, backend: Backend, plan: PrecisionPlan, *, trial: Statistics | None = None
+    ) -> Unit:
+        """The graph that a plan is built from; for a trial, with these ranges in place of others.
 
         No step is held against its bound: a plan under examination may well break it.
         """
-        target = self.target(backend)
-        context = replace(self.context, target=target, plan=plan, reference=self.model)
+        context = replace(
+            self.context,
+            target=self.target(backend),
+            plan=plan,
+            reference=self.model,
+            statistics={**self.context.statistics, **(trial or {})},
+        )
         unit = self.model
-        for step in self.steps(plan, repairs=repairs):
+        for step in self.steps(plan, trial=trial is not None):
             result = step.apply(unit, context)
             unit, anew = result.unit, result.statistics
             context = context if anew is None else replace(context, statistics=anew)

@@ -63,12 +63,14 @@ class LedgerRow:
         decision: the plan's: branches, their ranges, the policy and why.
         policies: evidence on each policy that the target's scheme can express here.
         left_out: why not, for each of the others.
+        recalibrated: the ranges of the policy of that name, by tensor; none where it is left out.
     """
 
     add: str
     decision: ResidualDecision
     policies: tuple[PolicyEvidence, ...]
     left_out: Mapping[ResidualPolicy, str]
+    recalibrated: Statistics
 
 
 def residual_ledger(
@@ -102,7 +104,7 @@ def residual_ledger(
             model,
             unit,
             trial,
-            replace(ctx, statistics=ranges[trial.add.name]) if trial in anew else ctx,
+            _with(ctx, ranges[trial.add.name]) if trial in anew else ctx,
         )
         for trial in offered
     ]
@@ -117,6 +119,7 @@ def residual_ledger(
             decision=decision,
             policies=tuple(evidence[name]),
             left_out={t.policy: t.obstacle for t in trials if t.add.name == name and t.obstacle},
+            recalibrated=ranges.get(name, {}),
         )
         for name, decision in ctx.plan.residuals.items()
     )
@@ -155,7 +158,7 @@ def _trials(graph: gs.Graph, ctx: PassContext) -> list[_Trial]:
 def _recalibrated(
     model: onnx.ModelProto, unit: Unit, trials: Iterable[_Trial], ctx: PassContext, split: Split
 ) -> dict[str, Statistics]:
-    """All ranges for each Add, those around it taken anew with its branches' layers quantised."""
+    """The ranges around each Add, taken anew with its branches' layers quantised."""
     from rtc.calibration.segmented import matched_ranges_beside
 
     graph, own = read(unit), own_policy(ctx.where().scheme)
@@ -165,10 +168,13 @@ def _recalibrated(
         tensors = around(graph, trial.add)
         there = read(replace(unit, model=OnnxModel(made.proto)))
         changes[made] = names_in(there, graph, tensors)
-    found = matched_ranges_beside(
+    return matched_ranges_beside(
         unit.onnx.proto, changes, ctx.statistics, split, progress=ctx.progress
     )
-    return {add: {**ctx.statistics, **anew} for add, anew in found.items()}
+
+
+def _with(ctx: PassContext, anew: Statistics) -> PassContext:
+    return replace(ctx, statistics={**ctx.statistics, **anew})
 
 
 def _alternative(

@@ -117,6 +117,10 @@ class Comparison:
             for subject, one in them.items()
         )
 
+    def measured(self, subject: str, case: Case, where: str) -> Measured:
+        """A subject's median in a case, between its 5th and 95th percentile."""
+        return _evidence(statistics.summarise(self.series[case][subject].all), where)
+
     def speedup(self, subject: str, baseline: str, case: Case) -> Interval:
         """How many times faster a subject is than the baseline, with its 95 % interval."""
         them = self.series[case]
@@ -340,6 +344,10 @@ def _count(times_ms: statistics.Floats, slice_s: float) -> int:
     return max(1, round(1e3 * slice_s / float(times_ms.mean())))
 
 
+def _evidence(summary: statistics.Summary, where: str) -> Measured:
+    return Measured(summary.median, "ms", where, summary.count, summary.low, summary.high)
+
+
 def _row(
     subject: str, case: Case, series: Series, *, where: str, ratio: Interval | None
 ) -> LatencyRow:
@@ -348,7 +356,7 @@ def _row(
         subject=subject,
         mode=case.mode,
         batch=case.batch,
-        evidence=Measured(summary.median, "ms", where, summary.count, summary.low, summary.high),
+        evidence=_evidence(summary, where),
         fps=1e3 * case.batch / summary.median,
         speedup=None if ratio is None else ratio.value,
         speedup_interval=None if ratio is None else (ratio.low, ratio.high),

@@ -112,8 +112,15 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     rules = builder.plan(backend, Variant.MIX)
     gates = builder.recipe.gates
     goal = Goal(options.objective, gates.top1_drop, gates.parity, gates.latency_ms)
+    anew = {row.add: row.recalibrated for row in ledger}
     with Lab(
-        builder, backend, space.network, samples.head(options.samples), float_plan, goal.modes
+        builder,
+        backend,
+        space.network,
+        samples.head(options.samples),
+        float_plan,
+        anew,
+        goal.modes,
     ) as lab:
         found = Searcher(lab, space, goal, seconds, begun=begun).run(
             {name: way(rules, name) for name in space.chosen}

@@ -2,13 +2,14 @@
 
 Whatever the search believes of a plan is checked here. Where the device is not here, the engine is
 built all the same: its latency is the roofline's estimate, its accuracy that of its graph in the
-reference. The recipe's repairs take longer than a trial and only lower the loss; they come after.
+reference. The recipe's repairs take longer than a trial and only lower the loss; they come after,
+and so do ranges that are taken anew over the whole model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +20,7 @@ from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.intervals import Interval, paired_difference, wilson
+from rtc.compiler.core.passes import Statistics, TensorRange
 from rtc.compiler.core.precision import (
     LayerDecision,
     Precision,
@@ -90,6 +92,8 @@ class Lab(Closing):
         network: the model's parts.
         samples: calibration samples to run plans on.
         float_plan: the plan whose engine the others are timed beside.
+        anew: ranges around each residual Add, for where its policy is `recalibrated`: a walk over
+            the samples for each plan would take longer than its trial.
         modes: what is timed, "forward" first.
     """
 
@@ -98,6 +102,7 @@ class Lab(Closing):
     network: Network
     samples: Split
     float_plan: PrecisionPlan
+    anew: Mapping[str, Statistics] = field(default_factory=dict)
     modes: tuple[str, ...] = (FORWARD,)
 
     @property
@@ -143,7 +148,8 @@ class Lab(Closing):
             "target": asdict(builder.target(self.backend)),
             "runtime": self.backend.available().version,
             "request": asdict(request),
-            "steps": [[s.name, s.options()] for s in builder.steps(plan, repairs=False)],
+            "anew": {n: asdict(seen) for n, seen in self._ranges(plan).items()},
+            "steps": [[s.name, s.options()] for s in builder.steps(plan)],
             "data": builder.context.data.digest,
             "samples": len(self.samples),
             "modes": self.modes,
@@ -160,7 +166,7 @@ class Lab(Closing):
         return _OUTCOME.validate_json(files["outcome.json"])
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:
-        graph = self.builder.graph(self.backend, plan, repairs=False)
+        graph = self._graph(plan)
         built = self.runtime.build(graph)
         logits = self.runtime.logits() if self.here else self._reference_of(graph)
         latency, end_to_end, ratio = self._timed() if self.here else self._foreseen(built)
@@ -176,6 +182,21 @@ class Lab(Closing):
             measured=kernels.measured,
             finite=bool(np.isfinite(logits).all()),
         )
+
+    def _graph(self, plan: PrecisionPlan) -> Unit:
+        """What is built of a plan; as for a bundle, where ranges that it needs are not known."""
+        known = self._ranges(plan) if self._recalibrated(plan) <= self.anew.keys() else None
+        return self.builder.graph(self.backend, plan, trial=known)
+
+    def _ranges(self, plan: PrecisionPlan) -> dict[str, TensorRange]:
+        """The ranges that the plan's residual Adds want anew."""
+        wanted = sorted(self._recalibrated(plan) & self.anew.keys())
+        return {name: seen for add in wanted for name, seen in self.anew[add].items()}
+
+    def _recalibrated(self, plan: PrecisionPlan) -> set[str]:
+        """Names of the residual Adds of that policy."""
+        policies = ((add, decision.policy) for add, decision in plan.residuals.items())
+        return {add for add, policy in policies if policy is ResidualPolicy.RECALIBRATED}
 
     def _reference_of(self, graph: Unit) -> Array:
         return reference_logits(graph.onnx.proto, self.samples)
@@ -195,13 +216,11 @@ class Lab(Closing):
     def _timed(self) -> tuple[Time, Measured | None, Interval]:
         """Latency in each mode, and the speed against the float engine, which takes turns."""
         request, seed = self.builder.request, self.builder.recipe.seed
-        batch = request.batches[1]
+        where, batch = device(request.profile.kind), request.batches[1]
         compared = self.runtime.compared(_TIMED_S, modes=self.modes, seed=seed)
-        rows = compared.rows(BESIDE, device(request.profile.kind))
-        found = {row.mode: row.evidence for row in rows if row.subject == BUILT}
-        measured = {m: each for m, each in found.items() if isinstance(each, Measured)}
+        found = {mode: compared.measured(BUILT, Case(mode, batch), where) for mode in self.modes}
         ratio = compared.speedup(BUILT, BESIDE, Case(FORWARD, batch))
-        return measured.get(FORWARD), measured.get(END_TO_END), ratio
+        return found[FORWARD], found.get(END_TO_END), ratio
 
     def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None]:
         """Agreement and drop of top-1; a sample whose output is not finite is lost."""

@@ -17,6 +17,7 @@ from rtc.compiler.core.data import Preprocess, Splits
 from rtc.compiler.core.progress import Listener
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.front import make_front
+from rtc.compiler.measure.provenance import physical_cores
 from rtc.compiler.recipe import Recipe, load_recipe
 from rtc.compiler.samples import dataset_of, splits_of
 from rtc.compiler.stages import Stages
@@ -169,7 +170,8 @@ def compile_recipe(
         },
         "batch": 1,
         "targets": ["cpu"],
-        "measure": {"seconds": seconds, "threads": threads},
+        # All cores: rtc may find that fewer of them are faster.
+        "measure": {"seconds": seconds, "threads": 0 if threads == physical_cores() else threads},
         # Random weights classify nothing: what agrees with them is no measure of a compiler.
         "gates": {"top1_drop": of.drop, "parity": None},
     }

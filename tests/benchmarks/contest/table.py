@@ -33,7 +33,10 @@ def results(model: str, rows: Sequence[Row]) -> Group:
 
 
 def _name(row: Row) -> str:
-    return f"{row.peer} ({row.facts['shipped']})" if row.peer == RTC else row.peer
+    if row.peer != RTC:
+        return row.peer
+    threads = row.facts["threads"]
+    return f"{row.peer} ({row.facts['shipped']}{f', {threads} threads' if threads else ''})"
 
 
 def _cells(row: Row) -> list[str]:
