@@ -178,7 +178,7 @@ class _Work:
         where = f"{each.built.runtime} on {device(self.profile.kind)}"
         try:
             logits = bench.logits(each.name, self.recipe.batch)
-            bench.check_batches(each.name, logits)
+            bench.check_batches(each.name, logits, self.recipe.batch)
             scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
         except RtcError as error:
             bench.failures.setdefault(each.name, error)

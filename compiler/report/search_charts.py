@@ -12,6 +12,7 @@ from rtc.compiler.report.model import LayerRow, LossRow, SearchRow, TrialRow
 
 _LEFT, _TOP, _RIGHT, _FOOT = 70.0, 14.0, 14.0, 48.0
 _HEIGHT = 260.0
+_ALL_AGREE = 99.0  # %: where the axis begins at the highest, for plans that are all as accurate
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def _front(search: SearchRow) -> Plot | None:
     if len(known) < 2:
         return None
     xs = nice_ticks(*_span([speed for _, speed in known]))
-    ys = nice_ticks(*_span([100 * trial.agreement[0] for trial, _ in known]))
+    least = min(trial.agreement[0] for trial, _ in known)
+    ys = nice_ticks(min(100 * least, _ALL_AGREE), 100.0)
     x = _axis(xs[0], xs[-1], _LEFT, WIDTH - _RIGHT)
     y = _axis(ys[0], ys[-1], _HEIGHT - _FOOT, _TOP)
     dots = tuple(

@@ -74,11 +74,11 @@ def test_an_engine_that_is_right_at_one_batch_only_is_out() -> None:
         broken("wrong at 8", "wrong_at_eight"),
     ]
     with Bench(subjects, DATA, BATCHES) as bench:
-        bench.check_batches("right", bench.logits("right", 1))
+        bench.check_batches("right", bench.logits("right", 1), 1)
         logits = bench.logits("wrong at 8", 1)
         np.testing.assert_allclose(logits, LOGITS, rtol=1e-5, atol=1e-6)
         with pytest.raises(BuilderError, match="wrong at 8, batch 8") as caught:
-            bench.check_batches("wrong at 8", logits)
+            bench.check_batches("wrong at 8", logits, 1)
         assert bench.running == ("right",)
         assert bench.failures == {"wrong at 8": caught.value}
 
