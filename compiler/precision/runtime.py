@@ -24,7 +24,7 @@ from rtc.compiler.measure.kernels import KernelTimes
 from rtc.compiler.measure.latency import Bench, Comparison, Subject, engine_subject
 from rtc.compiler.measure.worker import FORWARD, Files, Reply
 
-BUILT, BESIDE = "trial", "float"
+BUILT, BESIDE = "the engine of a plan", "the float engine"
 """Names of the graph's engine and of the one beside it, in a comparison."""
 
 _DEADLINE_S = 900.0  # for one graph

@@ -11,10 +11,12 @@ from rtc.calibration.effect import output_snr_db
 from rtc.compiler.core.precision import LayerDecision, Precision, ResidualPolicy, Variant
 from rtc.passes.insert_qdq import InsertQdq
 from rtc.passes.residual_ledger import residual_ledger
+from rtc.passes.residual_policy import own_policy
 
 UNIT = blocks()
 ALL = set(ResidualPolicy)
 SKIP, BOTH = ResidualPolicy.QUANTISE_SKIP, ResidualPolicy.QUANTISE_BOTH
+ANEW = ResidualPolicy.RECALIBRATED
 HALF, SHARED = ResidualPolicy.KEEP_HALF, ResidualPolicy.SHARED_SCALE
 INT8 = LayerDecision(Precision.INT8, "here")
 
@@ -89,6 +91,19 @@ def test_a_float_plan_has_a_ledger_too():
     _, rows = ledger(TENSORRT, Variant.HALF)
     assert [row.decision.policy for row in rows] == [HALF, HALF]
     assert set(by_policy(rows[0])) == ALL
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, ONNXRUNTIME])
+def test_ranges_around_an_add_are_taken_anew_beside_quantised_branches(scheme):
+    ctx, rows = ledger(scheme)
+    for row in rows:
+        ranges = row.recalibrated
+        assert set(row.decision.branches) & ranges.keys()
+        assert all(each.kind.startswith("segmented ") for each in ranges.values())
+        assert all(each.high > 0 for each in ranges.values())
+        assert ranges != {name: ctx.statistics[name] for name in ranges}
+    plain, anew = (by_policy(rows[1])[p].output_snr_db.value for p in (own_policy(scheme), ANEW))
+    assert anew > plain - 1.0  # they were chosen for the same samples
 
 
 def test_it_is_that_of_a_plan():

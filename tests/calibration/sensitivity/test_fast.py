@@ -113,3 +113,13 @@ def test_a_nan_in_the_float_model_names_the_layer():
         fast(*problem, bad)
     assert caught.value.where == "layer a"
     assert "sample 1" in caught.value.seen
+
+
+@pytest.mark.parametrize("engine", [exact, fast])
+def test_time_that_is_over_ends_it_after_the_first_batch(engine):
+    unit = residual()
+    ctx = ranged(unit, TENSORRT, random_samples(unit, 100))
+    problem, split = alternatives(unit, ctx), ctx.calibration()
+    whole, cut = engine(*problem, split), engine(*problem, split, within_s=0.0)
+    assert (whole.samples, cut.samples) == (100, 32)
+    assert len(cut.rows) == len(whole.rows)

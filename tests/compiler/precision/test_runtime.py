@@ -1,0 +1,73 @@
+"""One process for graph after graph, with the real runtimes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from digits_net import digits, digits_net
+
+from rtc.compiler.core.errors import BuilderError, ModelError
+from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.measure.latency import Case
+from rtc.compiler.measure.reference import reference_logits
+from rtc.compiler.measure.worker import FORWARD
+from rtc.compiler.precision.runtime import BESIDE, BUILT, Runtime
+from rtc.targets.loader import backend, profile
+
+CPU = BuildRequest(profile("cpu"), (1, 8, 8), threads=1)
+SAMPLES = digits().test.head(20)  # the last batch is not a full one
+
+
+@pytest.fixture(scope="module")
+def net() -> bytes:
+    return digits_net(digits().train)
+
+
+def unit(proto: bytes) -> Unit:
+    return Unit(OnnxModel(proto), Signature((), ()))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_graph_is_built_run_taken_apart_and_timed_beside_another(name: str, net: bytes) -> None:
+    it = backend(name)
+    with Runtime(it, CPU, SAMPLES, beside=it.build(net, CPU).engine) as runtime:
+        for _ in range(2):
+            built = runtime.build(unit(net))
+            assert built.engine == b""  # it stays where it is
+            assert {"conv", "fc"} <= {node for layer in built.layers for node in layer.onnx_nodes}
+            expected = reference_logits(net, SAMPLES)
+            np.testing.assert_allclose(runtime.logits(), expected, rtol=1e-3, atol=1e-4)
+        times = runtime.kernel_times(built, 0.1)
+        assert times.measured
+        assert len(times.microseconds) == len(built.layers)
+        compared = runtime.compared(0.2, seed=0)
+        assert set(compared.series[Case(FORWARD, 8)]) == {BUILT, BESIDE}
+        assert 0.1 < compared.speedup(BUILT, BESIDE, Case(FORWARD, 8)).value < 10
+
+
+def test_a_graph_for_a_device_that_is_not_here_is_built_and_estimated(net: bytes) -> None:
+    it, request = backend("tensorrt_rtx"), BuildRequest(profile("rtx4060ti"), (1, 8, 8))
+    if it.runnable(request.profile).ok:
+        pytest.skip("the device is here")
+    with Runtime(it, request, SAMPLES) as runtime:
+        built = runtime.build(unit(net))
+        times = runtime.kernel_times(built, 0.1)
+    assert not times.measured
+    assert times.total > 0
+
+
+def test_what_is_refused_or_killed_leaves_it_ready_for_the_next(net: bytes) -> None:
+    with Runtime(backend("onnxruntime"), CPU, SAMPLES) as runtime:
+        with pytest.raises(ModelError):
+            runtime.build(unit(b"no model"))
+        runtime.build(unit(net))
+        process = runtime._bench._workers[BUILT]._child._process
+        os.kill(process.pid, signal.SIGABRT)
+        with pytest.raises(BuilderError):
+            runtime.logits()
+        runtime.build(unit(net))
+        assert runtime.logits().shape == (20, 10)
