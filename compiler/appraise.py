@@ -15,14 +15,21 @@ from pydantic import TypeAdapter
 from rtc.compiler.building import Candidate, built_to_files
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
-from rtc.compiler.core.evidence import Estimated, Measured, Pending
+from rtc.compiler.core.evidence import Estimated, Pending
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
 from rtc.compiler.measure.accuracy import accuracy_row
-from rtc.compiler.measure.latency import MODES, Bench, Case, engine_subject, float_subject
+from rtc.compiler.measure.latency import (
+    MODES,
+    Bench,
+    Case,
+    Comparison,
+    engine_subject,
+    float_subject,
+)
 from rtc.compiler.measure.provenance import device, hardware, machine
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
 from rtc.compiler.measure.worker import FORWARD
@@ -154,7 +161,8 @@ class _Work:
         rows = compared.rows(baseline, device(self.profile.kind))
         case = Case(FORWARD, self.recipe.batch)
         sound = scored.keys() - failures.keys()
-        best = fastest_float([each for each in self.built if each.name in sound], rows, case)
+        sound_ones = [each for each in self.built if each.name in sound]
+        best = fastest_float(sound_ones, compared, case)
         return Appraised(
             of={
                 name: Appraisal(
@@ -228,14 +236,11 @@ class _Work:
         return LatencyRow(subject, mode, batch, Pending("ms", self.profile.name))
 
 
-def fastest_float(candidates: Sequence[Candidate], rows: Sequence[LatencyRow], case: Case) -> str:
-    """The name of the float candidate of the lowest measured latency in a case, or ""."""
-    floats = {each.name for each in candidates if each.plan.is_float}
-    values = {
-        row.subject: row.evidence.value
-        for row in rows
-        if row.subject in floats
-        and (row.mode, row.batch) == (case.mode, case.batch)
-        and isinstance(row.evidence, Measured)
-    }
-    return min(values, key=lambda name: values[name], default="")
+def fastest_float(candidates: Sequence[Candidate], compared: Comparison, case: Case) -> str:
+    """The name of the float candidate that is the fastest in a case, or "".
+
+    Each is held against the first of them: ratios by rounds are steadier than medians.
+    """
+    there = compared.series[case]
+    floats = [each.name for each in candidates if each.plan.is_float and each.name in there]
+    return max(floats, key=lambda n: compared.speedup(n, floats[0], case).value, default="")

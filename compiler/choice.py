@@ -1,14 +1,15 @@
 """Which candidate ships: the fastest that passes every gate; never one that is worse than float.
 
-Candidates are ordered by their latency, forward only, at the recipe's batch. One with INT8 in it
-comes before the float engines only where it is faster beyond doubt: where the whole 95 % interval
-of the measured ratio to the fastest float engine lies above 1 or, off the device, where its
+Candidates are ordered by their speed, forward only, at the recipe's batch: by the measured ratio to
+the fastest float engine, which other work on the machine disturbs least; off the device, by their
+estimates. One with INT8 in it comes before the float engines only where it is faster beyond doubt:
+where the whole 95 % interval of the measured ratio to the fastest float engine lies above 1, or its
 estimate is the fastest float engine's divided by `MARGIN` or less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rtc.compiler import gates
@@ -50,12 +51,12 @@ def choose(
         BuilderError: no candidate came through the measurement.
     """
     scored = [each for each in built if each.name in appraised.of]
-    doubts = _doubts(scored, appraised, batch)
+    doubts, cost = _doubts(scored, appraised, batch), _costs(appraised.of, batch)
     ranked = sorted(
         scored,
         key=lambda each: (
             each.name in doubts,
-            _speed(appraised.of[each.name], batch),
+            cost[each.name],
             each.name,
         ),
     )
@@ -97,14 +98,22 @@ def find(rows: Sequence[LatencyRow], mode: str, batch: int) -> LatencyRow:
     return (known or fitting)[0]
 
 
-def _speed(appraisal: Appraisal, batch: int) -> float:
+def _costs(of: Mapping[str, Appraisal], batch: int) -> dict[str, float]:
+    """What candidates are ordered by: time in times of the fastest float engine's, or latency."""
+    ratios = {name: each.over_float for name, each in of.items() if each.over_float is not None}
+    if len(ratios) == len(of):
+        return {name: 1 / ratio.value for name, ratio in ratios.items()}
+    return {name: _latency(each, batch) for name, each in of.items()}
+
+
+def _latency(appraisal: Appraisal, batch: int) -> float:
     evidence = find(appraisal.latency, "forward", batch).evidence
     return evidence.value if isinstance(evidence, (Measured, Estimated)) else float("inf")
 
 
 def _doubts(candidates: Sequence[Candidate], appraised: Appraised, batch: int) -> dict[str, str]:
     """Why a candidate with INT8 may be no faster than float, by name."""
-    floats = [_speed(appraised.of[each.name], batch) for each in candidates if each.plan.is_float]
+    floats = [_latency(appraised.of[each.name], batch) for each in candidates if each.plan.is_float]
     yardstick = min(floats, default=float("inf"))
     found = {
         each.name: _doubt(appraised.of[each.name], yardstick, batch)

@@ -127,7 +127,8 @@ class Session:
     """One loaded subject and the raw samples it is timed on.
 
     Requests (`op`):
-        infer: `inputs` (preprocessed, as `packed` describes) → `logits`, the first output.
+        infer: `inputs` (preprocessed, as `packed` describes), `batch` → `logits`, the first output,
+            computed `batch` samples at a time.
         time: `mode`, `batch`, `warmup`, `iterations` → `times`: int64 nanoseconds per batch.
 
     "forward" is the engine alone on inputs that were placed beforehand. "end-to-end" goes from raw
@@ -148,8 +149,9 @@ class Session:
 
     def ask(self, request: dict[str, Any], files: Files) -> Reply:
         if request["op"] == "infer":
-            logits = self._run(unpacked(files["inputs"], request["inputs"]))
-            head, content = packed(logits)
+            inputs, size = unpacked(files["inputs"], request["inputs"]), request["batch"]
+            parts = [self._run(inputs[i : i + size]).copy() for i in range(0, len(inputs), size)]
+            head, content = packed(np.concatenate(parts))
             return {"logits": head}, {"logits": content}
         if request["op"] == "time":
             prepare = self._forward if request["mode"] == FORWARD else self._end_to_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
 from rtc.compiler.appraise import Appraisal, Appraised, fastest_float
@@ -14,13 +15,14 @@ from rtc.compiler.core.evidence import Estimated, Evidence, Measured
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import BuildRequest, Built
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
-from rtc.compiler.measure.latency import Case
+from rtc.compiler.measure.latency import Case, Comparison, Series
 from rtc.compiler.measure.statistics import Interval
 from rtc.compiler.recipe import Gates
 from rtc.compiler.report.model import AccuracyRow, LatencyRow
 from rtc.targets import loader
 
 BATCH = 16
+CASE = Case("forward", BATCH)
 GRAPH = Unit(OnnxModel(b""), Signature((), ()))
 
 
@@ -89,18 +91,32 @@ def chosen(
     )
 
 
-def forward(variant: Variant, ms: float, batch: int = BATCH) -> LatencyRow:
-    return LatencyRow(f"rt {variant}", "forward", batch, measured(ms))
+def timed(**ms: float) -> Comparison:
+    series = {f"rt {name}": Series(9.0, [np.array([each])] * 15) for name, each in ms.items()}
+    return Comparison({CASE: series})
 
 
 def test_the_float_yardstick_is_float_in_every_layer() -> None:
     pinned = candidate(Variant.FP32, {"conv": Precision.INT8})
     them = [pinned, candidate(Variant.HALF), candidate(Variant.INT8)]
-    rows = [forward(Variant.FP32, 1), forward(Variant.HALF, 3), forward(Variant.INT8, 2)]
-    assert fastest_float(them, rows, Case("forward", BATCH)) == "rt half"
+    compared = timed(fp32=1, half=3, int8=2)
+    assert fastest_float(them, compared, CASE) == "rt half"
     unpinned = candidate(Variant.FP32)
-    assert fastest_float([unpinned, *them[1:]], rows, Case("forward", BATCH)) == "rt fp32"
-    assert fastest_float([unpinned], rows, Case("end-to-end", BATCH)) == ""
+    assert fastest_float([unpinned, *them[1:]], compared, CASE) == "rt fp32"
+    assert fastest_float([*them[1:], unpinned], compared, CASE) == "rt fp32"
+    assert fastest_float([pinned], compared, CASE) == ""
+
+
+def test_a_busy_moment_does_not_decide_between_candidates() -> None:
+    # The medians say otherwise: int8 was timed when the machine was busy.
+    told = chosen(
+        {
+            Variant.FP32: appraisal(measured(2), over_float=Interval(1, 1, 1)),
+            Variant.MIX: appraisal(measured(1.0), over_float=Interval(1.9, 1.8, 2.0)),
+            Variant.INT8: appraisal(measured(1.1), over_float=Interval(2.2, 2.1, 2.3)),
+        }
+    )
+    assert [row.name for row in told.rows] == ["rt int8", "rt mix", "rt fp32"]
 
 
 def test_where_every_engine_failed_the_error_lists_why() -> None:

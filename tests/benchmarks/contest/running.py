@@ -44,9 +44,9 @@ class Row:
         drop: the float model's top-1 less this one's, on the same samples.
         agreement: how often the top class is the float model's.
         ms: median latency of a batch of 1, from inputs in place to outputs in place.
-        over_eager: how many times faster than torch eager.
+        over_eager: how many times faster than torch eager, round by round.
         ahead: this one's top-1 less rtc's, on the same samples.
-        faster: rtc's median latency over this one's: above 1, this one is faster.
+        faster: rtc's latency over this one's, round by round: above 1, this one is faster.
         search_s, peak_mib: of the search for the engine; None where there is none.
         failure: why there are no figures, or "".
         facts: what the search tells of what it found.
@@ -171,8 +171,7 @@ class _Judge:
             top1=wilson(int(own.sum()), len(own)),
             drop=paired_difference(self._right(self.reference), own),
             agreement=self._agreement(self.logits[peer.name]),
-            # The median itself is a ratio of medians, to rounds of ones.
-            ms=statistics.ratio_of_medians(rounds, [np.ones(1)] * len(rounds)),
+            ms=statistics.ratio_by_rounds(rounds, [np.ones(1)] * len(rounds)),  # to one millisecond
             over_eager=self._speedup(peer.name, EAGER),
             ahead=None if rtc is None else paired_difference(own, self._right(rtc)),
             faster=self._speedup(peer.name, RTC),

@@ -148,7 +148,8 @@ def test_a_row_holds_the_interval_of_its_speedup() -> None:
     base, row = told.rows("slow", "here")
     assert base.speedup_interval == (1, 1)
     low, high = row.speedup_interval or (0, 0)
-    assert 4.2 / 1.2 <= low < row.speedup < high <= 4
+    assert pytest.approx(low) == 4.2 / 1.2
+    assert low < row.speedup < high == pytest.approx(4)
     assert told.rows("nobody", "here")[0].speedup_interval is None
 
 
