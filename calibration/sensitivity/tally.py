@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,12 +117,13 @@ class Results:
         if self._right:
             drop = paired_difference(np.concatenate(self._right), np.concatenate(tally.right))
         signal, noise = np.concatenate(self._signal), np.concatenate(tally.noise)
+        kl = mean_interval(np.concatenate(tally.kl))
         return LayerSensitivity(
             layer=alternative.layer,
             precision=alternative.precision,
             layer_snr_db=decibels(tally.layer_signal, tally.layer_noise),
             output_snr_db=snr_interval(signal, noise),
-            kl=mean_interval(np.concatenate(tally.kl)),
+            kl=replace(kl, low=max(0.0, kl.low)),  # no divergence is negative
             agreement=wilson(int(np.count_nonzero(same)), len(same)),
             top1_drop=drop,
         )

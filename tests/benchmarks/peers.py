@@ -34,6 +34,8 @@ from rtc.compiler.report.progress import TerminalListener
 from rtc.compiler.samples import splits_of
 from rtc.compiler.store import Store
 
+_WIDTH = 150  # columns of the tables in a file
+
 
 def run(of: Entrant, peers: Sequence[Peer], given: argparse.Namespace) -> list[Row]:
     """One model against all peers."""
@@ -42,12 +44,7 @@ def run(of: Entrant, peers: Sequence[Peer], given: argparse.Namespace) -> list[R
         what = trained(of, store, listener)
         with tempfile.TemporaryDirectory() as folder:
             recipe = compile_recipe(
-                of,
-                what,
-                Path(folder),
-                samples=given.samples,
-                threads=given.threads,
-                seconds=given.seconds,
+                of, what, Path(folder), samples=given.samples, threads=given.threads
             )
             setting = Setting(of, what, recipe, given.threads)
             taking_part = [peer for peer in peers if peer.speed_alone or of.drop is not None]
@@ -86,7 +83,10 @@ def main() -> int:
     given = arguments()
     entrants = [entrant(name) for name in given.models]
     peers = [peer for peer in PEERS if peer.name in given.peers]
-    console, rows = Console(), list[Row]()
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH
+    rows = list[Row]()
     for each in entrants:
         rows += run(each, peers, given)
         console.print(table.results(each.name, [row for row in rows if row.model == each.name]))

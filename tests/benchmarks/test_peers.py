@@ -58,7 +58,7 @@ def test_no_training_sample_calibrates_or_tests(
     tiny: tuple[Entrant, Store, Trained], tmp_path: Path
 ) -> None:
     entrant, _, what = tiny
-    recipe = compile_recipe(entrant, what, tmp_path, samples=50, threads=1, seconds=1)
+    recipe = compile_recipe(entrant, what, tmp_path, samples=50, threads=1)
     data = splits_of(load_recipe(recipe))
     assert len(data.calibration) == pytest.approx(50, abs=5)
     assert len(data.calibration) + len(data.test) == 300
@@ -72,7 +72,7 @@ def test_peers_are_compared_and_failures_are_rows(
     tiny: tuple[Entrant, Store, Trained], tmp_path: Path
 ) -> None:
     entrant, _, what = tiny
-    recipe = compile_recipe(entrant, what, tmp_path, samples=50, threads=1, seconds=1)
+    recipe = compile_recipe(entrant, what, tmp_path, samples=50, threads=1)
     known = {peer.name: peer for peer in PEERS}
     broken = replace(known["ort min-max"], name="broken", args=lambda _: {"method": "none"})
     peers = [known[EAGER], known["ort min-max"], broken]

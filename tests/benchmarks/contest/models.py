@@ -145,9 +145,7 @@ def _part(files: Mapping[str, bytes], prefix: str) -> dict[str, bytes]:
     return {n.removeprefix(prefix): blob for n, blob in files.items() if n.startswith(prefix)}
 
 
-def compile_recipe(
-    of: Entrant, what: Trained, folder: Path, *, samples: int, threads: int, seconds: float
-) -> Path:
+def compile_recipe(of: Entrant, what: Trained, folder: Path, *, samples: int, threads: int) -> Path:
     """Write what a user of rtc would: the ONNX file, its data and a recipe. The recipe's path.
 
     It also is where the peers' samples come from, see `rtc.compiler.samples`: `samples` of the
@@ -171,7 +169,7 @@ def compile_recipe(
         "batch": 1,
         "targets": ["cpu"],
         # All cores: rtc may find that fewer of them are faster.
-        "measure": {"seconds": seconds, "threads": 0 if threads == physical_cores() else threads},
+        "measure": {"threads": 0 if threads == physical_cores() else threads},
         # Random weights classify nothing: what agrees with them is no measure of a compiler.
         "gates": {"top1_drop": of.drop, "parity": None},
     }
