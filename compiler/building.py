@@ -93,8 +93,14 @@ class Builder:
         request = BuildRequest(profile, batches, recipe.measure.threads)
         return cls(recipe, front.model, context, request, stages)
 
-    def candidates(self, backend: Backend) -> Iterator[Candidate | Missing]:
-        """Every variant that the recipe offers, on one runtime.
+    def with_threads(self, count: int) -> Builder:
+        """The same for engines that get this many CPU threads; 0 for the runtime's own choice."""
+        return replace(self, request=replace(self.request, threads=count))
+
+    def candidates(
+        self, backend: Backend, threads: Mapping[Variant, int] | None = None
+    ) -> Iterator[Candidate | Missing]:
+        """Every variant that the recipe offers, on one runtime, with so many threads where it says.
 
         A variant whose build fails, or needs more memory than there is, is a row with its reason;
         so is one where this runtime cannot keep a pin. The others go on.
@@ -104,13 +110,15 @@ class Builder:
             if variant in left_out:
                 yield _missing(backend, variant, "left out", left_out[variant])
             else:
-                yield self._tried(backend, variant)
+                count = (threads or {}).get(variant, self.request.threads)
+                yield self._tried(backend, variant, count)
 
-    def _tried(self, backend: Backend, variant: Variant) -> Candidate | Missing:
+    def _tried(self, backend: Backend, variant: Variant, threads: int) -> Candidate | Missing:
         try:
             name = f"{backend.name} {variant}"
             with self.stages.together(name, self.request.profile.name) as stages:
-                return replace(self, stages=stages).candidate(backend, variant)
+                builder = replace(self.with_threads(threads), stages=stages)
+                return builder.candidate(backend, variant)
         except (BuilderError, ModelError, GateError) as error:
             return _missing(backend, variant, "failed", str(error))
         except (MachineError, RecipeError) as error:

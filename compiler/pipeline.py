@@ -34,7 +34,7 @@ from rtc.compiler.report.model import Report
 from rtc.compiler.samples import splits_of
 from rtc.compiler.stages import Stages, code_digest, referenced_code, versions
 from rtc.compiler.store import Store
-from rtc.compiler.threads import tuned
+from rtc.compiler.threads import threads_of
 
 _LIBRARIES = (
     "numpy",
@@ -204,7 +204,9 @@ class _Job:
     ) -> tuple[list[Candidate], list[Missing]]:
         builder = Builder.of(self.recipe, self.data, front, profile, self.stages)
         found = [
-            each for backend in backends for each in tuned(builder, backend).candidates(backend)
+            each
+            for backend in backends
+            for each in builder.candidates(backend, threads_of(builder, backend))
         ]
         built = [each for each in found if isinstance(each, Candidate)]
         missing = [each for each in found if isinstance(each, Missing)]

@@ -17,6 +17,7 @@ from rtc.passes.graph import named
 _PARSE_SECONDS = 120.0
 _PARSE_GB = 8.0
 _LARGEST = (1 << 31) - 1  # protobuf's own limit
+_OPSET, _OPSET_IR = 17, 8  # what older models are lifted to
 
 
 def source_unit(source: Source, data: Splits, seed: int, folder: Path) -> Unit:
@@ -81,11 +82,11 @@ def _read(path: Path, entry: str) -> Unit:
 
 
 def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
-    """Parse and check a model, name its nodes, free its batch; runs in a child process."""
+    """Parse and check a model, lift its opset, name its nodes, free its batch; for a child."""
     model = _checked(files["model.onnx"])
     signature = _signature(model)
     _refuse_other_signatures(signature)
-    unit = named(Unit(OnnxModel(_bytes(model)), signature))
+    unit = named(_with_newer_opset(Unit(OnnxModel(_bytes(model)), signature)))
     if isinstance(signature.inputs[0].shape[0], int):
         unit = _with_free_batch(unit)
     return unit.to_files()
@@ -184,6 +185,44 @@ def _refuse_other_signatures(signature: Signature) -> None:
             expected="float32 (batch, classes)",
             id="signature",
         )
+
+
+def _with_newer_opset(unit: Unit) -> Unit:
+    """The model in opset 17, if it is older, ONNX's converter can, and it then gives the same.
+
+    Q/DQ per channel needs 13, the gradients of the fast sensitivity analysis 16. Nodes that have
+    names keep them.
+    """
+    import onnx
+
+    model = onnx.load_from_string(unit.onnx.proto)
+    own = next((each.version for each in model.opset_import if not each.domain), _OPSET)
+    if own >= _OPSET:
+        return unit
+    try:
+        lifted = onnx.version_converter.convert_version(model, _OPSET)
+        lifted.ir_version = max(lifted.ir_version, _OPSET_IR)
+        onnx.checker.check_model(lifted, full_check=True)
+    except Exception:  # noqa: BLE001 - the converter's errors have no common public class
+        return unit
+    changed = Unit(OnnxModel(_bytes(lifted)), unit.signature)
+    if _signature(lifted) != unit.signature or not _give_the_same(unit, changed):
+        return unit
+    return changed
+
+
+def _give_the_same(one: Unit, other: Unit) -> bool:
+    import numpy as np
+
+    spec = one.signature.inputs[0]
+    shape = [n if isinstance(n, int) else (32 if axis else 2) for axis, n in enumerate(spec.shape)]
+    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    try:
+        with Oracle(one.onnx.proto) as first, Oracle(other.onnx.proto) as second:
+            pairs = zip(first.run(sample).values(), second.run(sample).values(), strict=True)
+            return all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+    except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
+        return False
 
 
 def _with_free_batch(unit: Unit) -> Unit:

@@ -1,42 +1,34 @@
-"""How many CPU threads a runtime's engines get: as many as the fastest of them is fastest with.
+"""How many CPU threads engines get: as many as they are fastest with.
 
 A small network is often fastest with one thread: more of them wait for each other longer than they
 compute (ResNet-20 at batch 1 in OpenVINO on a Xeon with two cores: 162 µs with one, 415 µs with
-two). So each variant that the recipe offers is timed with 1, 2, 4, … threads, in turns, in one
-process; the fastest pair of variant and number decides for the runtime. Speeds are ratios within a
-round: what else the machine does falls on all alike.
+two). So a runtime's float engine and its INT8 engine are each timed with a few numbers of threads,
+all in turns; speeds are compared round by round. Where a batch takes long, all cores pay.
 """
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 from pydantic import TypeAdapter
 
-from rtc.compiler import sandbox
-from rtc.compiler.building import Builder, Candidate
-from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
-from rtc.compiler.core.hashing import canonical, digest
+from rtc.compiler.building import Builder
+from rtc.compiler.core.data import Split
+from rtc.compiler.core.errors import RtcError
+from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest
-from rtc.compiler.measure import worker
+from rtc.compiler.measure.latency import Bench, Case, engine_subject
 from rtc.compiler.measure.provenance import hardware, physical_cores
-from rtc.compiler.measure.statistics import Floats, ratio_by_rounds
+from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.report.figures import amount
 from rtc.compiler.stages import Files
 
-ROUNDS = 25
-SLICE_S = 0.015  # of one engine's turn
 WORTH = 1.03  # times faster than with fewer threads that more of them have to be
-_DEADLINE_S = 600.0
-_MEMORY_GB = 16.0
+LONG_MS = 50.0  # a batch that takes longer with all cores is not tried with fewer
+_SECONDS = 1.5  # of all timings
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
 
 
@@ -46,145 +38,145 @@ class Timing:
 
     Attributes:
         variant, threads: which.
-        us: median microseconds of a batch.
-        speed: how many times faster it is than the first that was timed, by round.
+        ms: median latency of a batch.
+        speed: how many times faster it is than with the first number, by round.
     """
 
-    variant: str
+    variant: Variant
     threads: int
-    us: float
+    ms: float
     speed: float
 
 
+_TIMINGS: TypeAdapter[tuple[Timing, ...]] = TypeAdapter(tuple[Timing, ...])
+
+
 def counts(cores: int) -> tuple[int, ...]:
-    """1, 2, 4, … and all cores."""
-    doubled = (1 << i for i in range(cores.bit_length()))
-    return tuple(sorted({*(count for count in doubled if count < cores), cores}))
+    """Numbers of threads to try: one, a quarter, a half, and all cores."""
+    return tuple(sorted({1, max(1, cores // 4), max(1, cores // 2), cores}))
 
 
-def chosen(timings: Sequence[Timing]) -> int:
-    """The threads of the fastest, or fewer where they are hardly slower."""
-    best: dict[int, float] = {}
-    for each in timings:
-        best[each.threads] = max(best.get(each.threads, 0.0), each.speed)
-    most = max(best.values())
-    return min(count for count, speed in best.items() if speed * WORTH >= most)
+def chosen(timings: Sequence[Timing]) -> dict[Variant, int]:
+    """The threads of each variant: of the fastest, or fewer where they are hardly slower."""
+    best: dict[Variant, int] = {}
+    for variant in dict.fromkeys(each.variant for each in timings):
+        own = [each for each in timings if each.variant is variant]
+        most = max(each.speed for each in own)
+        best[variant] = min(each.threads for each in own if each.speed * WORTH >= most)
+    return best
 
 
-def tuned(builder: Builder, backend: Backend) -> Builder:
-    """The builder with the number of threads that this runtime is fastest with.
+def threads_of(builder: Builder, backend: Backend) -> dict[Variant, int]:
+    """The number of threads that each variant is fastest with on a runtime.
 
-    As it is where the recipe says how many, or where engines do not run on this machine's CPU.
+    Empty where the recipe says how many, or where engines do not run on this machine's CPU. Other
+    float variants go with the one that was timed, the mix with INT8. Should it fail, a warning says
+    so, and the runtime's own choice stands.
     """
     request = builder.request
     if request.threads or request.profile.kind != "cpu" or physical_cores() == 1:
-        return builder
+        return {}
     if not backend.runnable(request.profile).ok:
-        return builder
-    name = f"threads {backend.name}"
-    with builder.stages.together(name, request.profile.name) as stages:
-        inner = replace(builder, stages=stages)
-        engines = dict(_engines(inner, backend))
-        found = _timings(inner, backend, engines) if engines else []
-    if not found:
-        return builder
-    return replace(builder, request=replace(request, threads=chosen(found)))
+        return {}
+    try:
+        with builder.stages.together(f"threads {backend.name}", request.profile.name) as stages:
+            found = _timings(replace(builder, stages=stages), backend)
+    except RtcError as error:
+        builder.stages.listener.warned(
+            f"{backend.name} runs with its own number of threads: trying others failed: {error}"
+            " (measure.threads fixes it)"
+        )
+        return {}
+    best = chosen(found)
+    floats = next((n for variant, n in best.items() if variant is not Variant.INT8), None)
+    integers = best.get(Variant.INT8)
+    of = {
+        Variant.FP32: floats or integers,
+        Variant.HALF: floats or integers,
+        Variant.INT8: integers or floats,
+        Variant.MIX: integers or floats,
+    }
+    return {variant: count for variant, count in of.items() if count}
 
 
-def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[str, bytes]]:
-    """An engine of each variant that needs no search; what cannot be built is told of later."""
+def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[Variant, bytes]]:
+    """The float engine and the INT8 one, of those on offer; one that fails is told of later."""
     left_out = backend.variants(builder.request.profile)
-    for variant in builder.recipe.precision.offer:
-        if variant is Variant.MIX or variant in left_out:
-            continue
+    offered = [v for v in builder.recipe.precision.offer if v not in left_out]
+    halves = [v for v in (Variant.HALF, Variant.FP32) if v in offered]
+    for variant in (*halves[:1], *(v for v in offered if v is Variant.INT8)):
         try:
-            found: Candidate = builder.candidate(backend, variant)
-        except (BuilderError, ModelError, GateError, MachineError, RecipeError):
+            yield variant, builder.candidate(backend, variant).built.engine
+        except RtcError:
             continue
-        yield str(variant), found.built.engine
 
 
-def _timings(builder: Builder, backend: Backend, engines: Mapping[str, bytes]) -> list[Timing]:
+def _timings(builder: Builder, backend: Backend) -> tuple[Timing, ...]:
     request, samples = builder.request, builder.context.data.calibration
-    asked = _REQUEST.dump_python(request, mode="json")
+    engines = dict(_engines(builder, backend))
+    if not engines:
+        return ()
     inputs = {
-        "engines": {name: digest(engine) for name, engine in engines.items()},
+        "engines": {variant.value: digest(engine) for variant, engine in engines.items()},
         "backend": backend.name,
         "runtime": backend.available().version,
-        "request": asked,
+        "request": _REQUEST.dump_python(request, mode="json"),
         "machine": hardware(),
     }
 
     def work(_: Progress) -> tuple[Files, str]:
-        batch = request.batches[1]
-        raw = worker.batches(samples.raw[:batch], batch)[0]
-        head, content = worker.packed(samples.preprocess(raw))
-        files = sandbox.run(
-            f"{__name__}:time_here",
-            files={**engines, "inputs": content},
-            args={
-                "backend": backend.name,
-                "request": asked,
-                "inputs": head,
-                "counts": counts(physical_cores()),
-                "seed": builder.recipe.seed,
-            },
-            deadline_s=_DEADLINE_S,
-            memory_gb=_MEMORY_GB,
-            what=f"timing {backend.name} with more and fewer threads",
-        )
-        return files, _words(_timings_of(files))
+        found = _timed(engines, backend, request, samples, builder.recipe.seed)
+        return {"timings.json": _TIMINGS.dump_json(found)}, _words(found)
 
     files = builder.stages.run("threads", inputs, work, target=request.profile.name)
-    return _timings_of(files)
+    return _TIMINGS.validate_json(files["timings.json"])
 
 
-def _timings_of(files: Files) -> list[Timing]:
-    return [Timing(**row) for row in json.loads(files["timings.json"])]
-
-
-def _words(found: Sequence[Timing]) -> str:
-    best = max(found, key=lambda each: each.speed)
-    same = (each for each in found if each.variant == best.variant)
-    told = ", ".join(f"{each.threads}: {amount(each.us / 1e3, 'ms')}" for each in same)
-    count = chosen(found)
-    return (
-        f"{count} thread{'s' if count > 1 else ''} of {physical_cores()} ({best.variant}, {told})"
+def _timed(
+    engines: Mapping[Variant, bytes],
+    backend: Backend,
+    request: BuildRequest,
+    samples: Split,
+    seed: int,
+) -> tuple[Timing, ...]:
+    """Every engine with every number of threads; with all cores alone where that takes long."""
+    cores, case = physical_cores(), Case(FORWARD, request.batches[1])
+    pairs = [(variant, count) for count in counts(cores)[::-1] for variant in engines]
+    subjects = {
+        pair: engine_subject(
+            f"{pair[0]}, {pair[1]} threads",
+            backend.name,
+            engines[pair[0]],
+            replace(request, threads=pair[1]),
+        )
+        for pair in pairs
+    }
+    with Bench([subjects[pairs[0]]], samples, (case.batch,)) as bench:
+        bench.refuse_failures()
+        ms = bench.typical_ms(subjects[pairs[0]].name, case)
+        if ms > LONG_MS:
+            return tuple(Timing(variant, cores, ms, 1.0) for variant in engines)
+        for pair in pairs[1:]:
+            bench.start(subjects[pair])
+        compared = bench.time(_SECONDS, modes=(FORWARD,), seed=seed)
+        bench.refuse_failures()
+    first = {variant: subjects[variant, counts(cores)[0]].name for variant in engines}
+    return tuple(
+        Timing(
+            variant=pair[0],
+            threads=pair[1],
+            ms=compared.measured(subject.name, case, "").value,
+            speed=compared.speedup(subject.name, first[pair[0]], case).value,
+        )
+        for pair, subject in subjects.items()
     )
 
 
-def time_here(files: Files, args: Mapping[str, Any]) -> dict[str, bytes]:
-    """Time every engine with every number of threads in this process, which is a child."""
-    from rtc.targets import loader
-
-    backend = loader.backend(args["backend"])
-    request = _REQUEST.validate_python(args["request"])
-    inputs = worker.unpacked(files["inputs"], args["inputs"])
-    names = [name for name in files if name != "inputs"]
-    rounds: dict[tuple[str, int], list[Floats]] = {}
-    with ExitStack() as stack:
-        runners = {}
-        for name in names:
-            for count in args["counts"]:
-                runner = backend.load(files[name], replace(request, threads=count))
-                runners[name, count] = stack.enter_context(runner)
-                runner.bind({runner.signature.inputs[0].name: inputs})
-                worker.timed(runner.enqueue, 2, 1)
-        order = random.Random(args["seed"])  # noqa: S311 - an order of turns is no secret
-        for _ in range(ROUNDS):
-            for key in order.sample(list(runners), len(runners)):
-                step = runners[key].enqueue
-                once = worker.timed(step, 1, 1)[0] / 1e9
-                taken = worker.timed(step, 1, max(1, round(SLICE_S / max(once, 1e-6))))
-                rounds.setdefault(key, []).append(taken / 1e3)
-    first = rounds[next(iter(runners))]
-    found = [
-        Timing(
-            name,
-            count,
-            float(np.median(np.concatenate(taken))),
-            ratio_by_rounds(first, taken, resamples=1).value,
-        )
-        for (name, count), taken in rounds.items()
-    ]
-    return {"timings.json": canonical([asdict(each) for each in found])}
+def _words(found: Sequence[Timing]) -> str:
+    """In words like: "fp32 2 (1: 872 µs, 2: 761 µs), int8 1 (1: 562 µs, 2: 589 µs) of 2"."""
+    told = []
+    for variant, count in chosen(found).items():
+        own = sorted((each.threads, each.ms) for each in found if each.variant is variant)
+        times = ", ".join(f"{threads}: {amount(ms, 'ms')}" for threads, ms in own)
+        told.append(f"{variant} {count} ({times})")
+    return f"{', '.join(told)} of {physical_cores()}"

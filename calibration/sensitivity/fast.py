@@ -39,6 +39,7 @@ from rtc.calibration.sensitivity.result import Cost, Sensitivity
 from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates, shapes
 from rtc.calibration.sensitivity.tally import Results, Tally
 from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.progress import Progress, silent
 
@@ -145,7 +146,15 @@ class _Circuit:
         """
         signs = random.choice(np.array([-1, 1], np.float32), (len(inputs), self._classes))
         feeds = {**self._constants, self._input: inputs, _SIGNS: signs}
-        logits, *rest = self._session.run(self._outputs, feeds)
+        try:
+            logits, *rest = self._session.run(self._outputs, feeds)
+        except Exception as cause:  # the runtime's errors have no other class in common
+            raise ModelError(
+                "the fast sensitivity analysis cannot run this graph's gradients",
+                seen=first_line(cause),
+                fix="use the exact one",
+                id="no-gradient",
+            ) from cause
         return logits, [rest[i : i + 5] for i in range(0, len(rest), 5)]
 
 

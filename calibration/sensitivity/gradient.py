@@ -29,6 +29,7 @@ from rtc.compiler.core.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
+_SCATTERS = 16  # the first opset whose ScatterElements adds up
 _STEP = 1e-2  # of the central difference: its error falls with h², float32's grows with 1/h
 
 Found = Iterable[tuple[str, str]]
@@ -192,10 +193,10 @@ class Gradient:
         import onnx
 
         axes = _attributes(node).get("axes")
-        if axes is None and len(node.input) > 1:
+        if axes is None and len(node.input) > 1 and node.input[1] in self.base.constants:
             axes = onnx.numpy_helper.to_array(self.base.constants[node.input[1]]).tolist()
         if axes is None or 0 in axes:
-            raise _no_gradient(node, "over the batch")
+            raise _no_gradient(node, "over the batch, or axes that are computed")
         return {int(axis) % self._rank(node) for axis in axes}
 
     def _rank(self, node: onnx.NodeProto) -> int:
@@ -210,8 +211,11 @@ class Gradient:
 
     def average_pool(self, node: onnx.NodeProto, g: str) -> Found:
         options = _attributes(node)
-        if any(options.get("pads", [])) or options.get("ceil_mode"):
+        padded = options.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        if padded or any(options.get("pads", [])) or options.get("ceil_mode"):
             raise _no_gradient(node, "with padding")
+        if any(step != 1 for step in options.get("dilations", [])):
+            raise _no_gradient(node, "with dilations")
         kernel, channels = options["kernel_shape"], self.shapes[node.input[0]][1]
         weight = np.full((channels, 1, *kernel), 1 / math.prod(kernel), np.float32)
         strides = options.get("strides", [1] * len(kernel))
@@ -229,6 +233,7 @@ class Gradient:
         )
 
     def max_pool(self, node: onnx.NodeProto, g: str) -> Found:
+        self._refuse_before(node, _SCATTERS)
         x = node.input[0]
         options = {**_attributes(node), "storage_order": 0}
         _, places = self.to.nodes_of("MaxPool", [x], 2, **options)
@@ -241,6 +246,7 @@ class Gradient:
 
     def slice(self, node: onnx.NodeProto, g: str) -> Found:
         """Scattered to where the node takes a numbering of one sample's elements from."""
+        self._refuse_before(node, _SCATTERS)
         x, shape = node.input[0], self.shapes[node.input[0]]
         numbers = np.arange(math.prod(shape[1:]), dtype=np.int64).reshape(1, *shape[1:])
         where = self.to.nodes_of(
@@ -255,11 +261,18 @@ class Gradient:
         spread = self.to.node("ScatterElements", [nothing, where, flat], axis=1, reduction="add")
         yield x, self.to.node("Reshape", [spread, full])
 
+    def _refuse_before(self, node: onnx.NodeProto, opset: int) -> None:
+        own = next(each.version for each in self.base.model.opset_import if not each.domain)
+        if own < opset:
+            raise _no_gradient(node, f"before opset {opset}")
+
     def pad(self, node: onnx.NodeProto, g: str) -> Found:
         import onnx
 
         if _attributes(node).get("mode", b"constant") != b"constant":
             raise _no_gradient(node, "with reflection")
+        if len(node.input) < 2 or node.input[1] not in self.base.constants:
+            raise _no_gradient(node, "by widths that are no constants")
         pads = onnx.numpy_helper.to_array(self.base.constants[node.input[1]])
         inputs = [g, self.to.constant(-pads), "", *node.input[3:]]
         yield node.input[0], self.to.node("Pad", inputs)

@@ -314,6 +314,23 @@ class Bench(Closing):
             {case: {n: told[case][n] for n in self.running if n in told[case]} for case in cases}
         )
 
+    def typical_ms(self, name: str, case: Case) -> float:
+        """Milliseconds of a batch, roughly: the median of three.
+
+        Raises:
+            RtcError: the subject's own failure; it is out from then on.
+        """
+        return float(np.median(self._timed(name, case, 1, 3)))
+
+    def refuse_failures(self) -> None:
+        """Where every subject has to come through.
+
+        Raises:
+            RtcError: the first failure there was.
+        """
+        for error in self.failures.values():
+            raise error
+
     def close(self) -> None:
         """End every process."""
         for each in self._workers.values():

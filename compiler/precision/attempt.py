@@ -13,7 +13,7 @@ from rtc.compiler.precision.session import opened
 from rtc.compiler.precision.trial import Lab, Outcome
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.stages import Stages
-from rtc.compiler.threads import tuned
+from rtc.compiler.threads import threads_of
 
 _SAMPLES = 512
 
@@ -61,7 +61,9 @@ def attempt(
     """
     session = opened(recipe, stages, target=target, backend=backend, variant=Variant.MIX)
     runtime = session.backend
-    builder = tuned(session.builder, runtime)
+    builder = session.builder.with_threads(
+        threads_of(session.builder, runtime).get(Variant.MIX, session.builder.request.threads)
+    )
     given = side(plan).plan if plan else session.plan
     before = builder.replanned(runtime, given, {})
     after = builder.replanned(runtime, given, pins)

@@ -63,7 +63,7 @@ class Runtime(Closing):
         if beside is not None and self._runs:
             others.append(engine_subject(BESIDE, backend.name, beside, request))
         self._bench = Bench(others, split, (request.batches[1],))
-        self._refuse_failures()
+        self._bench.refuse_failures()
 
     def build(self, graph: Unit) -> Built:
         """Build a graph; what is asked from then on is of its engine.
@@ -75,7 +75,7 @@ class Runtime(Closing):
         self._bench.failures.pop(BUILT, None)
         if BUILT not in self._bench.running:
             self._bench.start(self._subject)
-            self._refuse_failures()
+            self._bench.refuse_failures()
         _, files = self._ask("build", {"graph.onnx": graph.onnx.proto})
         return built_from_files(files)
 
@@ -109,7 +109,7 @@ class Runtime(Closing):
             RtcError: either failed.
         """
         found = self._bench.time(seconds, modes=modes, seed=seed)
-        self._refuse_failures()
+        self._bench.refuse_failures()
         return found
 
     def close(self) -> None:
@@ -119,10 +119,6 @@ class Runtime(Closing):
     def _ask(self, op: str, files: Files | None = None, **more: Any) -> Reply:
         request = {"op": op, **more}
         return self._bench.ask(BUILT, request, files or {}, timeout_s=_DEADLINE_S)
-
-    def _refuse_failures(self) -> None:
-        for error in self._bench.failures.values():
-            raise error
 
 
 def workshop(files: Files, args: Mapping[str, Any]) -> _Workshop:

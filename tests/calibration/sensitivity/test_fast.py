@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import onnx
 import pytest
 from check_pass import Samples, parse, random_samples, unit_of
 from digits_net import digits, digits_net
@@ -14,7 +15,7 @@ from one_layer_nets import SCHEMES, branching, ranged, sampled, with_labels
 
 from rtc.calibration.sensitivity import exact, fast
 from rtc.compiler.core.data import Preprocess, Split
-from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.errors import DataError, ModelError
 from rtc.compiler.core.precision import Precision
 from rtc.passes.one_layer import alternatives
 
@@ -123,3 +124,46 @@ def test_time_that_is_over_ends_it_after_the_first_batch(engine):
     whole, cut = engine(*problem, split), engine(*problem, split, within_s=0.0)
     assert (whole.samples, cut.samples) == (100, 32)
     assert len(cut.rows) == len(whole.rows)
+
+
+POOLED = """<ir_version: 10, opset_import: ["" : {opset}]>
+g (float[N,3,8,8] x) => (float[N,5] y) {{
+    [conv] a = Conv<pads = [1,1,1,1]>(x, w)
+    [pool] p = {pool}(a)
+    [mean] m = GlobalAveragePool(p)
+    [flat] f = Flatten(m)
+    [fc] y = Gemm(f, v)
+}}"""
+
+
+def pooled(opset, pool):
+    model = onnx.parser.parse_model(POOLED.format(opset=opset, pool=pool))
+    draw = np.random.default_rng(0)
+    for name, shape in (("w", (4, 3, 3, 3)), ("v", (4, 5))):
+        values = draw.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return unit_of(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("opset", "pool", "knows"),
+    [
+        (17, "MaxPool<kernel_shape = [3,3], strides = [2,2]>", True),
+        (13, "MaxPool<kernel_shape = [3,3], strides = [2,2]>", False),
+        (15, "MaxPool<kernel_shape = [2,2], strides = [2,2]>", False),
+        (20, "AveragePool<kernel_shape = [2,2], strides = [2,2]>", True),
+        (20, 'AveragePool<kernel_shape = [3,3], strides = [2,2], auto_pad = "SAME_UPPER">', False),
+        (20, "AveragePool<kernel_shape = [2,2], dilations = [2,2]>", False),
+    ],
+)
+def test_what_it_has_no_gradient_of_it_refuses(opset, pool, knows):
+    unit = pooled(opset, pool)
+    ctx = ranged(unit, SCHEMES["onnxruntime"], random_samples(unit, 16))
+    problem = alternatives(unit, ctx)
+    if knows:
+        assert len(fast(*problem, ctx.calibration()).rows) == 2
+        return
+    with pytest.raises(ModelError) as caught:
+        fast(*problem, ctx.calibration())
+    assert caught.value.id == "no-gradient"
+    assert len(exact(*problem, ctx.calibration()).rows) == 2
