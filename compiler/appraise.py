@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from rtc.compiler.building import Candidate, built_to_files
 from rtc.compiler.core.data import Array, Split, Splits
-from rtc.compiler.core.errors import DataError, RtcError
+from rtc.compiler.core.errors import BuilderError, DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Pending
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.intervals import Interval
@@ -197,6 +198,15 @@ class _Work:
         where = f"{each.built.runtime} on {device(self.profile.kind)}"
         try:
             logits = bench.logits(each.name, self.recipe.batch)
+            if not np.isfinite(logits).all():
+                lost = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
+                raise BuilderError(
+                    "the engine's outputs are NaN or infinite",
+                    where=each.name,
+                    seen=f"{lost} of {len(logits)} test samples",
+                    fix="rtc precision culprits names the layers behind it",
+                    id="not-finite-output",
+                )
             bench.check_batches(each.name, logits, self.recipe.batch)
             scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
         except RtcError as error:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _BUILD_SECONDS = 900.0
 _BUILD_GB = 16.0
-_AROUND = 128  # samples that the ranges around residual Adds are taken anew from
 _OF_ONE = {"out-of-memory": "failed", "unsupported-pin": "left out"}
 """Errors of machine and recipe, by id, that concern one candidate: the state of its row."""
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
@@ -214,41 +213,55 @@ class Builder:
         """The passes that write a plan into the model, in order; a float plan needs no mending.
 
         Repairs look at what the ranges make of the model, so ranges that the recipe or a residual
-        Add wants anew come first. A `trial` does without what walks over the samples.
+        Add wants anew come first. A `trial` does without what takes long: the recipe's repairs and
+        its segmented ranges.
         """
         from rtc.passes.calibrate_segments import CalibrateSegments
         from rtc.passes.cast_precision import CastPrecision
         from rtc.passes.insert_qdq import InsertQdq
+        from rtc.passes.recalibrate import Recalibrate
 
-        writing = (InsertQdq(), CastPrecision())
-        if plan.is_float or trial:
+        writing: tuple[Pass, ...] = (InsertQdq(), CastPrecision())
+        if plan.is_float:
             return writing
-        mending = self.recipe.precision.repairs.steps
-        if self.recipe.precision.ranges == "segmented":
-            return (CalibrateSegments(), *mending, *writing)
         if any(d.policy is ResidualPolicy.RECALIBRATED for d in plan.residuals.values()):
-            return (CalibrateSegments(everywhere=False, samples=_AROUND), *mending, *writing)
-        return (*mending, *writing)
+            writing = (Recalibrate(), *writing)
+        if trial:
+            return writing
+        options = self.recipe.precision
+        everywhere = (CalibrateSegments(),) if options.ranges == "segmented" else ()
+        first, last = writing[:-2], writing[-2:]
+        return (*everywhere, *first, *options.repairs.steps, *last)
 
     def graph(
-        self, backend: Backend, plan: PrecisionPlan, *, trial: Statistics | None = None
+        self,
+        backend: Backend,
+        plan: PrecisionPlan,
+        *,
+        trial: bool = False,
+        anew: Statistics | None = None,
     ) -> Unit:
-        """The graph that a plan is built from; for a trial, with these ranges in place of others.
+        """The graph that a plan is built from, or tried from (see `steps`).
 
-        No step is held against its bound: a plan under examination may well break it.
+        No step is held against its bound: a plan under examination may well break it. `anew` are
+        the ranges around its recalibrated Adds, where they are known already.
         """
+        from rtc.passes.recalibrate import Recalibrate
+
         context = replace(
             self.context,
             target=self.target(backend),
             plan=plan,
             reference=self.model,
-            statistics={**self.context.statistics, **(trial or {})},
+            statistics={**self.context.statistics, **(anew or {})},
         )
         unit = self.model
-        for step in self.steps(plan, trial=trial is not None):
+        for step in self.steps(plan, trial=trial):
+            if anew is not None and isinstance(step, Recalibrate):
+                continue
             result = step.apply(unit, context)
-            unit, anew = result.unit, result.statistics
-            context = context if anew is None else replace(context, statistics=anew)
+            unit, found = result.unit, result.statistics
+            context = context if found is None else replace(context, statistics=found)
         return unit
 
     def realise(self, backend: Backend, plan: PrecisionPlan) -> Candidate:

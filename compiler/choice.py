@@ -1,5 +1,8 @@
 """Which candidate ships: the fastest that passes every gate; never one that is worse than float.
 
+Or, where `precision.search.objective` asks for it, the most accurate one that passes, the gate of
+latency included.
+
 Candidates are ordered by their speed, forward only, at the recipe's batch: by the measured ratio to
 the fastest float engine, which other work on the machine disturbs least; off the device, by their
 estimates. One with INT8 in it comes before the float engines only where it is faster beyond doubt:
@@ -44,8 +47,11 @@ def choose(
     *,
     appraised: Appraised,
     batch: int,
+    accurate: bool = False,
 ) -> Choice:
-    """Take the fastest candidate that passes; where none does, the one that fails fewest gates.
+    """Take the best candidate that passes; where none does, the one that fails fewest gates.
+
+    The best is the fastest or, where `accurate`, the one that agrees with the float model most.
 
     Raises:
         BuilderError: no candidate came through the measurement.
@@ -65,7 +71,8 @@ def choose(
         what = "every engine that was built failed when it was measured"
         raise BuilderError(what, seen="; ".join(told), id="no-candidate")
     judged = {each.name: _judge(asked, each, appraised, batch) for each in ranked}
-    shipped = min(ranked, key=lambda each: _failures(judged[each.name]))
+    lost = {each.name: _lost(appraised.of[each.name]) if accurate else () for each in ranked}
+    shipped = min(ranked, key=lambda each: (_failures(judged[each.name]), lost[each.name]))
     rows = [
         _row(
             each,
@@ -73,7 +80,8 @@ def choose(
             judged[each.name],
             appraised.of[each.name],
             batch=batch,
-            doubt=doubts.get(each.name, ""),
+            doubt="" if accurate else doubts.get(each.name, ""),
+            otherwise="less accurate" if lost[each.name] > lost[shipped.name] else "slower",
         )
         for each in ranked
     ]
@@ -150,6 +158,13 @@ def _judge(
     return gates.judge(asked, found)
 
 
+def _lost(appraisal: Appraisal) -> tuple[float, float]:
+    """What a candidate gives away: of the agreement with the float model, then of top-1."""
+    found = (appraisal.accuracy.agreement, appraisal.accuracy.top1)
+    agreement, top1 = (each.value if isinstance(each, Measured) else 0.0 for each in found)
+    return 1 - agreement, 1 - top1
+
+
 def _failures(rows: Sequence[GateRow]) -> int:
     return sum(row.passed is False for row in rows)
 
@@ -162,13 +177,14 @@ def _row(
     *,
     batch: int,
     doubt: str,
+    otherwise: str,
 ) -> CandidateRow:
     if candidate is shipped:
         state, reason = "shipped", gates.reasons(judged)
     elif _failures(judged):
         state, reason = "refused", gates.reasons(judged)
     else:
-        state, reason = "slower", doubt
+        state, reason = otherwise, doubt
     return CandidateRow(
         name=candidate.name,
         backend=candidate.backend,

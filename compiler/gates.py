@@ -27,6 +27,16 @@ class Findings:
     layers: Sequence[LayerRow]
 
 
+def drop_kept(drop: float, limit: float) -> bool:
+    """Whether a drop of top-1 is within the gate, both as fractions."""
+    return drop <= limit + _ROUNDING
+
+
+def parity_kept(agreement: float, limit: float) -> bool:
+    """Whether the share of samples that agree with the float model is enough."""
+    return agreement >= limit - _ROUNDING
+
+
 def judge(gates: Gates, found: Findings) -> tuple[GateRow, ...]:
     """A row for each gate that the recipe names; `passed` is None while a figure is pending."""
     rows = []
@@ -63,7 +73,7 @@ def _top1_drop(limit: float, found: Findings) -> GateRow:
     if before is None or after is None:
         return GateRow("top1_drop", asked, "not measured", passed=False, reason="not measured")
     drop = before - after
-    passed = drop <= limit + _ROUNDING
+    passed = drop_kept(drop, limit)
     return GateRow(
         "top1_drop",
         asked,
@@ -90,7 +100,7 @@ def _parity(limit: float, found: Findings) -> GateRow:
     asked = f"agreement ≥ {limit * 100:.2f} %"
     if agreement is None:
         return GateRow("parity", asked, "not measured", passed=False, reason="not measured")
-    passed = agreement >= limit - _ROUNDING
+    passed = parity_kept(agreement, limit)
     return GateRow(
         "parity",
         asked,

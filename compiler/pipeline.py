@@ -165,8 +165,14 @@ class _Job:
         appraised = appraise(
             self.recipe, self.data, self.front, profile=profile, built=built, stages=self.stages
         )
+        search = self.recipe.precision.search
         choice = choose(
-            self.recipe.gates, built, missing, appraised=appraised, batch=self.recipe.batch
+            self.recipe.gates,
+            built,
+            missing,
+            appraised=appraised,
+            batch=self.recipe.batch,
+            accurate=search is not None and search.objective == "accuracy",
         )
         own = [row for each in built for row in each.certificates]
         report = assemble(

@@ -13,18 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from rtc.compiler.core.passes import Pass, PassContext, PassResult, Statistics
-from rtc.compiler.core.precision import PrecisionPlan, ResidualPolicy
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read
-from rtc.passes.layers import origin, output_of, producer
 from rtc.passes.placement import placement
-from rtc.passes.qdq import quantised_twin
-from rtc.passes.residuals import Residual, residuals
+from rtc.passes.qdq import names_in, quantised_twin
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -40,8 +37,6 @@ class CalibrateSegments(Pass):
     """Take the ranges of a plan's tensors with everything before them quantised.
 
     Attributes:
-        everywhere: all tensors that the plan quantises; False: those of the residual Adds whose
-            policy is `recalibrated`.
         segments: runs to cut the tensors into; each costs about two passes over the samples.
         samples: calibration samples to use at most.
     """
@@ -50,7 +45,6 @@ class CalibrateSegments(Pass):
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
 
-    everywhere: bool = True
     segments: Annotated[int, Field(ge=1)] = 4
     samples: Annotated[int, Field(ge=1)] = 512
 
@@ -60,15 +54,14 @@ class CalibrateSegments(Pass):
 
         if ctx.plan is None:
             raise TypeError("calibrate-segments runs after assign-precision")
-        tensors = _tensors(read(unit), ctx, everywhere=self.everywhere)
+        tensors = _tensors(read(unit), ctx)
         if not tensors:
             summary = "no tensor to take a range of"
             return PassResult(unit, False, summary, statistics=ctx.statistics)
         learn, judge = learn_and_judge(ctx.calibration(), self.samples, unit)
         found = self._found(tensors, unit, ctx, learn)
         snr = [_snr_db(unit, ctx, each, judge) for each in (ctx.statistics, found)]
-        least = _LEAST_GAIN_DB if self.everywhere else 0.0  # who asks for one Add gets it
-        chosen = found if snr[1] > snr[0] + least else ctx.statistics
+        chosen = found if snr[1] > snr[0] + _LEAST_GAIN_DB else ctx.statistics
         anew = {
             name: [[each.low, each.high] for each in (ctx.statistics[name], chosen[name])]
             for name in tensors
@@ -120,7 +113,7 @@ def _twin(unit: Unit, ctx: PassContext, statistics: Statistics) -> Unit:
     return quantised_twin(unit, replace(ctx, statistics=statistics))
 
 
-def _tensors(graph: gs.Graph, ctx: PassContext, *, everywhere: bool) -> list[str]:
+def _tensors(graph: gs.Graph, ctx: PassContext) -> list[str]:
     """Names of the tensors to take ranges of, in graph order; a graph's input keeps its own."""
     assert ctx.plan is not None
     scheme = ctx.where().scheme
@@ -131,35 +124,4 @@ def _tensors(graph: gs.Graph, ctx: PassContext, *, everywhere: bool) -> list[str
         float_logits=scheme.bias == "int32",
     )
     wanted = {spot.range_of for spot in spots}
-    if not everywhere:
-        wanted &= _around_recalibrated(graph, ctx.plan)
     return [tensor.name for node in graph.nodes for tensor in node.outputs if tensor.name in wanted]
-
-
-def _around_recalibrated(graph: gs.Graph, plan: PrecisionPlan) -> set[str]:
-    """Names of the tensors around each Add that is to be recalibrated."""
-    return {
-        name
-        for add in residuals(graph)
-        if plan.residual_of(add.name) is ResidualPolicy.RECALIBRATED
-        for name in around(graph, add)
-    }
-
-
-def around(graph: gs.Graph, add: Residual) -> list[str]:
-    """Names of both branches of an Add and of its output, as their ranges go by."""
-    tensors = (add.branch, add.skip, output_of(graph, add.node))
-    return list(dict.fromkeys(origin(tensor).name for tensor in tensors))
-
-
-def names_in(quantised: gs.Graph, model: gs.Graph, tensors: Sequence[str]) -> dict[str, str]:
-    """What tensors are called in the quantised graph: an output's name went to its integers."""
-    here: dict[str, Any] = model.tensors()
-    nodes = {node.name: node for node in quantised.nodes}
-    names = {}
-    for name in tensors:
-        maker = producer(here[name])
-        assert maker is not None, "a graph's input keeps its range"
-        index = next(i for i, each in enumerate(maker.outputs) if each is here[name])
-        names[name] = nodes[maker.name].outputs[index].name
-    return names

@@ -32,7 +32,7 @@ from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
 from rtc.passes.graph import Names, is_output, read, value, write
-from rtc.passes.layers import Layer, activations, weighted_layers
+from rtc.passes.layers import Layer, activations, producer, weighted_layers
 from rtc.passes.placement import Spot, placement
 
 if TYPE_CHECKING:
@@ -97,6 +97,19 @@ def quantised_twin(unit: Unit, ctx: PassContext) -> Unit:
     scheme = replace(ctx.where().scheme, bias="float")
     write_qdq(graph, layers, ctx.plan, ctx.statistics, scheme)
     return write(graph, unit)
+
+
+def names_in(quantised: gs.Graph, model: gs.Graph, tensors: Sequence[str]) -> dict[str, str]:
+    """What tensors are called in the quantised graph: an output's name went to its integers."""
+    here: dict[str, Any] = model.tensors()
+    nodes = {node.name: node for node in quantised.nodes}
+    names = {}
+    for name in tensors:
+        maker = producer(here[name])
+        assert maker is not None, "a graph's input keeps its range"
+        index = next(i for i, each in enumerate(maker.outputs) if each is here[name])
+        names[name] = nodes[maker.name].outputs[index].name
+    return names
 
 
 def stored_weight_parameters(layer: Layer, input_scale: Array, scheme: QuantScheme) -> Parameters:

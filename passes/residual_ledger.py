@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rtc.calibration.sensitivity import Alternative, LayerSensitivity, exact
+from rtc.calibration.sensitivity import LayerSensitivity, exact
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.passes import PassContext, Statistics
 from rtc.compiler.core.precision import (
-    LayerDecision,
-    Precision,
     ResidualDecision,
     ResidualPolicy,
 )
-from rtc.compiler.core.unit import OnnxModel, Unit
-from rtc.passes.calibrate_segments import around, names_in
+from rtc.compiler.core.unit import Unit
 from rtc.passes.graph import read, write
-from rtc.passes.insert_qdq import InsertQdq
 from rtc.passes.layers import weighted_layers
-from rtc.passes.one_layer import skeleton
+from rtc.passes.one_add import beside_one_add, ranges_around
 from rtc.passes.residual_policy import not_expressible, obstacle, own_policy
 from rtc.passes.residuals import Residual, residuals
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_graphsurgeon as gs
 
 
@@ -97,16 +92,17 @@ def residual_ledger(
     unit = write(graph, unit)
     model = onnx.load_model_from_string(unit.onnx.proto)
     offered = [trial for trial in trials if not trial.obstacle]
-    anew = [trial for trial in offered if trial.policy is ResidualPolicy.RECALIBRATED]
-    ranges = _recalibrated(model, unit, anew, ctx, split)
+    anew = [each for each in offered if each.policy is ResidualPolicy.RECALIBRATED]
+    ranges = ranges_around(unit, ctx, [each.add for each in anew], split)
     made = [
-        _alternative(
+        beside_one_add(
             model,
             unit,
-            trial,
-            _with(ctx, ranges[trial.add.name]) if trial in anew else ctx,
+            each.add,
+            each.policy,
+            _with(ctx, ranges[each.add.name]) if each in anew else ctx,
         )
-        for trial in offered
+        for each in offered
     ]
     found = exact(unit.onnx.proto, made, split, within_s=within_s, progress=ctx.progress)
     rows = found.rows if made else ()
@@ -155,46 +151,8 @@ def _trials(graph: gs.Graph, ctx: PassContext) -> list[_Trial]:
     ]
 
 
-def _recalibrated(
-    model: onnx.ModelProto, unit: Unit, trials: Iterable[_Trial], ctx: PassContext, split: Split
-) -> dict[str, Statistics]:
-    """The ranges around each Add, taken anew with its branches' layers quantised."""
-    from rtc.calibration.segmented import matched_ranges_beside
-
-    graph, own = read(unit), own_policy(ctx.where().scheme)
-    changes = {}
-    for trial in trials:
-        made = _alternative(model, unit, replace(trial, policy=own), ctx)
-        tensors = around(graph, trial.add)
-        there = read(replace(unit, model=OnnxModel(made.proto)))
-        changes[made] = names_in(there, graph, tensors)
-    return matched_ranges_beside(
-        unit.onnx.proto, changes, ctx.statistics, split, progress=ctx.progress
-    )
-
-
 def _with(ctx: PassContext, anew: Statistics) -> PassContext:
     return replace(ctx, statistics={**ctx.statistics, **anew})
-
-
-def _alternative(
-    model: onnx.ModelProto, unit: Unit, trial: _Trial, ctx: PassContext
-) -> Alternative:
-    """The model with one policy on one Add between two INT8 layers, by the context's ranges."""
-    target, add, policy = ctx.where(), trial.add, trial.policy
-    assert ctx.plan is not None
-    decision = replace(ctx.plan.residuals[add.name], policy=policy)
-    integer = list(add.ends)
-    if target.scheme.quantise_outputs and policy is not ResidualPolicy.KEEP_HALF:
-        integer.append(add.name)
-    plan = replace(
-        ctx.plan,
-        default=Precision.FP32,
-        layers={name: LayerDecision(Precision.INT8, "around one Add") for name in integer},
-        residuals={add.name: decision},
-    )
-    changed = InsertQdq().apply(skeleton(model, unit, *add.ends), replace(ctx, plan=plan)).unit
-    return Alternative(add.name, Precision.INT8, changed.onnx.proto)
 
 
 def _evidence(policy: ResidualPolicy, row: LayerSensitivity) -> PolicyEvidence:

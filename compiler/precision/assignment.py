@@ -37,6 +37,7 @@ _TIE = 1e-6  # of the objective: what decides between plans that are as good
 _SECONDS = 20.0
 _GAP = 1e-4
 _LEAST = 1e-30
+_NO_ANSWER = (1, 2)  # of HiGHS: the time was over before any solution, or there is none
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ class Assignment:
 
 
 def fastest(problem: Problem, max_loss: float = float("inf")) -> Assignment | None:
-    """The assignment of least time with `max_loss` in all at most; None where there is none."""
+    """The assignment of least time with `max_loss` in all at most; None where none is found."""
     return _solve(problem, minimise="time", limit=max_loss)
 
 
 def most_accurate(problem: Problem, max_time_us: float) -> Assignment | None:
-    """The assignment of least loss that takes `max_time_us` at most; None where there is none."""
+    """The assignment of least loss that takes `max_time_us` at most; None where none is found."""
     return _solve(problem, minimise="loss", limit=max_time_us)
 
 
@@ -139,7 +140,7 @@ def _solve(problem: Problem, *, minimise: str, limit: float) -> Assignment | Non
         options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
     )
     if found.x is None:
-        if found.status == 2:  # infeasible
+        if found.status in _NO_ANSWER:
             return None
         raise InternalError(f"the assignment could not be solved: {found.message}")
     return problem.score(columns.chosen(found.x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pydantic import TypeAdapter
@@ -30,13 +30,20 @@ from rtc.compiler.precision.search import Found, Goal, Searcher
 from rtc.compiler.precision.space import Space, way
 from rtc.compiler.precision.trial import Lab, decisions
 from rtc.compiler.recipe import Search
+from rtc.compiler.report.figures import significant
 from rtc.compiler.report.model import SearchRow
 from rtc.compiler.stages import Files, versions
+from rtc.passes.graph import read
+from rtc.passes.recalibrate import Recalibrate
 from rtc.passes.residual_ledger import LedgerRow, PolicyEvidence
+from rtc.passes.residuals import residuals
 
-LEDGER_SAMPLES = 16  # each Add is run under every policy, and policies differ by decibels
+LEDGER_SAMPLES = Recalibrate.samples
+"""Each Add is run under every policy, and policies differ by decibels: few samples tell. The same
+few that ranges around an Add are taken anew from: what was tried is what is built."""
 _WORTH_DB = 1.0
 _EVIDENCE_SHARE, _LEDGER_SHARE = 0.4, 0.2  # of the time, at most; the rest is for trials
+_TRIAL_SHARE = 0.05  # of the time that one trial may spend on samples
 _ROW: TypeAdapter[SearchRow] = TypeAdapter(SearchRow)
 
 
@@ -111,7 +118,13 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
     rules = builder.plan(backend, Variant.MIX)
     gates = builder.recipe.gates
-    goal = Goal(options.objective, gates.top1_drop, gates.parity, gates.latency_ms)
+    goal = Goal(
+        options.objective,
+        gates.top1_drop,
+        gates.parity,
+        gates.latency_ms,
+        strict=gates.contract == "strict",
+    )
     anew = {row.add: row.recalibrated for row in ledger}
     with Lab(
         builder,
@@ -121,6 +134,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         float_plan,
         anew,
         goal.modes,
+        _TRIAL_SHARE * seconds,
     ) as lab:
         found = Searcher(lab, space, goal, seconds, begun=begun).run(
             {name: way(rules, name) for name in space.chosen}
@@ -132,7 +146,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         plan = explained(builder, backend, found, evidence)
     name = f"{backend.name} {Variant.MIX}"
     row = search_row(name, found, evidence, lab, time.monotonic() - begun)
-    lines = add_rows(ledger, plan, found)
+    lines = add_rows(ledger, plan, found, builder.target(backend).scheme)
     return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
 
 
@@ -155,15 +169,19 @@ def space_of(
     """What there is to choose between the plans of all float and of all INT8.
 
     What follows the layers with weights may have what it has in either; a pinned layer has no
-    choice. A residual Add keeps half or has the best of the policies that take as long.
+    choice, nor has an Add whose policy is pinned, nor have the layers that a pinned policy wants in
+    INT8. Another residual Add keeps half or has the best of the policies that take as long.
     """
     scheme = builder.target(backend).scheme
     parts = network(builder.model)
     float_plan, int8_plan = plans
     half = scheme.half is not None and scheme.half_in_graph
     policies = {row.add: _quantised_policy(row, int8_plan, scheme) for row in ledger}
+    bound = _bound_by_pins(builder, int8_plan)
 
     def offers(name: str) -> tuple[str, ...]:
+        if name in bound:
+            return (way(int8_plan, name),)
         first, last = way(float_plan, name), policies.get(name, way(int8_plan, name))
         wide = half and parts.parts[name] in WEIGHTED and not float_plan.layers[name].pinned
         return tuple(dict.fromkeys((first, Precision.FP32.value, last) if wide else (first, last)))
@@ -176,7 +194,33 @@ def space_of(
         name: (parts.carriers[each.branches[0]], parts.carriers[each.branches[1]])
         for name, each in float_plan.residuals.items()
     }
-    return Space(parts, {name: offers(name) for name in parts.parts}, adds, losses, scheme)
+    also = {} if scheme.quantise_outputs else _also(ledger, policies, bound)
+    return Space(parts, {name: offers(name) for name in parts.parts}, adds, losses, scheme, also)
+
+
+def _bound_by_pins(builder: Builder, int8_plan: PrecisionPlan) -> set[str]:
+    """Residual Adds whose pinned policy quantises, and the layers that end their branches."""
+    pinned = {
+        name
+        for name, each in int8_plan.residuals.items()
+        if each.pinned and each.policy is not ResidualPolicy.KEEP_HALF
+    }
+    adds = [add for add in residuals(read(builder.model).cleanup()) if add.name in pinned]
+    return pinned | {end for add in adds for end in add.ends}
+
+
+def _also(
+    ledger: Sequence[LedgerRow], policies: Mapping[str, str], bound: Collection[str]
+) -> dict[str, str]:
+    """The policy with kernels of its own that no plan is chosen with: both branches quantised."""
+    both = ResidualPolicy.QUANTISE_BOTH
+    return {
+        row.add: both.value
+        for row in ledger
+        if row.add not in bound
+        and policies[row.add] not in (both.value, ResidualPolicy.KEEP_HALF.value)
+        and any(each.policy is both for each in row.policies)
+    }
 
 
 def _quantised_policy(row: LedgerRow, plan: PrecisionPlan, scheme: QuantScheme) -> str:
@@ -214,7 +258,9 @@ def explained(
     best = found.best
     told = "measured" if best.outcome.measured else "estimated"
     rows = {row.layer: row for row in evidence.rows if row.precision is Precision.INT8}
-    because = {name: _because(name, rows.get(name), found, told) for name in best.choice}
+    because = {
+        name: _because(name, rows.get(name), found, told, evidence.samples) for name in best.choice
+    }
     layers, sums = decisions(best.choice, best.plan, because)
     layers = {
         name: replace(each, snr_db=rows[name].layer_snr_db if name in rows else None)
@@ -223,12 +269,20 @@ def explained(
     return builder.mix(backend, layers, sums)
 
 
-def _because(name: str, row: LayerSensitivity | None, found: Found, told: str) -> str:
-    """In words like: 41.2 dB at the output in int8; 5.0 µs half, 3.1 µs int8 (measured)."""
+def _because(name: str, row: LayerSensitivity | None, found: Found, told: str, samples: int) -> str:
+    """In words like: 41.2 dB (40.1 – 42.6) at the output in int8, 64 samples; 5.0 µs half, 3.1 µs
+    int8 (measured).
+    """
+    parts = []
+    if row is not None:
+        snr = row.output_snr_db
+        band = f"{snr.value:.1f} dB ({snr.low:.1f} – {snr.high:.1f})"
+        parts.append(f"{band} at the output in int8, {samples} samples")
     known = [(how, time) for (part, how), time in found.times.parts.items() if part == name]
-    times = ", ".join(f"{time:.3g} µs {how}" for how, time in known)
-    lost = f"{row.output_snr_db.value:.1f} dB at the output in int8; " if row else ""
-    return f"{lost}{times} ({told})"
+    if known:
+        times = ", ".join(f"{significant(time)} µs {how}" for how, time in known)
+        parts.append(f"{times} ({told})")
+    return "; ".join(parts) or "searched"
 
 
 def _warn_of_budget(builder: Builder, backend: Backend, seconds: float) -> None:

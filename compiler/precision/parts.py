@@ -99,6 +99,24 @@ class Shares:
     conversions: Mapping[str, Mapping[str, float]]
     other: float
 
+    @property
+    def total(self) -> float:
+        """Of all kernels that a time is known of."""
+        converting = sum(sum(times.values()) for times in self.conversions.values())
+        return sum(self.parts.values()) + converting + self.other
+
+    def adding_up_to(self, total: float) -> Shares:
+        """The same proportions of another whole; as they are, where nothing is known."""
+        factor = total / self.total if self.total else 1.0
+        return Shares(
+            {name: factor * time for name, time in self.parts.items()},
+            {
+                carrier: {form: factor * time for form, time in times.items()}
+                for carrier, times in self.conversions.items()
+            },
+            factor * self.other,
+        )
+
 
 def attribute(
     where: Network,

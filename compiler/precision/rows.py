@@ -10,6 +10,7 @@ from rtc.calibration.sensitivity import LayerSensitivity, Sensitivity
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.precision import PrecisionPlan, ResidualPolicy
+from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.precision.parts import Network
 from rtc.compiler.precision.search import Found, Trial
 from rtc.compiler.precision.trial import Lab
@@ -28,7 +29,7 @@ def search_row(
         candidate=candidate,
         engine=evidence.engine,
         samples=evidence.samples,
-        tried_on=len(lab.samples),
+        tried_on=len(lab.tried),
         seconds=seconds,
         ended=found.ended,
         measured=found.best.outcome.measured,
@@ -68,12 +69,14 @@ def _loss_row(row: LayerSensitivity, where: Network) -> LossRow:
     )
 
 
-def add_rows(ledger: Sequence[LedgerRow], plan: PrecisionPlan, found: Found) -> tuple[AddRow, ...]:
+def add_rows(
+    ledger: Sequence[LedgerRow], plan: PrecisionPlan, found: Found, scheme: QuantScheme
+) -> tuple[AddRow, ...]:
     """The residual ledger of a plan."""
-    return tuple(_add_row(each, plan, found) for each in ledger)
+    return tuple(_add_row(each, plan, found, scheme) for each in ledger)
 
 
-def _add_row(row: LedgerRow, plan: PrecisionPlan, found: Found) -> AddRow:
+def _add_row(row: LedgerRow, plan: PrecisionPlan, found: Found, scheme: QuantScheme) -> AddRow:
     chosen = plan.residuals[row.add]
     return AddRow(
         add=row.add,
@@ -87,7 +90,7 @@ def _add_row(row: LedgerRow, plan: PrecisionPlan, found: Found) -> AddRow:
                 add_snr_db=each.add_snr_db,
                 output_snr_db=_band(each.output_snr_db),
                 top1_drop=_band(each.top1_drop) if each.top1_drop else None,
-                time=_add_time(row.add, each.policy, found),
+                time=_add_time(row.add, each.policy, found, scheme),
             )
             for each in row.policies
         ),
@@ -95,19 +98,30 @@ def _add_row(row: LedgerRow, plan: PrecisionPlan, found: Found) -> AddRow:
     )
 
 
-def _add_time(add: str, policy: ResidualPolicy, found: Found) -> Evidence | None:
+def _add_time(
+    add: str, policy: ResidualPolicy, found: Found, scheme: QuantScheme
+) -> Evidence | None:
     """Of the policy where an engine had it; of one with the same kernels where none did."""
     seen = {how: time for (part, how), time in found.times.parts.items() if part == add}
     outcome = found.best.outcome
-    if policy.value in seen and outcome.measured:
-        return Measured(seen[policy.value] / 1e3, "ms", "the runtime's profiler", 1)
-    quantised = {how: time for how, time in seen.items() if how != ResidualPolicy.KEEP_HALF.value}
-    if policy is ResidualPolicy.KEEP_HALF or not quantised:
-        known = seen.get(policy.value)
-        model = "the engine that had it" if outcome.measured else "roofline of its kernel"
-        return None if known is None else Estimated(known / 1e3, "ms", model)
-    how, time_us = next(iter(quantised.items()))
-    return Estimated(time_us / 1e3, "ms", f"as with {how}: the same kernels")
+    own = seen.get(policy.value)
+    if own is not None and outcome.measured:
+        where = outcome.latency.where if isinstance(outcome.latency, Measured) else "here"
+        return Measured(own / 1e3, "ms", f"{where}, the runtime's profiler", 1)
+    if own is not None:
+        return Estimated(own / 1e3, "ms", "roofline of its kernel")
+    for other in _same_kernels(policy, scheme):
+        if (time_us := seen.get(other.value)) is not None:
+            return Estimated(time_us / 1e3, "ms", f"as with {other}: the same kernels")
+    return None
+
+
+def _same_kernels(policy: ResidualPolicy, scheme: QuantScheme) -> tuple[ResidualPolicy, ...]:
+    """The policies that a runtime computes an Add of this policy like."""
+    skip = (ResidualPolicy.QUANTISE_SKIP, ResidualPolicy.RECALIBRATED)
+    both = (ResidualPolicy.QUANTISE_BOTH, ResidualPolicy.SHARED_SCALE)
+    groups = [(*both, ResidualPolicy.RECALIBRATED)] if scheme.quantise_outputs else [skip, both]
+    return next((group for group in groups if policy in group), ())
 
 
 def _band(interval: Interval) -> Band:

@@ -21,7 +21,7 @@ from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.measure import kernels, worker
 from rtc.compiler.measure.kernels import KernelTimes
-from rtc.compiler.measure.latency import Bench, Comparison, Subject, engine_subject
+from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject, engine_subject
 from rtc.compiler.measure.worker import FORWARD, Files, Reply
 
 BUILT, BESIDE = "the engine of a plan", "the float engine"
@@ -50,6 +50,7 @@ class Runtime(Closing):
     ) -> None:
         self._backend, self._request = backend, request
         self._runs = backend.runnable(request.profile).ok
+        self._samples = len(split)
         head, content = worker.packed(split.inputs())
         args = {
             "backend": backend.name,
@@ -79,13 +80,13 @@ class Runtime(Closing):
         _, files = self._ask("build", {"graph.onnx": graph.onnx.proto})
         return built_from_files(files)
 
-    def logits(self) -> Array:
-        """The first output (N, …) for every sample.
+    def logits(self, count: int | None = None) -> Array:
+        """The first output (N, …) for every sample, or for the first `count` of them.
 
         Raises:
             RtcError: as `build`.
         """
-        reply, files = self._ask("logits")
+        reply, files = self._ask("logits", count=self._samples if count is None else count)
         return worker.unpacked(files["logits"], reply["logits"])
 
     def kernel_times(self, built: Built, seconds: float) -> KernelTimes:
@@ -97,8 +98,16 @@ class Runtime(Closing):
         if self._runs:
             reply, _ = self._ask("kernels", seconds=seconds)
             if reply["microseconds"]:
-                return kernels.as_measured(reply["microseconds"], reply["whole"], self._request)
+                return kernels.as_measured(reply["microseconds"], self._request)
         return kernels.estimated(built, self._request)
+
+    def beside_ms(self) -> float:
+        """Milliseconds that the engine beside takes for a batch, roughly.
+
+        Raises:
+            RtcError: it failed.
+        """
+        return self._bench.typical_ms(BESIDE, Case(FORWARD, self._request.batches[1]))
 
     def compared(
         self, seconds: float, *, modes: Sequence[str] = (FORWARD,), seed: int
@@ -140,8 +149,8 @@ class _Workshop:
 
     Requests (`op`):
         build: the file `graph.onnx` → `built_to_files`, without the engine.
-        logits: → `logits` of every sample.
-        kernels: `seconds` → `microseconds` of each layer (none without a profiler), `whole`.
+        logits: `count` → `logits` of the first samples.
+        kernels: `seconds` → `microseconds` of each layer; none without a profiler.
         Any other is the loaded engine's (`worker.Session`).
     """
 
@@ -164,7 +173,7 @@ class _Workshop:
         if self._built is None or self._runner is None or self._session is None:
             raise InternalError("nothing was built that could be run")
         if request["op"] == "logits":
-            head, content = worker.packed(self._run(self._runner))
+            head, content = worker.packed(self._run(self._runner, request["count"]))
             return {"logits": head}, {"logits": content}
         if request["op"] == "kernels":
             return self._kernels(self._built, self._runner, request["seconds"]), {}
@@ -180,9 +189,9 @@ class _Workshop:
             self._session = worker.Session(self._runner, *self._samples)
         return {}, {**built_to_files(built), "engine.bin": b""}
 
-    def _run(self, runner: Runner) -> Array:
-        """Every sample, in batches of the one size that the engine was built for."""
-        size, count = self._request.batches[1], len(self._inputs)
+    def _run(self, runner: Runner, count: int) -> Array:
+        """The first samples, in batches of the one size that the engine was built for."""
+        size = self._request.batches[1]
         source, result = runner.signature.inputs[0].name, runner.signature.outputs[0].name
         parts = []
         for start in range(0, count, size):
@@ -194,10 +203,11 @@ class _Workshop:
     def _kernels(self, built: Built, runner: Runner, seconds: float) -> dict[str, Any]:
         size = self._request.batches[1]
         inputs = np.take(self._inputs, range(size), axis=0, mode="wrap")
+        feeds = {runner.signature.inputs[0].name: inputs}
         try:
-            times, whole = kernels.profiled(
-                self._backend, built, runner, self._request, inputs=inputs, seconds=seconds
+            times = self._backend.layer_times(
+                built.engine, self._request, built.layers, feeds, seconds
             )
         except (BuilderError, MachineError):
-            return {"microseconds": [], "whole": 0.0}  # without a profiler an engine is as good
-        return {"microseconds": list(times), "whole": whole}
+            return {"microseconds": []}  # without a profiler an engine is as good
+        return {"microseconds": list(times)}

@@ -17,16 +17,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from rtc.compiler import gates
 from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.precision.assignment import Assignment, fastest, most_accurate
+from rtc.compiler.precision.parts import Shares
 from rtc.compiler.precision.space import Choice, Space, Times
 from rtc.compiler.precision.trial import Lab, Outcome
 
 _CLOSE = 1.3  # the ratio of two noise budgets that are not worth telling apart
 _AS_FAST = 1.01  # times that are not worth telling apart: the plan with less noise is taken
 _MOST_TRIALS = 24
+_FLOAT = frozenset({"fp32", "half", "keep-half"})
 _FLOOR = 1e-8  # noise, as a fraction of the signal, that no gate sees
 
 
@@ -61,21 +64,25 @@ class Goal:
         objective: "latency", or "accuracy" within `latency_ms`.
         top1_drop, agreement: the gates; None where there is none.
         latency_ms: of a batch, end to end, as the gate has it; None where there is none.
+        strict: whether the builder must make every layer as planned.
     """
 
     objective: str
     top1_drop: float | None
     agreement: float | None
     latency_ms: float | None
+    strict: bool = False
 
     def passes(self, outcome: Outcome) -> bool:
-        if not outcome.finite:
+        """Whether a plan's outcome keeps the gates of accuracy, and a strict contract."""
+        if not outcome.finite or (self.strict and not outcome.as_planned):
             return False
         # Without labels: no more samples can be lost than change their class.
         drop = outcome.top1_drop.value if outcome.top1_drop else 1 - outcome.agreement.value
-        if self.top1_drop is not None and drop > self.top1_drop:
+        if self.top1_drop is not None and not gates.drop_kept(drop, self.top1_drop):
             return False
-        return self.agreement is None or outcome.agreement.value >= self.agreement
+        agreement = outcome.agreement.value
+        return self.agreement is None or gates.parity_kept(agreement, self.agreement)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -138,10 +145,11 @@ class Searcher:
             {name: (most if name in layers[first::2] else floats)[name] for name in offers}
             for first in (0, 1)
         ]
-        yield "float", floats
+        yield "float" if _FLOAT.issuperset(floats.values()) else "pins alone", floats
         yield "all fp32", wide
         yield "all int8", most
         yield "all int8 but residual sums", most | adds
+        yield "all int8, sums otherwise", most | dict(self.space.also)
         yield "every other layer", turns[0]
         yield "the layers between", turns[1]
         yield "rules", rules
@@ -161,7 +169,7 @@ class Searcher:
             self.refused.append(choice)
             self.lab.builder.stages.listener.warned(f"{name} was not tried: {error}")
             return None
-        self.times.learn(plan, outcome.shares)
+        self.times.learn(plan, self._shares(outcome))
         trial = Trial(
             name=name,
             choice=choice,
@@ -173,6 +181,17 @@ class Searcher:
         )
         self.trials.append(trial)
         return trial
+
+    def _shares(self, outcome: Outcome) -> Shares:
+        """Kernels' times, as if the machine were as fast as it was at the first trial.
+
+        Profiling slows an engine down, and other work on the machine does too; the speed against
+        the float engine knows of neither.
+        """
+        first = self.trials[0].outcome if self.trials else outcome
+        if outcome.over_float is None or first.latency is None:
+            return outcome.shares
+        return outcome.shares.adding_up_to(1e3 * first.latency.value / outcome.over_float.value)
 
     def _for_latency(self) -> bool:
         """Narrow the noise budget to where plans just pass; whether that came to an end."""

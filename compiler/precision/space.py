@@ -65,6 +65,8 @@ class Space:
         adds: the residual Adds: the carriers of branch and skip, by name.
         losses: noise at the output as a fraction of the signal, by part and way.
         scheme: how the runtime wants INT8 written.
+        also: another policy of residual Adds, which no plan is chosen with, but one is tried with:
+            so that its time is known.
     """
 
     network: Network
@@ -72,6 +74,7 @@ class Space:
     adds: Mapping[str, tuple[str, str]]
     losses: Mapping[tuple[str, str], float]
     scheme: QuantScheme
+    also: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def chosen(self) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 Whatever the search believes of a plan is checked here. Where the device is not here, the engine is
 built all the same: its latency is the roofline's estimate, its accuracy that of its graph in the
 reference. The recipe's repairs take longer than a trial and only lower the loss; they come after,
-and so do ranges that are taken anew over the whole model.
+and so do ranges that the recipe wants taken anew over the whole model.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from rtc.compiler.building import Builder
+from rtc.compiler.contract import changed, contract, unknown
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.evidence import Estimated, Measured
@@ -43,7 +45,8 @@ from rtc.compiler.stages import Files
 from rtc.targets import roofline
 
 _TIMED_S = 0.6  # of a trial's engine and the float one together
-_KERNELS_S = 0.5
+_KERNELS_S = 0.4
+_FEWEST, _GLANCE = 64, 8  # samples: of any trial, and to see how long one takes
 Time = Measured | Estimated | None
 
 
@@ -59,7 +62,8 @@ class Outcome:
         top1_drop: against the float model's; None where the samples have no labels.
         shares: microseconds by part and conversion.
         measured: whether those were; estimates otherwise.
-        finite: whether every output is a number.
+        finite: whether every output is a number; where not, nothing was timed.
+        as_planned: whether the builder made every layer as planned.
     """
 
     latency: Time
@@ -70,6 +74,7 @@ class Outcome:
     shares: Shares
     measured: bool
     finite: bool = True
+    as_planned: bool = True
 
     @property
     def cost(self) -> float:
@@ -92,9 +97,10 @@ class Lab(Closing):
         network: the model's parts.
         samples: calibration samples to run plans on.
         float_plan: the plan whose engine the others are timed beside.
-        anew: ranges around each residual Add, for where its policy is `recalibrated`: a walk over
-            the samples for each plan would take longer than its trial.
+        anew: ranges around residual Adds, for where the policy is `recalibrated`; a plan with
+            another such Add has them taken for itself.
         modes: what is timed, "forward" first.
+        each_s: how long a plan may run on samples, or None; with it fewer of them may be taken.
     """
 
     builder: Builder
@@ -104,6 +110,7 @@ class Lab(Closing):
     float_plan: PrecisionPlan
     anew: Mapping[str, Statistics] = field(default_factory=dict)
     modes: tuple[str, ...] = (FORWARD,)
+    each_s: float | None = None
 
     @property
     def here(self) -> bool:
@@ -111,9 +118,42 @@ class Lab(Closing):
         return self.backend.runnable(self.builder.request.profile).ok
 
     @cached_property
+    def tried(self) -> Split:
+        """The samples that plans are run on: all, a half, a quarter, …: what there is time for."""
+        if self.each_s is None or len(self.samples) <= _FEWEST:
+            return self.samples
+        builder, allowed = self.builder, self.each_s
+        inputs = {
+            "model": builder.model.digest,
+            "backend": self.backend.name,
+            "samples": len(self.samples),
+            "each_s": allowed,
+            "request": asdict(builder.request),
+            "machine": hardware(),
+        }
+
+        def work(_: Progress) -> tuple[Files, str]:
+            count, each = len(self.samples), self._sample_s()
+            while count * each > allowed and count > _FEWEST:
+                count = max(_FEWEST, count // 2)
+            return {"count.json": str(count).encode()}, f"{count} samples for each plan"
+
+        target = builder.request.profile.name
+        files = builder.stages.run("samples", inputs, work, target=target)
+        return self.samples.head(int(files["count.json"]))
+
+    def _sample_s(self) -> float:
+        """Seconds that a sample takes: in the float engine, or off the device in the reference."""
+        if self.here:
+            return self.runtime.beside_ms() / 1e3 / self.builder.request.batches[1]
+        few, begun = self.samples.head(_GLANCE), time.perf_counter()
+        reference_logits(self.builder.model.onnx.proto, few)
+        return (time.perf_counter() - begun) / len(few)
+
+    @cached_property
     def reference(self) -> Array:
         """The float model's logits."""
-        return reference_logits(self.builder.model.onnx.proto, self.samples)
+        return reference_logits(self.builder.model.onnx.proto, self.tried)
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -149,9 +189,9 @@ class Lab(Closing):
             "runtime": self.backend.available().version,
             "request": asdict(request),
             "anew": {n: asdict(seen) for n, seen in self._ranges(plan).items()},
-            "steps": [[s.name, s.options()] for s in builder.steps(plan)],
+            "steps": [[s.name, s.options()] for s in builder.steps(plan, trial=True)],
             "data": builder.context.data.digest,
-            "samples": len(self.samples),
+            "samples": len(self.tried),
             "modes": self.modes,
             "here": self.here,
             "machine": hardware(),
@@ -168,10 +208,15 @@ class Lab(Closing):
     def _tried(self, plan: PrecisionPlan) -> Outcome:
         graph = self._graph(plan)
         built = self.runtime.build(graph)
-        logits = self.runtime.logits() if self.here else self._reference_of(graph)
+        logits = self.runtime.logits(len(self.tried)) if self.here else self._reference_of(graph)
+        agreement, drop = self._accuracy(logits)
+        rows = contract(plan, built.layers, {})
+        as_planned = not (changed(rows) or unknown(rows))
+        if not np.isfinite(logits).all():
+            nothing = Shares({}, {}, 0.0)
+            return Outcome(None, None, None, agreement, drop, nothing, self.here, False, as_planned)
         latency, end_to_end, ratio = self._timed() if self.here else self._foreseen(built)
         kernels = self.runtime.kernel_times(built, _KERNELS_S)
-        agreement, drop = self._accuracy(logits)
         return Outcome(
             latency=latency,
             end_to_end=end_to_end,
@@ -180,13 +225,15 @@ class Lab(Closing):
             top1_drop=drop,
             shares=self._shares(graph, built, kernels),
             measured=kernels.measured,
-            finite=bool(np.isfinite(logits).all()),
+            as_planned=as_planned,
         )
 
     def _graph(self, plan: PrecisionPlan) -> Unit:
-        """What is built of a plan; as for a bundle, where ranges that it needs are not known."""
-        known = self._ranges(plan) if self._recalibrated(plan) <= self.anew.keys() else None
-        return self.builder.graph(self.backend, plan, trial=known)
+        """What is built of a plan, without the recipe's repairs."""
+        known = self._recalibrated(plan) <= self.anew.keys()
+        return self.builder.graph(
+            self.backend, plan, trial=True, anew=self._ranges(plan) if known else None
+        )
 
     def _ranges(self, plan: PrecisionPlan) -> dict[str, TensorRange]:
         """The ranges that the plan's residual Adds want anew."""
@@ -199,7 +246,7 @@ class Lab(Closing):
         return {add for add, policy in policies if policy is ResidualPolicy.RECALIBRATED}
 
     def _reference_of(self, graph: Unit) -> Array:
-        return reference_logits(graph.onnx.proto, self.samples)
+        return reference_logits(graph.onnx.proto, self.tried)
 
     def _shares(self, graph: Unit, built: Built, kernels: KernelTimes) -> Shares:
         import onnx
@@ -227,7 +274,7 @@ class Lab(Closing):
         finite = np.isfinite(logits).all(axis=1)
         before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
         agreement = wilson(int(np.count_nonzero(finite & (before == after))), len(after))
-        labels = self.samples.labels
+        labels = self.tried.labels
         if labels is None:
             return agreement, None
         return agreement, paired_difference(before == labels, finite & (after == labels))

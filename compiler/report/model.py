@@ -89,7 +89,11 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One engine built and compared; `state`: "shipped", "slower", "refused" or "failed"."""
+    """One engine built and compared.
+
+    `state`: "shipped"; "slower" or "less accurate", by what the search was for; "refused" by a
+    gate; "failed", or "left out" where the runtime gains nothing from it.
+    """
 
     name: str  # "openvino int8"
     backend: str
@@ -166,7 +170,7 @@ class PolicyRow:
     add_snr_db: float
     output_snr_db: Band
     top1_drop: Band | None
-    time: Evidence | None  # of the Add and of what its policy alone converts
+    time: Evidence | None  # of the Add's own kernel; None where no engine had one like it
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,10 +62,17 @@ def measured(ms: float) -> Measured:
 
 
 def appraisal(
-    latency: Evidence, *, top1: float = 0.99, over_float: Interval | None = None
+    latency: Evidence,
+    *,
+    top1: float = 0.99,
+    over_float: Interval | None = None,
+    agreement: float | None = None,
 ) -> Appraisal:
     rows = tuple(LatencyRow("engine", mode, BATCH, latency) for mode in ("forward", "end-to-end"))
-    return Appraisal(quality(top1), rows, over_float)
+    found = quality(top1)
+    if agreement is not None:
+        found = replace(found, agreement=Measured(agreement, "fraction", "here", 1000))
+    return Appraisal(found, rows, over_float)
 
 
 def chosen(
@@ -73,6 +81,7 @@ def chosen(
     failed: Mapping[Variant, str] | None = None,
     missing: tuple[Missing, ...] = (),
     gates: Gates | None = None,
+    accurate: bool = False,
 ) -> Choice:
     """The choice among candidates with these figures; the float model's top-1 is 99 %."""
     failed = failed or {}
@@ -88,6 +97,7 @@ def chosen(
             baseline_latency=(),
         ),
         batch=BATCH,
+        accurate=accurate,
     )
 
 
@@ -150,6 +160,21 @@ def test_int8_within_the_noise_comes_after_float_and_says_so() -> None:
     row = told.rows[-1]
     assert (row.name, row.state) == ("rt int8", "slower")
     assert "1.20× (95 % interval 0.95 to 1.40)" in row.reason
+
+
+def test_the_most_accurate_within_a_latency_ships_where_that_is_asked_for() -> None:
+    of = {
+        Variant.FP32: appraisal(measured(4), agreement=1.0, over_float=Interval(1, 1, 1)),
+        Variant.MIX: appraisal(measured(2), agreement=0.999, over_float=Interval(2, 1.9, 2.1)),
+        Variant.INT8: appraisal(measured(1), agreement=0.995, over_float=Interval(4, 3.9, 4.1)),
+    }
+    within = Gates(latency_ms=3)
+    told = chosen(of, gates=within, accurate=True)
+    assert told.candidate.name == "rt mix"
+    states = {row.name: row.state for row in told.rows}
+    assert states == {"rt int8": "less accurate", "rt mix": "shipped", "rt fp32": "refused"}
+    assert chosen(of, gates=within).candidate.name == "rt int8"
+    assert chosen(of, gates=Gates(latency_ms=9), accurate=True).candidate.name == "rt fp32"
 
 
 def test_a_faster_engine_that_fails_a_gate_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from digits_net import digits, digits_net
 
 from rtc.compiler.core.target import BuildRequest, Built
-from rtc.compiler.measure.kernels import KernelTimes, as_measured, estimated, profiled
+from rtc.compiler.measure.kernels import KernelTimes, as_measured, estimated
 from rtc.targets.loader import backend, profile
 
 SECONDS = 0.2
@@ -21,10 +21,9 @@ def timed(runtime: str, net: bytes, batch: int) -> tuple[Built, KernelTimes]:
     request = BuildRequest(profile("cpu"), (1, batch, 64), threads=1)
     it = backend(runtime)
     built = it.build(net, request)
-    with it.load(built.engine, request) as runner:
-        inputs = digits().test.inputs(0, batch)
-        found = profiled(it, built, runner, request, inputs=inputs, seconds=SECONDS)
-    return built, as_measured(*found, request)
+    feeds = {"input": digits().test.inputs(0, batch)}
+    times = it.layer_times(built.engine, request, built.layers, feeds, SECONDS)
+    return built, as_measured(times, request)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -40,9 +39,7 @@ def test_the_layers_of_a_cpu_engine_are_measured(runtime: str, net: bytes) -> No
     assert by_node["conv"] is not None
     assert by_node["fc"] is not None
     assert by_node["conv"] > by_node["fc"] > 0  # 15 times as many operations
-    assert found.whole is not None
-    assert 0.05 < found.total / found.whole < 20  # the same unit; the machine may be busy
-    assert found.accounted == found.total / found.whole
+    assert found.total >= by_node["conv"] + by_node["fc"]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -58,7 +55,7 @@ def test_an_engine_for_an_absent_gpu_takes_the_roofline(net: bytes) -> None:
     request = BuildRequest(device, (1, 8, 8))
     built = runtime.build(net, request)
     found = estimated(built, request)
-    assert (found.measured, found.whole, found.accounted) == (False, None, None)
+    assert not found.measured
     assert "rtx4060ti" in found.where
     assert all(time is not None for time in found.microseconds)
     assert found.total > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,12 @@ def test_a_search_on_a_cpu_is_measured_and_resumed(folder: Path) -> None:
     passed = [trial for trial in row.trials if trial.state != "refused"]
     assert best.over_float[0] >= max(trial.over_float[0] for trial in passed) / 1.011
     assert {loss.layer for loss in row.losses} == {"stem", "a1", "b1", "a2", "b2", "fc"}
-    assert "dB at the output in int8" in found.plan.layers["a1"].because
+    because = found.plan.layers["a1"].because
+    assert re.fullmatch(
+        r"[\d.]+ dB \([\d.]+ – [\d.]+\) at the output in int8, 64 samples;"
+        r" [\d.,]+ µs fp32, [\d.,]+ µs int8 \(measured\)",
+        because,
+    )
     assert row.ended
     tried = [stage for stage in ear.ran if stage == "trial"]
     assert len(tried) == len(row.trials)
@@ -121,6 +127,43 @@ def test_pins_hold_in_every_trial(folder: Path) -> None:
     assert found.plan.precision_of("b2") is Precision.INT8
     assert found.plan.residual_of("join1") is ResidualPolicy.KEEP_HALF
     assert found.plan.layers["a1"].pinned
+
+
+def test_a_pinned_policy_binds_the_layers_that_it_needs(folder: Path) -> None:
+    policy = ResidualPolicy.QUANTISE_BOTH
+    pins = {"residuals": {"join1": policy.value}}
+    found, _ = search(folder, "rtx4060ti", "tensorrt_rtx", precision=pins)
+    assert found.plan.residual_of("join1") is policy
+    assert found.plan.residuals["join1"].pinned
+    assert found.plan.precision_of("b1") is Precision.INT8
+    assert found.plan.precision_of("stem") is Precision.INT8  # where the skip begins
+
+
+def test_a_search_that_was_stopped_goes_on_where_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtc.compiler.precision.trial import Lab
+
+    tried, whole = [], Lab._tried
+
+    def until_the_third(lab: Lab, plan: object) -> object:
+        tried.append(plan)
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return whole(lab, plan)
+
+    seed = {"seed": 3}  # nothing of another test is in the store
+    with monkeypatch.context() as patch:
+        patch.setattr(Lab, "_tried", until_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            search(folder, "rtx4060ti", "tensorrt_rtx", **seed)
+    monkeypatch.setattr(Lab, "_tried", lambda lab, plan: again.append(plan) or whole(lab, plan))
+    again: list[object] = []
+    found, _ = search(folder, "rtx4060ti", "tensorrt_rtx", **seed)
+    assert tried[0] not in again
+    assert tried[1] not in again
+    assert again[0] == tried[2]
+    assert len(again) + 2 == len(found.row.trials)
 
 
 def test_a_budget_that_ends_before_any_plan_was_tried(folder: Path) -> None:

@@ -6,7 +6,7 @@ from nets import ONNXRUNTIME, TENSORRT, planned, residual
 
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import BuildRequest
-from rtc.compiler.precision.parts import attribute, network
+from rtc.compiler.precision.parts import Shares, attribute, network
 from rtc.passes.cast_precision import CastPrecision
 from rtc.passes.insert_qdq import InsertQdq
 from rtc.targets import loader
@@ -52,3 +52,11 @@ def test_nothing_is_said_of_a_part_whose_kernels_have_no_time():
     graph = onnx.load_model_from_string(UNIT.onnx.proto)
     found = attribute(network(UNIT), graph, built.layers, [None] * len(built.layers))
     assert found.parts == {}
+
+
+def test_shares_of_another_whole_keep_their_proportions():
+    shares = Shares({"a": 2.0, "b": 1.0}, {"t": {"int8": 0.5}}, 0.5)
+    doubled = shares.adding_up_to(8.0)
+    assert doubled == Shares({"a": 4.0, "b": 2.0}, {"t": {"int8": 1.0}}, 1.0)
+    nothing = Shares({}, {}, 0.0)
+    assert nothing.adding_up_to(8.0) == nothing

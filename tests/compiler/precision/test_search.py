@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +60,8 @@ class KnownDevice:
     """A lab whose outcomes are computed from the tables above."""
 
     broken: str = ""
+    nan: str = ""  # a layer whose INT8 makes the output NaN
+    altered: str = ""  # one that the builder computes in another precision than INT8
     around: float | None = None  # microseconds end to end, besides the engine
     tried: int = 0
     builder: SimpleNamespace = field(
@@ -90,6 +92,8 @@ class KnownDevice:
             top1_drop=None,
             shares=Shares(parts, tensors, 0.0),
             measured=False,
+            finite=choice.get(self.nan) != "int8",
+            as_planned=choice.get(self.altered) != "int8",
         )
 
 
@@ -143,6 +147,25 @@ def test_a_plan_that_the_runtime_refuses_is_no_trial_and_no_end():
     found = search(Goal("latency", None, 0.0, None), KnownDevice(broken="conv4"))
     assert found.best.choice["conv4"] == "half"
     assert found.best.choice["conv1"] == "int8"
+
+
+def test_a_plan_whose_output_is_not_finite_never_passes():
+    found = search(Goal("latency", None, 0.0, None), KnownDevice(nan="conv4"))
+    assert found.best.choice["conv4"] == "half"
+    assert any(trial.choice["conv4"] == "int8" and not trial.passed for trial in found.trials)
+
+
+@pytest.mark.parametrize(("strict", "how"), [(True, "half"), (False, "int8")])
+def test_a_strict_contract_is_kept_in_the_search(strict, how):
+    goal = Goal("latency", None, 0.0, None, strict=strict)
+    assert search(goal, KnownDevice(altered="conv4")).best.choice["conv4"] == how
+
+
+def test_a_drop_at_its_limit_passes():
+    outcome = KnownDevice().trial(KnownDevice().plan(dict.fromkeys(NAMES, "half")))
+    at = replace(outcome, agreement=Interval(495 / 500, 0.9, 1.0))  # 1 - 0.99 is above 0.01
+    assert Goal("latency", 0.01, None, None).passes(at)
+    assert not Goal("latency", 0.009, None, None).passes(at)
 
 
 def test_a_runtime_that_refuses_even_float_is_an_error():
