@@ -145,8 +145,12 @@ class Builder:
 
     def target(self, backend: Backend) -> TargetContext:
         """What the passes know of this device with that runtime."""
-        profile = self.request.profile
-        scheme = replace(backend.scheme(profile), weight_scales=self.recipe.precision.weights)
+        profile, options = self.request.profile, self.recipe.precision
+        scheme = replace(
+            backend.scheme(profile),
+            weight_scales=options.weights,
+            per_channel=options.granularity == "channel",
+        )
         return TargetContext(profile, backend.name, scheme, self.recipe.batch)
 
     def plan(
@@ -178,9 +182,15 @@ class Builder:
         return self.replanned(backend, given, {})
 
     def replanned(
-        self, backend: Backend, plan: PrecisionPlan, pin: Mapping[str, Precision]
+        self,
+        backend: Backend,
+        plan: PrecisionPlan,
+        pin: Mapping[str, Precision],
+        policies: Mapping[str, ResidualPolicy] | None = None,
     ) -> PrecisionPlan:
         """A plan with some layers in another precision; what follows them is decided anew.
+
+        `policies` are those of residual Adds, by name.
 
         It is not kept in the store: finding it there would take as long.
 
@@ -190,7 +200,8 @@ class Builder:
         step = self._assigning(plan.variant, plan)
         context = replace(self.context, target=self.target(backend))
         by_name = step.resolved(self.model, context, pin)  # a name beats any pin of the recipe
-        step = replace(step, pin={**step.pin, **by_name})
+        residuals = {**step.residuals, **(policies or {})}
+        step = replace(step, pin={**step.pin, **by_name}, residuals=residuals)
         changed = step.apply(self.model, context).plan
         assert changed is not None, "assign-precision gives a plan"
         return changed

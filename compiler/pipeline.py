@@ -9,7 +9,7 @@ measure → gates → bundle                                            the one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rtc.compiler.choice import choose
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, IntegrityError
 from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Listener, Nobody
 from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Level
@@ -92,16 +93,34 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
 
     listener = listener or Nobody()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    recipe = recipe.with_budget(budget) if budget is not None else recipe
+    if budget is not None:
+        recipe = recipe.with_budget(budget)
     named = [targets] if isinstance(targets, str) else targets
     beside = Path() if named else recipe.path.parent  # of profiles that are named by their file
     profiles = [loader.profile(name, beside) for name in named or recipe.targets]
+    for warning in _without_effect(recipe, [each.name for each in profiles], budget):
+        listener.warned(warning)
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
     recipe.admit_code()
     _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
     job = _Job(recipe, splits_of(recipe), Path(out), Stages(store, listener, fresh))
     return tuple(job.compile_for(profile, backends) for profile, backends in destinations)
+
+
+def _without_effect(recipe: Recipe, targets: Sequence[str], budget: float | None) -> Iterator[str]:
+    """What was asked for and changes nothing."""
+    options, plan = recipe.precision, recipe.plan()
+    mix = Variant.MIX in options.offer
+    if plan is not None and not mix:
+        yield "precision.plan changes nothing: precision.offer has no mix"
+    elif plan is not None and plan.target not in targets:
+        named = ", ".join(targets)
+        yield f"precision.plan changes nothing: it is for {plan.target}, not for {named}"
+    searched = [each for each in targets if plan is None or plan.target != each]
+    if budget is not None and not (options.search and mix and searched):
+        why = "precision.offer has no mix" if not mix else "no mix is searched for"
+        yield f"the budget changes nothing: {why}"
 
 
 def _check_writable(out: Path) -> None:

@@ -33,6 +33,7 @@ from rtc.passes.adaround import Adaround
 from rtc.passes.correct_bias import CorrectBias
 
 SCHEMA = 1
+MOST_SECONDS = 86400.0  # of a search
 _admitted: set[Path] = set()  # folders of recipes whose modules can be imported
 
 
@@ -187,7 +188,7 @@ class Calibration(Section):
 class Search(Section):
     """How long, and for what, plans are searched for the mix."""
 
-    seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+    seconds: Annotated[float, Field(ge=1, le=MOST_SECONDS)] = 45.0
     """Time to search in on each runtime, in seconds; `--budget` beats it."""
     objective: Literal["latency", "accuracy"] = "latency"
     """What is best: the fastest within the gates, or the most accurate within gates.latency_ms."""
@@ -195,6 +196,8 @@ class Search(Section):
     """Calibration samples that plans are tried on, at most."""
     evidence: Annotated[int, Field(ge=1)] = 64
     """Calibration samples that each layer's loss is taken from, at most."""
+    engine: Literal["fast", "exact"] = "fast"
+    """How losses are found: to first order in some six passes, or measured, layer by layer."""
 
 
 class PrecisionOptions(Section):
@@ -210,6 +213,8 @@ class PrecisionOptions(Section):
     """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""
     weights: Literal["minmax", "mse"] = "minmax"
     """How the scales of weights are chosen: clip nothing, or what least squared error asks for."""
+    granularity: Literal["channel", "tensor"] = "channel"
+    """A scale for each output channel of a layer's weights, or one for all of them."""
     min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
     """The rules run a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     search: Search | None = Search()

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 LEAST_S = 1.0  # a build, a run and a timing in processes of their own take that on any machine
-_BUDGET = re.compile(r"(?P<number>\d{1,6}(\.\d+)?)\s*(?P<unit>s|m|min|h|)")
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(min|[smh])")
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @command(app, "compile")
@@ -39,7 +39,7 @@ def compile_recipe(
     cache: Folder = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Time to search the mix in on each runtime: 90s, 10m, 1h."),
+        typer.Option("--budget", help="Time to search the mix in on each runtime: 90s, 1h30m."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Use no earlier result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
@@ -71,25 +71,32 @@ def compile_recipe(
 
 
 def _seconds(text: str) -> float:
-    """A time as people write it.
+    """A time as people write it; a bare number is seconds.
 
     Raises:
-        RecipeError: no time, or one too short for even one plan to be tried.
+        RecipeError: no time, one too short for even one plan to be tried, or longer than a day.
     """
-    found = _BUDGET.fullmatch(text.strip())
-    if not found:
+    from rtc.compiler.recipe import MOST_SECONDS
+
+    given = text.strip().lower()
+    parts = _PART.findall(given if given[-1:].isalpha() else f"{given}s")
+    rest = _PART.sub("", given if given[-1:].isalpha() else f"{given}s").strip()
+    if rest or not parts:
         raise RecipeError(
-            "not a time", where="--budget", seen=repr(text), expected="like 90s, 10m or 1h"
+            "not a time", where="--budget", seen=repr(text), expected="like 90s, 10m or 1h30m"
         )
-    seconds = float(found["number"]) * _UNITS[found["unit"]]
-    if seconds < LEAST_S:
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not LEAST_S <= seconds <= MOST_SECONDS:
+        few = seconds < LEAST_S
         raise RecipeError(
-            "the budget is too small to try a single plan in",
+            "the budget is too small to try a single plan in" if few else "too long a budget",
             where="--budget",
             seen=text,
-            expected=f"at least {LEAST_S:g}s",
-            fix="give it more, or search nothing: precision.search: null in the recipe",
-            id="small-budget",
+            expected=f"at least {LEAST_S:g}s" if few else f"at most {MOST_SECONDS / 3600:g}h",
+            fix="give it more, or search nothing: precision.search: null in the recipe"
+            if few
+            else "",
+            id="small-budget" if few else "large-budget",
         )
     return seconds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from rtc.compiler.cli.cache import Folder, open_store
 from rtc.compiler.cli.options import Quiet, RecipeFile, Runtime, Target
 from rtc.compiler.cli.watching import watched
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.precision import Precision
+from rtc.compiler.core.precision import Precision, ResidualPolicy
 
 if TYPE_CHECKING:
     from rtc.compiler.precision.attempt import Attempt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
+_POLICIES = tuple(each.value for each in ResidualPolicy)
 _WORDS = {"fp16": "half", **{each.value: each.value for each in Precision}}
 
 
@@ -87,7 +89,15 @@ def why(*, bundle: Bundle, layer: Annotated[str, typer.Argument(help="The layer.
     known = {view.row.name: view for view in views(report)}
     if layer not in known:
         raise unknown_layer(layer, list(known))
-    return Answer(_document(known[layer]), layer_story(known[layer], search_of(report)))
+    search = search_of(report)
+    residual = next((row for row in search.ledger if row.add == layer), None) if search else None
+    document = {
+        **_document(known[layer]),
+        "residual": asdict(residual) if residual else None,
+        "samples": search.samples if search else None,
+        "engine": search.engine if search else None,
+    }
+    return Answer(document, layer_story(known[layer], search))
 
 
 @command(app, "try")
@@ -96,7 +106,7 @@ def attempt(
     recipe: RecipeFile,
     change: Annotated[
         list[str],
-        typer.Option("--set", help="layer=precision, the layer a name or glob; repeatable."),
+        typer.Option("--set", help="layer=precision or add=policy, by name or glob; repeatable."),
     ],
     plan: Annotated[
         Path | None,
@@ -110,22 +120,27 @@ def attempt(
     """Try a change of a plan on the real runtime: what it does to accuracy and time.
 
     No search is made: both plans are built, run on calibration samples and timed in turns with the
-    float engine.
+    float engine. For a device that is not here they are estimated.
 
     \b
-    Example:
-      rtc precision try recipes/lenet5-mnist.yaml --set '/conv1/*=fp16'
+    Examples:
+      rtc precision try recipes/lenet5-mnist.yaml --set 'conv1=fp16'
+      rtc precision try recipes/resnet20-signs43.yaml --set '*add*=keep-half'
     """
     from rtc.compiler.precision.attempt import attempt as tried
     from rtc.compiler.recipe import load_recipe
     from rtc.compiler.report.precision import attempt_table
     from rtc.compiler.stages import Stages
 
-    pins = dict(_change(text) for text in change)
+    changes = _changes(change)
+    pins = {name: each for name, each in changes.items() if isinstance(each, Precision)}
+    policies = {name: each for name, each in changes.items() if isinstance(each, ResidualPolicy)}
     given = load_recipe(recipe)
     with watched(quiet) as listener:
         stages = Stages(open_store(cache, warn=listener.warned), listener)
-        found = tried(given, stages, pins, plan=plan, target=target, backend=backend)
+        found = tried(
+            given, stages, pins, policies=policies, plan=plan, target=target, backend=backend
+        )
     return Answer(_attempt_document(found), attempt_table(found))
 
 
@@ -163,21 +178,38 @@ def _report(path: Path) -> Report:
     return report_of(bundle.verify(path))
 
 
-def _change(text: str) -> tuple[str, Precision]:
-    """`layer=precision`; a layer's name may itself hold an equals sign."""
-    layer, equals, word = text.rpartition("=")
-    if not equals or not layer:
-        raise RecipeError(
-            "not a change", where="--set", seen=repr(text), expected="layer=precision", id="usage"
-        )
-    return layer, _precision(word)
+def _changes(texts: Sequence[str]) -> dict[str, Precision | ResidualPolicy]:
+    """`layer=precision` or `add=policy`, each name once; it may itself hold an equals sign."""
+    found: dict[str, Precision | ResidualPolicy] = {}
+    for text in texts:
+        name, equals, word = text.rpartition("=")
+        if not equals or not name:
+            raise RecipeError(
+                "not a change",
+                where="--set",
+                seen=repr(text),
+                expected="layer=precision or add=policy",
+                id="usage",
+            )
+        wanted = ResidualPolicy(word) if word in _POLICIES else _precision(word, *_POLICIES)
+        if found.setdefault(name, wanted) is not wanted:
+            raise RecipeError(
+                f"two changes contradict each other on {name}",
+                where="--set",
+                seen=f"{found[name]} and {wanted}",
+                id="contradictory-pins",
+            )
+    return found
 
 
-def _precision(word: str) -> Precision:
+def _precision(word: str, *other: str) -> Precision:
+    """The precision of that name; `other` words could have been meant as well."""
     from rtc.compiler.core.naming import nearest
 
     if word not in _WORDS:
-        raise RecipeError("no such precision", seen=repr(word), fix=nearest(word, _WORDS))
+        raise RecipeError(
+            "no such precision", seen=repr(word), fix=nearest(word, [*_WORDS, *other])
+        )
     return Precision(_WORDS[word])
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
 from rtc.compiler.precision.difference import Change, changes, side
 from rtc.compiler.precision.parts import network
 from rtc.compiler.precision.session import opened
@@ -41,6 +44,7 @@ def attempt(
     stages: Stages,
     pins: Mapping[str, Precision],
     *,
+    policies: Mapping[str, ResidualPolicy] | None = None,
     plan: Path | None = None,
     target: str = "",
     backend: str = "",
@@ -51,22 +55,28 @@ def attempt(
         recipe: the recipe.
         stages: where results are kept, and who is told.
         pins: precision by layer name or glob.
+        policies: of residual Adds, likewise.
         plan: a plan file or a bundle; the rules' plan when not given.
         target: as `opened`.
         backend: as `opened`.
 
     Raises:
-        RecipeError: as `opened`, and as `AssignPrecision.apply` for the plan and the pins.
+        RecipeError: as `opened`, and as `AssignPrecision.apply` for the plan and the pins; a policy
+            of no Add, or one that its Add cannot have in this plan.
         ModelError, BuilderError, MachineError: the runtime does not build or run it.
     """
-    session = opened(recipe, stages, target=target, backend=backend, variant=Variant.MIX)
+    session = opened(
+        recipe, stages, target=target, backend=backend, variant=Variant.MIX, here=False
+    )
     runtime = session.backend
     builder = session.builder.with_threads(
         threads_of(session.builder, runtime).get(Variant.MIX, session.builder.request.threads)
     )
     given = side(plan).plan if plan else session.plan
     before = builder.replanned(runtime, given, {})
-    after = builder.replanned(runtime, given, pins)
+    wanted = _by_name(policies or {}, before)
+    after = builder.replanned(runtime, given, pins, wanted)
+    _refuse_other_policies(after, wanted)
     samples = builder.context.data.calibration.head(_SAMPLES)
     float_plan = builder.mix(runtime, {})
     with Lab(builder, runtime, network(builder.model), samples, float_plan) as lab:
@@ -77,3 +87,33 @@ def attempt(
             before=lab.trial(before),
             after=lab.trial(after),
         )
+
+
+def _by_name(
+    policies: Mapping[str, ResidualPolicy], plan: PrecisionPlan
+) -> dict[str, ResidualPolicy]:
+    """Policies by the names of the Adds that they are for."""
+    found: dict[str, ResidualPolicy] = {}
+    for pattern, policy in policies.items():
+        names = [name for name in plan.residuals if fnmatch.fnmatchcase(name, pattern)]
+        if not names:
+            raise RecipeError(
+                "no residual Add matches",
+                seen=repr(pattern),
+                fix=nearest(pattern, plan.residuals),
+                id="unmatched-pin",
+            )
+        found |= dict.fromkeys(names, policy)
+    return found
+
+
+def _refuse_other_policies(plan: PrecisionPlan, wanted: Mapping[str, ResidualPolicy]) -> None:
+    for name, policy in wanted.items():
+        decision = plan.residuals[name]
+        if decision.policy is not policy:
+            raise RecipeError(
+                f"{name} cannot have the policy {policy} in this plan",
+                seen=decision.because,
+                fix="set the layers around it to int8 as well",
+                id="impossible-pin",
+            )

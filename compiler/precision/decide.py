@@ -105,7 +105,11 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     begun = time.monotonic()
     samples, seconds = builder.context.data.calibration, options.seconds
     evidence = evidence_of(
-        builder, backend, samples.head(options.evidence), within_s=_EVIDENCE_SHARE * seconds
+        builder,
+        backend,
+        samples.head(options.evidence),
+        exact=options.engine == "exact",
+        within_s=_EVIDENCE_SHARE * seconds,
     )
     float_plan, int8_plan = ends(builder, backend, evidence)
     ledger = ledger_of(

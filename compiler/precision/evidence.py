@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
@@ -25,7 +26,12 @@ _LEDGER: TypeAdapter[tuple[LedgerRow, ...]] = TypeAdapter(tuple[LedgerRow, ...])
 
 
 def evidence_of(
-    builder: Builder, backend: Backend, samples: Split, *, within_s: float = math.inf
+    builder: Builder,
+    backend: Backend,
+    samples: Split,
+    *,
+    exact: bool = False,
+    within_s: float = math.inf,
 ) -> Sensitivity:
     """What each layer loses in each precision: by the fast engine, or the exact one where that is
     asked for, or where the graph has an operator that the fast one has no gradient of.
@@ -44,6 +50,7 @@ def evidence_of(
         "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
         "data": context.data.digest,
         "samples": len(samples),
+        "exact": exact,
         "within_s": within_s if math.isfinite(within_s) else None,
         "seed": context.seed,
         "versions": versions(("numpy", "onnx", "onnxruntime")),
@@ -51,11 +58,13 @@ def evidence_of(
 
     def work(progress: Progress) -> tuple[Files, str]:
         proto, offered = alternatives(builder.model, context)
-        try:
-            found = sensitivity.fast(
-                proto, offered, samples, seed=context.seed, within_s=within_s, progress=progress
-            )
-        except ModelError:  # no gradient of some operator; what else is wrong shows in the other
+        found = None
+        if not exact:
+            with suppress(ModelError):  # what else than a gradient is missing shows in the other
+                found = sensitivity.fast(
+                    proto, offered, samples, seed=context.seed, within_s=within_s, progress=progress
+                )
+        if found is None:
             found = sensitivity.exact(proto, offered, samples, within_s=within_s, progress=progress)
         told = f"{len(found.rows)} alternatives, {found.engine}, {found.samples} samples"
         return {"sensitivity.json": canonical(found.to_dict())}, told

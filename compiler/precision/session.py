@@ -70,6 +70,7 @@ def opened(
     target: str = "",
     backend: str = "",
     variant: Variant = Variant.INT8,
+    here: bool = True,
 ) -> Session:
     """Run the front and plan one candidate, or take both from the store.
 
@@ -79,6 +80,7 @@ def opened(
         target: the device, by name or by profile file; the recipe's first when not given.
         backend: the runtime; the device's first that runs here when not given.
         variant: what the candidate offers its layers.
+        here: whether its engines have to run on this machine.
 
     Raises:
         RecipeError: no such target or backend, one that is none of the other's, or a variant that
@@ -91,7 +93,7 @@ def opened(
 
     beside = Path() if target else recipe.path.parent  # of a profile that is named by its file
     device = loader.profile(target or recipe.targets[0], beside)
-    chosen = _runtime(device, backend)
+    chosen = _runtime(device, backend, here=here)
     if variant in (left_out := chosen.variants(device)):
         raise RecipeError(f"{chosen.name} has no {variant} candidate", seen=left_out[variant])
     recipe.admit_code()
@@ -101,24 +103,25 @@ def opened(
     return Session(builder, chosen, builder.plan(chosen, variant))
 
 
-def _runtime(device: DeviceProfile, name: str) -> Backend:
+def _runtime(device: DeviceProfile, name: str, *, here: bool) -> Backend:
     """The backend of that name, or the device's first that runs here."""
     from rtc.targets import loader
 
     if not name:
         usable = loader.backends_for(device)
         runnable = [each for each in usable if each.runnable(device).ok]
-        return _here((*runnable, *usable)[0], device)
+        return _fit((*runnable, *usable)[0], device, here=here)
     chosen = loader.backend(name)
     if name not in device.backends:
         fix = nearest(name, device.backends)
         raise RecipeError(f"target {device.name} is not built with {name}", fix=fix)
-    return _here(chosen, device)
+    return _fit(chosen, device, here=here)
 
 
-def _here(backend: Backend, device: DeviceProfile) -> Backend:
-    """The backend, where it builds and runs for that device on this machine."""
-    for found in (backend.available(), backend.runnable(device)):
+def _fit(backend: Backend, device: DeviceProfile, *, here: bool) -> Backend:
+    """The backend, where it builds for that device on this machine and, if `here`, runs."""
+    needed = (backend.available(), backend.runnable(device)) if here else (backend.available(),)
+    for found in needed:
         if not found.ok:
             raise MachineError(
                 f"{backend.name} does not run for {device.name} here: {found.missing}",

@@ -7,7 +7,6 @@ not computes garbage on a CPU without VNNI, so its engine is bound to CPUs that 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from rtc.compiler.core.data import Array
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 KEY, WIDE = "integer_products", "32-bit"
 """The key and the value of `Built.binding` where an engine needs products added in 32 bits."""
 
@@ -49,28 +49,33 @@ def overflowing(model: ModelProto) -> tuple[str, ...]:
 
     constants = {each.name: each for each in model.graph.initializer}
     stored = {
-        node.output[0]: onnx.numpy_helper.to_array(constants[node.input[0]])
+        node.output[0]: constants[node.input[0]]
         for node in model.graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
     return tuple(
         node.name or node.output[0]
-        for node, weight in _weighted(model, stored)
-        if weight.dtype == np.int8 and pairs.largest(*_rows(node, weight)).max() > pairs.LIMIT
+        for node in model.graph.node
+        if node.op_type in _WEIGHTED
+        and (tensor := stored.get(node.input[1])) is not None
+        and tensor.data_type == onnx.TensorProto.INT8
+        and _largest(node, onnx.numpy_helper.to_array(tensor)) > pairs.LIMIT
     )
 
 
-def _weighted(model: ModelProto, stored: Mapping[str, Array]) -> Iterator[tuple[NodeProto, Array]]:
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in stored:
-            yield node, stored[node.input[1]]
-
-
-def _rows(node: NodeProto, weight: Array) -> tuple[Array, tuple[pairs.Indices, ...]]:
-    """A layer's weights (out, n), and who is whose neighbour."""
+def _largest(node: NodeProto, weight: Array) -> int:
+    """The largest weight of a layer, or sum of neighbours; those of a vector are all neighbours."""
     options: dict[str, Any] = {each.name: each.i for each in node.attribute}
-    if node.op_type == "MatMul" or (node.op_type == "Gemm" and not options.get("transB", 0)):
-        weight = weight.T
+    groups = options.get("group", 1) or 1
+    if weight.ndim < 2:
+        weight = weight.reshape(1, -1)
+    elif node.op_type == "ConvTranspose":  # (in, out / groups, *kernel)
+        weight = np.swapaxes(weight, 0, 1)
+    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not options.get("transB", 0)):
+        weight = np.swapaxes(weight, -1, -2).reshape(-1, weight.shape[-2])  # each matrix's columns
+    if node.op_type == "Conv" and weight.shape[1] == 1 and len(weight) == groups > 1:
+        found: tuple[pairs.Indices, ...] = ()  # depthwise: a kernel adds no products
+    else:
+        found = pairs.partners(weight.shape[1:])
     rows = weight.reshape(len(weight), -1).astype(np.int64)
-    depthwise = weight.shape[1] == 1 and len(weight) == options.get("group", 1) > 1
-    return rows, () if depthwise else pairs.partners(weight.shape[1:])
+    return int(pairs.largest(rows, found).max(initial=0))

@@ -98,6 +98,30 @@ def test_a_layer_is_known_to_overflow_by_its_weights(name: str) -> None:
     assert plain == (() if name == "depthwise" else ("layer",))
 
 
+@pytest.mark.parametrize(
+    ("op", "shape", "most", "overflows"),
+    [
+        ("MatMul", (8,), 64, False),
+        ("MatMul", (8,), 65, True),
+        ("MatMul", (2, 8, 4), 65, True),
+        ("MatMul", (2, 8, 4), 64, False),
+        ("ConvTranspose", (8, 4, 3, 3), 65, True),
+        ("ConvTranspose", (8, 4, 3, 3), 64, False),
+    ],
+)
+def test_weights_of_other_shapes_are_looked_at_too(
+    op: str, shape: tuple[int, ...], most: int, overflows: bool
+) -> None:
+    arrays = {"w": np.full(shape, most, np.int8), "s": np.float32(1), "z": np.int8(0)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node(op, ["x", "wd"], ["y"], "layer"),
+    ]
+    constants = [numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", [], [], constants)
+    assert x86.overflowing(helper.make_model(graph)) == (("layer",) if overflows else ())
+
+
 def test_overflowing_weights_bind_the_engine_to_cpus_with_room(
     runtime: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import yaml
 from residual_nets import blocks
 
 from rtc.compiler import pipeline
+from rtc.compiler.cli.compiling import _seconds
 from rtc.compiler.store import Store
 
 RECIPE = {
@@ -161,11 +162,47 @@ def test_a_plan_of_another_model_is_refused(rtc, home: Path, plan: Callable[...,
     assert "another model" in done.err
 
 
-@pytest.mark.parametrize("budget", ["0s", "0.2", "soon", "-3m"])
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("90", 90), ("90s", 90), ("1h30m", 5400), ("2 M", 120), ("1.5min", 90)]
+)
+def test_a_budget_is_a_time_as_people_write_it(budget: str, seconds: float) -> None:
+    assert _seconds(budget) == seconds
+
+
+@pytest.mark.parametrize("budget", ["0s", "0.2", "soon", "-3m", "3x", "999999h"])
 def test_a_budget_too_small_to_do_anything(rtc, home: Path, budget: str) -> None:
     done = rtc("compile", home / "recipe.yaml", f"--budget={budget}", "-q")
     assert done.code == 2
     assert "--budget" in done.err
+
+
+def test_what_changes_nothing_is_told(rtc, home: Path, plan: Callable[..., Path]) -> None:
+    (home / "my-plan.yaml").write_text(plan(target="cpu").read_text())
+    elsewhere = {**RECIPE, "precision": {"offer": ["fp32"], "plan": "my-plan.yaml"}}
+    (home / "fed.yaml").write_text(yaml.safe_dump(elsewhere))
+    done = rtc("compile", home / "fed.yaml", "--cache", home / "store", "--budget", "1h")
+    assert "precision.plan changes nothing: precision.offer has no mix" in done.err
+    assert "the budget changes nothing" in done.err
+    elsewhere["precision"]["offer"] = ["mix"]
+    elsewhere["precision"]["search"] = None
+    (home / "fed.yaml").write_text(yaml.safe_dump(elsewhere))
+    done = rtc("compile", home / "fed.yaml", "--cache", home / "store")
+    assert "precision.plan changes nothing: it is for cpu, not for rtx4060ti" in done.err
+
+
+def test_why_of_a_residual_add_is_the_ledger_for_machines_too(rtc, bundle: Path) -> None:
+    found = rtc("precision", "why", bundle, "join1", "--json").document
+    assert {each["policy"] for each in found["residual"]["policies"]} >= {"keep-half"}
+    assert found["engine"] == "fast"
+    assert rtc("precision", "why", bundle, "a1", "--json").document["residual"] is None
+
+
+def test_try_estimates_for_a_device_that_is_not_here(rtc, home: Path) -> None:
+    command = ("precision", "try", home / "recipe.yaml", "--cache", home / "store")
+    found = rtc(*command, "--set", "*=int8", "--set", "join1=shared-scale", "--json").document
+    assert found["candidate"].startswith("tensorrt_rtx")
+    assert found["after"]["latency"]["value"] > 0
+    assert ("join1", "shared-scale") in [(c["name"], c["second"]) for c in found["changes"]]
 
 
 @pytest.mark.slow
@@ -182,10 +219,20 @@ def test_try_tells_what_a_change_does(rtc, home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [("a1", "layer=precision"), ("a1=int4", "no such precision"), ("zz=fp16", "matches no layer")],
+    [
+        ("a1", "layer=precision"),
+        ("a1=int4", "no such precision"),
+        ("zz=fp16", "matches no layer"),
+        ("join1=share-scale", 'did you mean "shared-scale"'),
+        ("zz=keep-half", "no residual Add matches"),
+        ("a1=int8 a1=fp16", "contradict each other on a1"),
+        ("join1=quantise-both", "join1 cannot have the policy quantise-both in this plan"),
+        ("b1=fp32 join1=quantise-both", "join1 cannot be pinned to quantise-both"),
+    ],
 )
 def test_a_change_that_is_none(rtc, home: Path, change: str, words: str) -> None:
+    sets = [part for each in change.split() for part in ("--set", each)]
     done = rtc("precision", "try", home / "recipe.yaml", "--target", "cpu", "--backend",
-               "onnxruntime", "--cache", home / "store", "--set", change, "-q")  # fmt: skip
+               "onnxruntime", "--cache", home / "store", *sets, "-q")  # fmt: skip
     assert done.code == 2
     assert words in done.err
