@@ -1,7 +1,8 @@
 """What may be wrong with calibration samples, each fault by name.
 
-Faults: `duplicates`, `overlap` (with the test set), `constant`, `saturated`, `normalisation`,
-`classes-missing`, `unstable-scales`, `too-few-samples`.
+Faults: `duplicates`, `overlap` (with the test set), `constant`, `saturated`, `normalisation` (not
+the other samples'), `preparation` (not what the model wants), `classes-missing`,
+`unstable-scales`, `too-few-samples`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtc.calibration.normalisation import mistake, moments
+from rtc.calibration.preparation import better_preparation
 from rtc.calibration.stability import ENOUGH, Stability, stability
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError
@@ -22,6 +24,7 @@ from rtc.compiler.core.progress import Progress, silent
 _BATCH = 64
 _LISTED = 5
 _SATURATED = 0.1  # of the values at one extreme, beyond what the reference has
+_LEAST = 16  # samples: the blocks that scales are compared over
 _UNSTABLE = 0.1  # half the 95 % interval of a scale, relative
 
 
@@ -59,6 +62,7 @@ def audit(
         *_repeated(split, data.test),
         *_flat(split, reference),
         *_normalisation(split, reference),
+        *_preparation(proto, data.test),
         *_classes(split, classes),
         *_unsettled(stable, len(split)),
     )
@@ -150,6 +154,17 @@ def _normalisation(split: Split, reference: Split) -> Iterator[Fault]:
         )
 
 
+def _preparation(proto: bytes, test: Split) -> Iterator[Fault]:
+    wanted = better_preparation(proto, test)
+    if wanted is not None:
+        yield Fault(
+            "preparation",
+            f"the model is right on {wanted.before.value:.0%} of the {test.name} samples as they"
+            f" are prepared, and on {wanted.after.value:.0%} with {wanted.name}",
+            "set data.preprocess to what the model was trained with",
+        )
+
+
 def _classes(split: Split, classes: int) -> Iterator[Fault]:
     if split.labels is None:
         return
@@ -173,7 +188,13 @@ def _unsettled(found: Stability, samples: int) -> Iterator[Fault]:
             "add samples, or take an observer that clips (percentile, mse)",
         )
     typical = float(np.median(list(found.spread.values()))) if found.spread else 0.0
-    if typical > ENOUGH:
+    if samples < _LEAST:
+        yield Fault(
+            "too-few-samples",
+            f"from {samples} samples nothing can be told of how far the scales are known",
+            f"take {_LEAST} or more",
+        )
+    elif typical > ENOUGH:
         needed = int(np.ceil(samples * (typical / ENOUGH) ** 2))  # it falls with the square root
         yield Fault(
             "too-few-samples",

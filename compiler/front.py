@@ -65,6 +65,8 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
         details.append((step.name, passed.details))
         certificates.append(passed.certificate)
     _warn_of_dead_channels(unit, stages.listener)
+    if recipe.calibration is not None:
+        _warn_of_other_samples(data, stages.listener)
     statistics = _observe(recipe, unit, data, stages)
     return Front(unit, eager, statistics, tuple(details), tuple(certificates))
 
@@ -79,6 +81,19 @@ def _warn_of_dead_channels(model: Unit, listener: Listener) -> None:
             listener.warned(
                 f"{layer.name}: {count} output channels are dead: all their weights are zero"
             )
+
+
+def _warn_of_other_samples(data: Splits, listener: Listener) -> None:
+    """Samples from elsewhere may be prepared otherwise; ranges from them would be wrong."""
+    from rtc.calibration.normalisation import mistake, moments
+
+    split = data.calibration
+    wrong = mistake(moments(split), moments(data.test), split.preprocess)
+    if wrong is not None:
+        listener.warned(
+            f"the calibration samples are not like the test samples: {wrong}"
+            " (rtc calibration audit tells more)"
+        )
 
 
 def _check_references(recipe: Recipe) -> None:

@@ -29,7 +29,8 @@ def audit(
     """Examine the calibration samples; ends with exit code 4 when something is wrong with them.
 
     Looks for duplicates, samples of the test set, constant and saturated inputs, a normalisation
-    that is not the training samples', missing classes, and scales that other samples would change.
+    that is not the training samples' or not the model's, missing classes, and scales that other
+    samples would change.
     Runs the recipe's passes first, or takes their results from the cache.
 
     \b
@@ -73,7 +74,10 @@ def _document(found: Audit) -> dict[str, Any]:
 
 def _text(found: Audit) -> str:
     enough = found.stability.enough
-    told = f"from {enough} on every scale stays within 5 %" if enough else "more are needed"
+    if enough:
+        told = f"from {enough} on every scale stays within 5 %"
+    else:
+        told = "some scale still moves by more than 5 % at the end"
     worst = max(found.stability.spread.items(), key=lambda item: item[1], default=("", 0.0))
     lines = [
         f"{found.samples} calibration samples, compared with {found.reference}: {told}",

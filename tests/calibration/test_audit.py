@@ -2,10 +2,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from check_pass import parse
 from digits_net import digits, digits_net
 
 from rtc.calibration.audit import audit
 from rtc.calibration.normalisation import mistake, moments
+from rtc.calibration.preparation import better_preparation
 from rtc.calibration.stability import stability
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.passes import Observation
@@ -84,7 +86,7 @@ def few(raw, labels):
         (overexposed, "saturated", "of the values are the greatest there is"),
         (without_class_4, "classes-missing", "1 of 10 classes have no sample: 4"),
         (between_0_and_1, "normalisation", "0-1 where the model expects 0-255"),
-        (few, "too-few-samples", "with 6 samples half of the scales are not known within"),
+        (few, "too-few-samples", "from 6 samples nothing can be told of how far"),
     ],
 )
 def test_a_planted_fault_is_named(change, name, seen, model, clean):
@@ -162,3 +164,55 @@ def test_imagenets_normalisation_forgotten_in_arrays_prepared_elsewhere(prepare,
     reference = Split("train", (pictures(0) / 255 - MEAN) / STD, None, plain)
     split = Split("calibration", prepare((pictures(1) / 255 - MEAN) / STD), None, plain)
     assert mistake(moments(split), moments(reference), plain) == named
+
+
+def coloured():
+    """Images whose class is the channel of about 187: one of the others is brighter, one darker."""
+    labels = np.arange(120) % 3
+    raw = np.random.default_rng(1).uniform(120, 135, (120, 4, 4, 3))
+    raw[np.arange(120), :, :, labels] += 60
+    raw[np.arange(120), :, :, (labels + 1) % 3] += 115
+    return raw.astype(np.uint8), labels
+
+
+@pytest.mark.parametrize(
+    ("scale", "named"),
+    [
+        (1 / 255, None),
+        (1.0, "values 255 times smaller (0-1 for 0-255)"),
+        (1 / 255**2, "values 255 times larger (0-255 for 0-1)"),
+    ],
+)
+def test_a_recipe_that_prepares_every_sample_wrongly_is_found_by_the_model(scale, named):
+    split = Split("test", *coloured(), Preprocess(scale, layout="hwc"))
+    better = better_preparation(centred_net(), split)
+    assert (better.name if better else None) == named
+
+
+def test_swapped_channels_of_every_sample_are_found_by_the_model():
+    raw, labels = coloured()
+    split = Split("test", raw[..., ::-1], labels, Preprocess(1 / 255, layout="hwc"))
+    found = better_preparation(centred_net(), split)
+    assert found.name == "channels in the other order (BGR for RGB)"
+    assert found.before.value < 0.5
+    assert found.after.value > 0.95
+
+
+def test_a_model_that_only_guesses_tells_nothing(clean):
+    noise = np.random.default_rng(0).permutation(clean.test.labels)
+    guessed = replace(clean.test, labels=noise)
+    assert better_preparation(digits_net(clean.train), guessed) is None
+    assert better_preparation(digits_net(clean.train), replace(clean.test, labels=None)) is None
+
+
+def centred_net():
+    """Images (N, 3, 4, 4) of 0-1 to the channel that is nearest 0.73 on average."""
+    return parse(
+        """g (float[N,3,4,4] x) => (float[N,3] y) <float wanted = {0.73}> {
+        [mean] m = GlobalAveragePool(x)
+        [flat] f = Flatten(m)
+        [off] d = Sub(f, wanted)
+        [size] a = Abs(d)
+        [nearest] y = Neg(a)
+    }"""
+    ).onnx.proto

@@ -26,3 +26,5 @@ def test_a_clean_set_passes_and_a_fault_ends_with_4(rtc, project, tmp_path) -> N
     assert "duplicates: 500 of 1000 samples" in faulty.out
     assert "normalisation: 0-255 where the model expects 0-1" in faulty.out
     assert "the calibration samples have faults (seen duplicates, normalisation)" in faulty.err
+    compiled = rtc("compile", "recipe.yaml", "--target", "cpu", "--budget", "1s")
+    assert "are not like the test samples: 0-255 where the model expects 0-1" in compiled.err
