@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 import shutil
@@ -86,7 +87,26 @@ def software() -> dict[str, str]:
 
 @functools.cache
 def physical_cores() -> int:
-    """Cores behind the logical processors that this process may use; at least 1."""
+    """Cores behind the logical processors that this process may use; at least 1.
+
+    In a container with a quota of processor time, no more than that allows.
+    """
+    quota = _quota()
+    return min(_cores(), max(1, math.ceil(quota))) if quota else _cores()
+
+
+def _quota() -> float | None:
+    """Processors that the control group may use on average; None where it says nothing."""
+    limit, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")  # version 2
+    if not limit:
+        limit = _read(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")).strip()
+        period = _read(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")).strip()
+    if not (limit.isdigit() and period.isdigit() and int(period)):
+        return None
+    return int(limit) / int(period)
+
+
+def _cores() -> int:
     allowed = os.sched_getaffinity(0)
     cores = set()
     for block in _read(Path("/proc/cpuinfo")).strip().split("\n\n"):

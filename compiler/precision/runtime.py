@@ -183,10 +183,12 @@ class _Workshop:
         if self._runner is not None:
             self._runner.close()
         self._built = self._runner = self._session = None
-        self._built = built = self._backend.build(graph, self._request)
-        if self._samples is not None:
-            self._runner = self._backend.load(built.engine, self._request)
+        if self._samples is None:
+            built = self._backend.build(graph, self._request)
+        else:
+            built, self._runner = self._backend.build_and_load(graph, self._request)
             self._session = worker.Session(self._runner, *self._samples)
+        self._built = built
         return {}, {**built_to_files(built), "engine.bin": b""}
 
     def _run(self, runner: Runner, count: int) -> Array:

@@ -97,6 +97,11 @@ class OpenVino(Backend):
 
     def build(self, graph: bytes, request: BuildRequest) -> Built:
         """The graph as it is, after OpenVINO has compiled it and shown what it makes of it."""
+        built, runner = self.build_and_load(graph, request)
+        runner.close()
+        return built
+
+    def build_and_load(self, graph: bytes, request: BuildRequest) -> tuple[Built, Runner]:
         model = onnx_graph.parse(graph)
         half, wide = _half(model), x86.overflowing(model)
         if wide and x86.adds_in_16_bits():
@@ -107,11 +112,10 @@ class OpenVino(Backend):
                 fix="let rtc quantise the float model, or compile for onnxruntime",
                 id="overflowing-weights",
             )
-        with closing(OpenVinoRunner(graph, request)) as runner:
-            layers = runner.layers(onnx_graph.NodeIndex(tuple(model.graph.node)))
-        return Built(
+        runner = OpenVinoRunner(graph, request)
+        built = Built(
             engine=graph,
-            layers=layers,
+            layers=runner.layers(onnx_graph.NodeIndex(tuple(model.graph.node))),
             runtime=f"openvino {self.available().version}",
             binding={
                 "machine": platform.machine(),
@@ -119,6 +123,7 @@ class OpenVino(Backend):
                 **({x86.KEY: x86.WIDE} if wide else {}),
             },
         )
+        return built, runner
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
         return OpenVinoRunner(engine, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.intervals import Flags, Interval, paired_difference, wilson
 from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.measure import statistics
-from rtc.compiler.measure.latency import Bench, Case, Comparison
+from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.measure.worker import FORWARD
 
@@ -47,6 +47,7 @@ class Row:
         over_eager: how many times faster than torch eager, round by round.
         ahead: this one's top-1 less rtc's, on the same samples.
         faster: rtc's latency over this one's, round by round: above 1, this one is faster.
+        threads: with which it is fastest, of those it may use; 0 for what rtc chose.
         search_s, peak_mib: of the search for the engine; None where there is none.
         failure: why there are no figures, or "".
         facts: what the search tells of what it found.
@@ -61,6 +62,7 @@ class Row:
     over_eager: Interval | None = None
     ahead: Interval | None = None
     faster: Interval | None = None
+    threads: int = 0
     search_s: float | None = None
     peak_mib: float | None = None
     failure: str = ""
@@ -77,7 +79,9 @@ class Contest:
         data: calibration and test samples.
         limits: of each search.
         listener: told of every step.
+        choose: whether each may use fewer threads where that is faster.
         found: what each search gave, by peer.
+        threads: what each is timed with; 0 for what rtc chose.
         failures: why a peer is out, by name.
     """
 
@@ -86,6 +90,8 @@ class Contest:
     data: Splits
     limits: Limits
     listener: Listener
+    choose: bool = True
+    threads: dict[str, int] = field(default_factory=dict)
     found: dict[str, Found] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -100,7 +106,7 @@ class Contest:
         reference = reference_logits(self.setting.trained.model.onnx.proto, self.data.test)
         judge = _Judge(self.setting.entrant.name, self.data.test, reference, logits, compared)
         return [
-            judge.row(peer, self.found[peer.name])
+            replace(judge.row(peer, self.found[peer.name]), threads=self.threads[peer.name])
             if peer.name not in self.failures
             else Row(self.setting.entrant.name, peer.name, failure=self.failures[peer.name])
             for peer in self.peers
@@ -129,20 +135,42 @@ class Contest:
         self.listener.finished(stage, found.seconds, f"{found.peak_mib:,.0f} MiB", cached=False)
 
     def _measure(self, seconds: float) -> tuple[dict[str, Array], Comparison]:
-        """Logits by peer, and all timings, taken in turns."""
+        """Logits by peer, and all timings, taken in turns; of each with the best of its threads."""
         there = [peer for peer in self.peers if peer.name in self.found]
-        subjects = [peer.runs(peer.name, self.setting, self.found[peer.name]) for peer in there]
-        logits: dict[str, Array] = {}
+        tried = {peer.name: self._subjects(peer) for peer in there}
         with self._step("start") as progress:
+            subjects = [each for them in tried.values() for each in them]
             bench = Bench(subjects, self.data.test, (_CASE.batch,), progress)
+        logits: dict[str, Array] = {}
         with bench:
-            for peer in (peer for peer in there if peer.name in bench.running):
-                with self._step(f"{peer.name}: accuracy"), suppress(RtcError):  # the bench keeps it
-                    logits[peer.name] = bench.logits(peer.name, peer.batch)
             with self._step("latency") as progress:
                 compared = bench.time(seconds, modes=(FORWARD,), progress=progress)
-            self.failures |= {name: str(error) for name, error in bench.failures.items()}
-        return logits, compared
+            best = {name: _best(them, compared) for name, them in tried.items()}
+            for peer in there:
+                name = best[peer.name]
+                if name in bench.running:
+                    with self._step(f"{peer.name}: accuracy"), suppress(RtcError):  # bench keeps it
+                        logits[peer.name] = bench.logits(name, peer.batch)
+            for peer in there:
+                if (error := bench.failures.get(best[peer.name])) is not None:
+                    self.failures[peer.name] = str(error)
+        series = {peer: compared.series[_CASE].get(name) for peer, name in best.items()}
+        self.threads = {peer: int(name.rpartition(" ")[2] or 0) for peer, name in best.items()}
+        known = {peer: one for peer, one in series.items() if one is not None}
+        return logits, Comparison({_CASE: known})
+
+    def _subjects(self, peer: Peer) -> list[Subject]:
+        """A peer with each number of threads that it may use; rtc has chosen its own."""
+        found = self.found[peer.name]
+        allowed = self.setting.threads
+        counts = [0] if peer.name == RTC else sorted({1, allowed}) if self.choose else [allowed]
+        return [
+            replace(
+                peer.runs(peer.name, replace(self.setting, threads=count or allowed), found),
+                name=f"{peer.name}, threads {count}",
+            )
+            for count in counts
+        ]
 
     @contextmanager
     def _step(self, name: str) -> Iterator[Progress]:
@@ -150,6 +178,13 @@ class Contest:
         self.listener.started(name, "")
         yield lambda *told: self.listener.progressed(name, *told)
         self.listener.finished(name, time.perf_counter() - begun, "", cached=False)
+
+
+def _best(subjects: Sequence[Subject], compared: Comparison) -> str:
+    """The name of the fastest of one peer's subjects; of the first, where none came through."""
+    there = [each.name for each in subjects if each.name in compared.series[_CASE]]
+    first = subjects[0].name
+    return max(there, key=lambda n: compared.speedup(n, there[0], _CASE).value, default=first)
 
 
 @dataclass(frozen=True)

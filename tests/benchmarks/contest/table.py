@@ -33,10 +33,14 @@ def results(model: str, rows: Sequence[Row]) -> Group:
 
 
 def _name(row: Row) -> str:
-    if row.peer != RTC:
-        return row.peer
-    threads = row.facts["threads"]
-    return f"{row.peer} ({row.facts['shipped']}{f', {threads} threads' if threads else ''})"
+    own = row.peer == RTC
+    threads = row.facts["threads"] if own else row.threads
+    told = [*([row.facts["shipped"]] if own else []), *([_count(threads)] if threads else [])]
+    return f"{row.peer} ({', '.join(told)})" if told else row.peer
+
+
+def _count(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def _cells(row: Row) -> list[str]:

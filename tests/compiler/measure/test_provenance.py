@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,6 +18,25 @@ def test_the_machine_is_told_by_processor_and_cores() -> None:
     assert facts["cpu"] in provenance.machine()
     assert 1 <= int(facts["cores"]) <= int(facts["threads"]) == len(os.sched_getaffinity(0))
     assert facts["memory"].endswith(" GB")
+
+
+@pytest.mark.parametrize(
+    ("said", "quota"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.cfs_quota_us": "400000", "cpu.cfs_period_us": "100000"}, 4.0),
+        ({}, None),
+    ],
+)
+def test_a_container_s_quota_of_processors(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], quota: float | None
+) -> None:
+    monkeypatch.setattr(provenance, "_read", lambda path: said.get(path.name, ""))
+    assert provenance._quota() == quota
+    monkeypatch.setattr(provenance, "_cores", lambda: 64)
+    assert provenance.physical_cores.__wrapped__() == (math.ceil(quota) if quota else 64)
 
 
 def test_what_a_gpu_was_timed_on_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
