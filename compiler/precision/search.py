@@ -29,6 +29,7 @@ from rtc.compiler.precision.trial import Lab, Outcome
 _CLOSE = 1.3  # the ratio of two noise budgets that are not worth telling apart
 _AS_FAST = 1.01  # times that are not worth telling apart: the plan with less noise is taken
 _MOST_TRIALS = 24
+_PATIENCE = 3  # plans in a row that were no faster than the best, though predicted to be
 _FLOAT = frozenset({"fp32", "half", "keep-half"})
 _FLOOR = 1e-8  # noise, as a fraction of the signal, that no gate sees
 
@@ -194,19 +195,27 @@ class Searcher:
         return outcome.shares.adding_up_to(1e3 * first.latency.value / outcome.over_float.value)
 
     def _for_latency(self) -> bool:
-        """Narrow the noise budget to where plans just pass; whether that came to an end."""
+        """Narrow the noise budget to where plans just pass; whether that came to an end.
+
+        Where every plan passes, only times are learned: that ends when no faster plan is predicted,
+        or when a few predictions in a row did not come true.
+        """
         low, high, limit = _FLOOR, math.inf, math.inf
+        idle = 0
         while len(self.trials) + len(self.refused) < _MOST_TRIALS:
             if self._late():
                 return False
             found = fastest(self.space.problem(self.times), limit)
             if found is None:  # float itself makes more noise than that
                 return True
-            before = len(self.trials)
+            if high == math.inf and (idle >= _PATIENCE or not self._promises(found)):
+                return True
+            before, least = len(self.trials), self._best().outcome.cost
             trial = self._assigned(found)
             if trial is not None and trial.passed:
                 if len(self.trials) > before:
                     low = max(low, trial.noise)
+                    idle = 0 if trial.outcome.cost * _AS_FAST < least else idle + 1
                     continue  # what it showed of times may change the answer
                 if high == math.inf:
                     return True
@@ -217,6 +226,13 @@ class Searcher:
                 return True
             limit = math.sqrt(low * high)
         return False
+
+    def _promises(self, found: Assignment) -> bool:
+        """Whether a plan is predicted to be faster than the best so far; unknown off the device."""
+        first, best = self.trials[0].outcome, self._best().outcome
+        if best.over_float is None or first.latency is None:
+            return True
+        return found.time_us * _AS_FAST < 1e3 * first.latency.value * best.cost
 
     def _for_accuracy(self) -> bool:
         """Correct the predicted times by the measured ones until the plan comes back."""
