@@ -29,7 +29,7 @@ from rtc.compiler.core.unit import Unit
 from rtc.compiler.front import Front
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.passing import Passed, run_pass
-from rtc.compiler.recipe import Recipe
+from rtc.compiler.recipe import Recipe, Search
 from rtc.compiler.report.figures import size
 from rtc.compiler.report.model import CertificateRow, LayerRow, SearchRow
 from rtc.compiler.stages import Files, Stages
@@ -96,15 +96,30 @@ class Builder:
         """The same for engines that get this many CPU threads; 0 for the runtime's own choice."""
         return replace(self, request=replace(self.request, threads=count))
 
+    def sharing(self, runtimes: int) -> Builder:
+        """The same with an equal part of the time to search in for each of so many runtimes."""
+        search = self.recipe.precision.search
+        if search is None:
+            return self
+        return replace(self, recipe=self.recipe.with_budget(search.seconds / runtimes))
+
     def candidates(
-        self, backend: Backend, threads: Mapping[Variant, int] | None = None
+        self,
+        backend: Backend,
+        threads: Mapping[Variant, int] | None = None,
+        *,
+        unsearched: str = "",
     ) -> Iterator[Candidate | Missing]:
         """Every variant that the recipe offers, on one runtime, with so many threads where it says.
 
         A variant whose build fails, or needs more memory than there is, is a row with its reason;
-        so is one where this runtime cannot keep a pin. The others go on.
+        so is one where this runtime cannot keep a pin. The others go on. `unsearched`: why a mix
+        that takes a search is left out; one for the lowest latency, that is.
         """
-        left_out = backend.variants(self.request.profile)
+        left_out = dict(backend.variants(self.request.profile))
+        search = self._search
+        if unsearched and search is not None and search.objective == "latency":
+            left_out.setdefault(Variant.MIX, unsearched)
         for variant in self.recipe.precision.offer:
             if variant in left_out:
                 yield _missing(backend, variant, "left out", left_out[variant])
@@ -125,6 +140,17 @@ class Builder:
                 raise
             return _missing(backend, variant, _OF_ONE[error.id], str(error))
 
+    @property
+    def _given(self) -> PrecisionPlan | None:
+        """The recipe's plan, if it is for this device."""
+        plan = self.recipe.plan()
+        return plan if plan and plan.target == self.request.profile.name else None
+
+    @property
+    def _search(self) -> Search | None:
+        """How the mix is searched for; None where it is not."""
+        return None if self._given else self.recipe.precision.search
+
     def candidate(self, backend: Backend, variant: Variant) -> Candidate:
         """One variant on one runtime: plan, graph, engine, contract.
 
@@ -132,14 +158,12 @@ class Builder:
         """
         if variant is not Variant.MIX:
             return self.realise(backend, self.plan(backend, variant))
-        given = self.recipe.plan()
-        if given is not None and given.target == self.request.profile.name:
-            return self.realise(backend, self.plan(backend, variant, given))
-        if self.recipe.precision.search is None:
-            return self.realise(backend, self.plan(backend, variant))
+        search = self._search
+        if search is None:
+            return self.realise(backend, self.plan(backend, variant, self._given))
         from rtc.compiler.precision.decide import decided
 
-        found = decided(self, backend, self.recipe.precision.search)
+        found = decided(self, backend, search)
         plan = self.plan(backend, variant, found.plan)
         return replace(self.realise(backend, plan), search=found.row)
 

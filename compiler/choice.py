@@ -193,4 +193,5 @@ def _row(
         top1=appraisal.accuracy.top1,
         state=state,
         reason=reason,
+        agreement=appraisal.accuracy.agreement,
     )

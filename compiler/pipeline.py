@@ -29,13 +29,13 @@ from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Level
 from rtc.compiler.front import Front, make_front, source_files
 from rtc.compiler.measure.provenance import hardware, software
+from rtc.compiler.pace import paces
 from rtc.compiler.packing import pack, report_of
 from rtc.compiler.recipe import Recipe, load_recipe
 from rtc.compiler.report.model import Report
 from rtc.compiler.samples import splits_of
 from rtc.compiler.stages import Stages, code_digest, referenced_code, versions
 from rtc.compiler.store import Store
-from rtc.compiler.threads import threads_of
 
 _LIBRARIES = (
     "numpy",
@@ -80,7 +80,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
         store: where results of stages are kept; the user's cache when not given.
         listener: told of every stage.
         fresh: do every stage again, and replace what is there.
-        budget: seconds to search the mix in on each runtime; the recipe's own when not given.
+        budget: seconds to search the mix in for each target; the recipe's own when not given.
 
     Returns:
         A result for each target. Where a gate failed `passed` is False: the bundle is written,
@@ -228,10 +228,14 @@ class _Job:
         self, front: Front, profile: DeviceProfile, backends: Sequence[Backend]
     ) -> tuple[list[Candidate], list[Missing]]:
         builder = Builder.of(self.recipe, self.data, front, profile, self.stages)
+        known = paces(builder, backends)
+        builder = builder.sharing(sum(not pace.behind for pace in known.values()))
         found = [
             each
             for backend in backends
-            for each in builder.candidates(backend, threads_of(builder, backend))
+            for each in builder.candidates(
+                backend, known[backend.name].threads, unsearched=known[backend.name].behind
+            )
         ]
         built = [each for each in found if isinstance(each, Candidate)]
         missing = [each for each in found if isinstance(each, Missing)]

@@ -188,8 +188,8 @@ class Calibration(Section):
 class Search(Section):
     """How long, and for what, plans are searched for the mix."""
 
-    seconds: Annotated[float, Field(ge=1, le=MOST_SECONDS)] = 45.0
-    """Time to search in on each runtime, in seconds; `--budget` beats it."""
+    seconds: Annotated[float, Field(ge=1, le=MOST_SECONDS)] = 60.0
+    """Time to search in, in seconds, for the runtimes of a target to share; `--budget` beats it."""
     objective: Literal["latency", "accuracy"] = "latency"
     """What is best: the fastest within the gates, or the most accurate within gates.latency_ms."""
     samples: Annotated[int, Field(ge=1)] = 512

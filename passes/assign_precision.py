@@ -1,9 +1,9 @@
 """`assign-precision`: a decision and a reason for each layer; the graph stays as it is.
 
-For the candidates that quantise, each layer's signal-to-noise ratio is taken over the calibration
-set with that layer alone in INT8 (rtc.calibration.sensitivity); `precision_policy` decides; pins
-beat it. `residual_policy` then decides on the residual Adds. `details` holds `layers` by precision
-and `residuals` by policy, as counts.
+For the candidates that quantise, each layer's signal-to-noise ratio is taken over calibration
+samples with that layer alone in INT8 (rtc.calibration.sensitivity); `precision_policy` decides;
+pins beat it. `residual_policy` then decides on the residual Adds. `details` holds `layers` by
+precision and `residuals` by policy, as counts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from rtc.passes.residuals import residuals
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+_SAMPLES = 64  # behind a ratio; each adds a layer's whole output, so few are enough
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,9 @@ def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, flo
         )
         for layer in layers
     ]
-    return layer_snr(unit.onnx.proto, probes, scheme, ctx.calibration(), ctx.progress)
+    return layer_snr(
+        unit.onnx.proto, probes, scheme, ctx.calibration().head(_SAMPLES), ctx.progress
+    )
 
 
 def _matches(

@@ -39,7 +39,7 @@ def compile_recipe(
     cache: Folder = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Time to search the mix in on each runtime: 90s, 1h30m."),
+        typer.Option("--budget", help="Time to search the mix in, for each target: 90s, 1h30m."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Use no earlier result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,

@@ -10,13 +10,13 @@ from pathlib import Path
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
+from rtc.compiler.pace import paces
 from rtc.compiler.precision.difference import Change, changes, side
 from rtc.compiler.precision.parts import network
 from rtc.compiler.precision.session import opened
 from rtc.compiler.precision.trial import Lab, Outcome
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.stages import Stages
-from rtc.compiler.threads import threads_of
 
 _SAMPLES = 512
 
@@ -69,9 +69,8 @@ def attempt(
         recipe, stages, target=target, backend=backend, variant=Variant.MIX, here=False
     )
     runtime = session.backend
-    builder = session.builder.with_threads(
-        threads_of(session.builder, runtime).get(Variant.MIX, session.builder.request.threads)
-    )
+    best = paces(session.builder, [runtime])[runtime.name].threads
+    builder = session.builder.with_threads(best.get(Variant.MIX, session.builder.request.threads))
     given = side(plan).plan if plan else session.plan
     before = builder.replanned(runtime, given, {})
     wanted = _by_name(policies or {}, before)

@@ -18,7 +18,7 @@ from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.report import charts, figures
 from rtc.compiler.report.facts import facts
 from rtc.compiler.report.model import LatencyRow, Report
-from rtc.compiler.report.search_charts import search_pictures
+from rtc.compiler.report.search_charts import search_pictures, whole_front
 
 if TYPE_CHECKING:
     import jinja2
@@ -45,6 +45,7 @@ def render(report: Report) -> str:
             percentiles=_percentiles(report.latency),
             distributions=charts.distributions(report.latency),
             searches=search_pictures(report.searches, report.layers),
+            front=whole_front(report.candidates, report.searches),
             training=charts.line_charts(report.curves),
             device=_flat(report.device),
             provenance=_flat(report.provenance),

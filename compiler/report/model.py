@@ -102,6 +102,7 @@ class CandidateRow:
     top1: Evidence | None
     state: str
     reason: str = ""
+    agreement: Evidence | None = None  # of its classes with the float model's, on the test set
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
-"""Geometry of a search's two pictures: what each layer loses, and the front of what was tried."""
+"""Geometry of the pictures of precision: what each layer loses, and the fronts of what was tried.
+
+A front joins what nothing beats, neither in time nor in agreement with the float model. Each search
+has one of its own plans, against its float engine; another holds every candidate and every plan.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rtc.compiler.core.evidence import Pending
+from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
 from rtc.compiler.report.charts import WIDTH, Tick, nice_ticks
 from rtc.compiler.report.figures import significant
-from rtc.compiler.report.model import LayerRow, LossRow, SearchRow, TrialRow
+from rtc.compiler.report.model import CandidateRow, LayerRow, LossRow, SearchRow, TrialRow
 
 _LEFT, _TOP, _RIGHT, _FOOT = 70.0, 14.0, 14.0, 48.0
 _HEIGHT = 260.0
@@ -58,6 +62,70 @@ def search_pictures(
     """A pair of pictures for each search; a layer's dot has its planned precision's colour."""
     planned = {row.name: row.planned for row in layers}
     return tuple(SearchPictures(each, _losses(each, planned), _front(each)) for each in searches)
+
+
+def whole_front(candidates: Sequence[CandidateRow], searches: Sequence[SearchRow]) -> Plot | None:
+    """Agreement against latency of all candidates, and of all plans that were tried for them.
+
+    A plan's latency is that of its runtime's float candidate over how many times faster the plan
+    was when it was tried: so all are of the one comparison that the candidates were measured in.
+    """
+    dots = [_candidate_mark(row) for row in candidates]
+    dots += [_trial_mark(t, s, _float_ms(s, candidates)) for s in searches for t in s.trials]
+    marks = [mark for mark in dots if mark is not None]
+    if len(marks) < 2:
+        return None
+    xs = nice_ticks(0.0, max(mark.x for mark in marks))
+    ys = nice_ticks(min(_ALL_AGREE, *(mark.y for mark in marks)), 100.0)
+    x = _axis(xs[0], xs[-1], _LEFT, WIDTH - _RIGHT)
+    y = _axis(ys[0], ys[-1], _HEIGHT - _FOOT, _TOP)
+    placed = [
+        replace(mark, x=x(mark.x), y=y(mark.y), low=y(mark.low), high=y(mark.high))
+        for mark in marks
+    ]
+    measured = all(isinstance(row.latency, Measured) for row in candidates if row.latency)
+    return Plot(
+        title="Every candidate, and every plan that was tried",
+        xlabel=f"latency of a batch, forward only, ms ({'measured' if measured else 'estimated'})",
+        ylabel="agreement with the float model, %: of candidates on the test set, of plans on"
+        " calibration samples",
+        dots=tuple(sorted(placed, key=lambda dot: dot.kind != "tried")),  # candidates on top
+        xticks=tuple(Tick(x(tick), f"{tick:g}") for tick in xs),
+        yticks=tuple(Tick(y(tick), f"{tick:g}") for tick in ys),
+        line=tuple((dot.x, dot.y) for dot in _unbeaten(placed, to_the_left=True)),
+    )
+
+
+def _candidate_mark(row: CandidateRow) -> Dot | None:
+    """In milliseconds and per cent."""
+    ms, agreement = _value(row.latency), row.agreement
+    if ms is None or not isinstance(agreement, Measured):
+        return None
+    share = 100 * agreement.value
+    low, high = (share if e is None else 100 * e for e in (agreement.low, agreement.high))
+    kind = {"shipped": "best", "refused": "refused"}.get(row.state, "passed")
+    title = f"{row.name}, {row.state}: {significant(ms)} ms, {share:.2f} % agree"
+    return Dot(ms, share, low, high, kind, title)
+
+
+def _trial_mark(trial: TrialRow, search: SearchRow, float_ms: float | None) -> Dot | None:
+    speed = _speed(trial, search)
+    if speed is None or float_ms is None:
+        return None
+    ms, (share, low, high) = float_ms / speed, trial.agreement
+    title = f"{search.candidate}, {trial.name}: {significant(ms)} ms, {share:.2%} agree"
+    return Dot(ms, 100 * share, 100 * low, 100 * high, "tried", title)
+
+
+def _float_ms(search: SearchRow, candidates: Sequence[CandidateRow]) -> float | None:
+    """The latency of the float candidate that a search's plans were timed beside."""
+    backend = next((row.backend for row in candidates if row.name == search.candidate), "")
+    known = {row.variant: _value(row.latency) for row in candidates if row.backend == backend}
+    return known.get("half") or known.get("fp32")
+
+
+def _value(evidence: Evidence | None) -> float | None:
+    return evidence.value if isinstance(evidence, (Measured, Estimated)) else None
 
 
 def _losses(search: SearchRow, planned: Mapping[str, str]) -> Plot | None:
@@ -134,10 +202,13 @@ def _speed(trial: TrialRow, search: SearchRow) -> float | None:
     return others.value / own.value
 
 
-def _unbeaten(dots: Sequence[Dot]) -> list[Dot]:
-    """The Pareto front, from the fastest: up and to the right is better (y grows downwards)."""
+def _unbeaten(dots: Sequence[Dot], *, to_the_left: bool = False) -> list[Dot]:
+    """The Pareto front, from the fastest: up and to the right, or left, is better.
+
+    y grows downwards.
+    """
     front: list[Dot] = []
-    for dot in sorted(dots, key=lambda dot: (-dot.x, dot.y)):
+    for dot in sorted(dots, key=lambda dot: (dot.x if to_the_left else -dot.x, dot.y)):
         if not front or dot.y < front[-1].y:
             front.append(dot)
     return front

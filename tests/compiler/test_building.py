@@ -78,3 +78,16 @@ def test_what_concerns_one_candidate_leaves_the_others_alone(
 def test_what_concerns_every_candidate_ends_the_compile(tmp_path: Path, error: RtcError) -> None:
     with pytest.raises(type(error), match=error.what):
         outcomes(tmp_path, error)
+
+
+def test_runtimes_share_the_time_to_search_in(tmp_path: Path) -> None:
+    (tmp_path / "nothing.onnx").write_bytes(b"")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("[fp32, int8]", "[mix]"))
+    recipe = load_recipe(tmp_path / "recipe.yaml").with_budget(600)
+    model = Unit(OnnxModel(b""), Signature((), ()))
+    request = BuildRequest(loader.profile("cpu"), (1, 1, 1))
+    stages = Stages(Store(tmp_path / "store"), Nobody())
+    builder = Builder(recipe, model, PassContext(data=None), request, stages)
+    search = builder.sharing(2).recipe.precision.search
+    assert search is not None
+    assert search.seconds == 300

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.report.figures import factor
 from rtc.compiler.report.html import render
-from rtc.compiler.report.model import Curve, LatencyRow, Report
-from rtc.compiler.report.search_charts import search_pictures
+from rtc.compiler.report.model import CandidateRow, Curve, LatencyRow, Report
+from rtc.compiler.report.search_charts import search_pictures, whole_front
 from rtc.compiler.report.serial import from_json, to_json
 
 ATTACK = "</td></style><script>document.title='taken'</script><img src=x onerror=alert(1)>"
@@ -152,6 +153,33 @@ def test_the_front_holds_what_nothing_beats(cpu_report: Report) -> None:
     (pictures,) = search_pictures(searches, cpu_report.layers)
     assert len(pictures.front.dots) == 4
     assert len(pictures.front.line) == 3
+
+
+def test_one_front_holds_every_candidate_and_every_plan(cpu_report: Report) -> None:
+    def row(name: str, ms: float, agreement: float, state: str) -> CandidateRow:
+        backend, variant = name.split()
+        seen = Measured(agreement, "fraction", "here", 1000, agreement - 0.01, agreement)
+        time = Measured(ms, "ms", "here", 100)
+        return CandidateRow(name, backend, variant, time, None, state, agreement=seen)
+
+    rows = (
+        row("openvino int8", 1.0, 0.97, "refused"),
+        row("openvino mix", 1.2, 0.996, "shipped"),
+        row("openvino fp32", 2.0, 1.0, "slower"),
+        row("onnxruntime fp32", 3.0, 1.0, "slower"),
+        replace(row("onnxruntime half", 1.0, 1.0, "left out"), latency=None),
+    )
+    front = whole_front(rows, cpu_report.searches)
+    assert front is not None
+    kinds = Counter(dot.kind for dot in front.dots)
+    assert kinds == {"tried": 3, "refused": 1, "best": 1, "passed": 2}
+    tried = next(dot.title for dot in front.dots if "assignment 4" in dot.title)
+    assert "1.25 ms, 99.60% agree" in tried  # 2.0 ms of its float engine, 1.60 times as fast
+    slow = next(dot for dot in front.dots if "onnxruntime" in dot.title)
+    assert (slow.x, slow.y) not in front.line
+    assert len({(dot.x, dot.y) for dot in front.dots} & set(front.line)) == len(front.line) >= 3
+    assert "and every plan that was tried" in render(replace(cpu_report, candidates=rows))
+    assert whole_front(rows[:1], ()) is None
 
 
 def test_markup_in_names_is_text(cpu_report: Report) -> None:
