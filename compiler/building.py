@@ -74,13 +74,23 @@ class Missing:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds candidates of one float model for one device."""
+    """Builds candidates of one float model for one device.
+
+    Attributes:
+        recipe: what was asked for.
+        model: the float model.
+        context: its samples and their statistics.
+        request: what engines are built for.
+        stages: where results are kept.
+        sharers: runtimes that share the time to search in.
+    """
 
     recipe: Recipe
     model: Unit
     context: PassContext
     request: BuildRequest
     stages: Stages
+    sharers: int = 1
 
     @classmethod
     def of(
@@ -95,13 +105,6 @@ class Builder:
     def with_threads(self, count: int) -> Builder:
         """The same for engines that get this many CPU threads; 0 for the runtime's own choice."""
         return replace(self, request=replace(self.request, threads=count))
-
-    def sharing(self, runtimes: int) -> Builder:
-        """The same with an equal part of the time to search in for each of so many runtimes."""
-        search = self.recipe.precision.search
-        if search is None:
-            return self
-        return replace(self, recipe=self.recipe.with_budget(search.seconds / runtimes))
 
     def candidates(
         self,
@@ -178,11 +181,19 @@ class Builder:
         return TargetContext(profile, backend.name, scheme, self.recipe.batch)
 
     def plan(
-        self, backend: Backend, variant: Variant, given: PrecisionPlan | None = None
+        self,
+        backend: Backend,
+        variant: Variant,
+        given: PrecisionPlan | None = None,
+        *,
+        snr_db: Mapping[str, float] | None = None,
     ) -> PrecisionPlan:
-        """What one variant gives each layer on one runtime: by `given`, options and pins."""
+        """What one variant gives each layer on one runtime: by `given`, options and pins.
+
+        `snr_db`: layers' signal-to-noise ratios, where they are known already.
+        """
         name = f"{backend.name} {variant}"
-        step = self._assigning(variant, given)
+        step = replace(self._assigning(variant, given), snr_db=snr_db or {})
         plan = self._pass(step, self.model, name, target=self.target(backend)).plan
         assert plan is not None, "assign-precision gives a plan"
         return plan

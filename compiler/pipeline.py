@@ -10,7 +10,7 @@ measure → gates → bundle                                            the one 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +229,7 @@ class _Job:
     ) -> tuple[list[Candidate], list[Missing]]:
         builder = Builder.of(self.recipe, self.data, front, profile, self.stages)
         known = paces(builder, backends)
-        builder = builder.sharing(sum(not pace.behind for pace in known.values()))
+        builder = replace(builder, sharers=sum(not pace.behind for pace in known.values()))
         found = [
             each
             for backend in backends

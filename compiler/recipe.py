@@ -188,8 +188,9 @@ class Calibration(Section):
 class Search(Section):
     """How long, and for what, plans are searched for the mix."""
 
-    seconds: Annotated[float, Field(ge=1, le=MOST_SECONDS)] = 60.0
-    """Time to search in, in seconds, for the runtimes of a target to share; `--budget` beats it."""
+    seconds: Annotated[float, Field(ge=1, le=MOST_SECONDS)] | None = None
+    """Time to search in, in seconds, for the runtimes of a target to share; `--budget` beats it.
+    Where none is given, a minute, or as long as the first three plans of each take."""
     objective: Literal["latency", "accuracy"] = "latency"
     """What is best: the fastest within the gates, or the most accurate within gates.latency_ms."""
     samples: Annotated[int, Field(ge=1)] = 512

@@ -44,6 +44,7 @@ few that ranges around an Add are taken anew from: what was tried is what is bui
 _WORTH_DB = 1.0
 _EVIDENCE_SHARE, _LEDGER_SHARE = 0.4, 0.2  # of the time, at most; the rest is for trials
 _TRIAL_SHARE = 0.05  # of the time that one trial may spend on samples
+_SECONDS, _LEAST = 60.0, 3  # where no time is given: to share, and trials of each runtime at least
 _ROW: TypeAdapter[SearchRow] = TypeAdapter(SearchRow)
 
 
@@ -66,6 +67,7 @@ def decided(builder: Builder, backend: Backend, options: Search) -> Decided:
         "data": builder.context.data.digest,
         "precision": builder.recipe.precision.model_dump(mode="json"),
         "options": options.model_dump(mode="json"),
+        "sharers": builder.sharers,
         "gates": builder.recipe.gates.model_dump(mode="json"),
         "seed": builder.context.seed,
         "machine": hardware(),
@@ -103,7 +105,8 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         RtcError: as the passes, the evidence and the trial of the float plan.
     """
     begun = time.monotonic()
-    samples, seconds = builder.context.data.calibration, options.seconds
+    samples = builder.context.data.calibration
+    seconds = (options.seconds or _SECONDS) / builder.sharers
     evidence = evidence_of(
         builder,
         backend,
@@ -120,7 +123,8 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         within_s=_LEDGER_SHARE * seconds,
     )
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
-    rules = builder.plan(backend, Variant.MIX)
+    found_db = {r.layer: r.layer_snr_db for r in evidence.rows if r.precision is Precision.INT8}
+    rules = builder.plan(backend, Variant.MIX, snr_db=found_db)
     gates = builder.recipe.gates
     goal = Goal(
         options.objective,
@@ -140,9 +144,9 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         goal.modes,
         _TRIAL_SHARE * seconds,
     ) as lab:
-        found = Searcher(lab, space, goal, seconds, begun=begun).run(
-            {name: way(rules, name) for name in space.chosen}
-        )
+        least = _LEAST if options.seconds is None else 1
+        searcher = Searcher(lab, space, goal, seconds, least=least, begun=begun)
+        found = searcher.run({name: way(rules, name) for name in space.chosen})
     if len(found.trials) == 1 and not found.ended:
         _warn_of_budget(builder, backend, seconds)
         plan = rules

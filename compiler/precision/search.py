@@ -105,6 +105,7 @@ class Searcher:
         space: what there is to choose.
         goal: what a plan is tried for.
         seconds: when to stop, from `begun` on.
+        least: how many plans are tried before that counts.
         begun: on the monotonic clock; what came before the search may count.
     """
 
@@ -112,6 +113,7 @@ class Searcher:
     space: Space
     goal: Goal
     seconds: float
+    least: int = 1
     times: Times = field(default_factory=Times)
     trials: list[Trial] = field(default_factory=list)
     refused: list[Choice] = field(default_factory=list)
@@ -127,7 +129,7 @@ class Searcher:
             RtcError: not even the float plan could be tried.
         """
         for name, choice in self._first(rules):
-            if self.trials and self._late():
+            if len(self.trials) >= self.least and self._late():
                 break
             self._try(name, choice)
         accuracy = self.goal.objective == "accuracy"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ precision: {offer: [fp32, int8]}
 class Failing(Builder):
     """Fails at the INT8 candidate as it is told to, and is asked for that alone."""
 
-    error: RtcError
+    error: RtcError = field(kw_only=True)
 
     def candidate(self, backend: Backend, variant: Variant) -> Candidate:
         raise self.error
@@ -49,7 +49,7 @@ def outcomes(tmp_path: Path, error: RtcError) -> list[tuple[str, str, str]]:
         PassContext(data=None),
         BuildRequest(profile, (1, 4, 4)),
         Stages(Store(tmp_path / "store"), Nobody(), fresh=False),
-        error,
+        error=error,
     )
     found = builder.candidates(loader.backend("onnxruntime"))
     return [(each.name, each.state, each.reason) for each in found if isinstance(each, Missing)]
@@ -78,16 +78,3 @@ def test_what_concerns_one_candidate_leaves_the_others_alone(
 def test_what_concerns_every_candidate_ends_the_compile(tmp_path: Path, error: RtcError) -> None:
     with pytest.raises(type(error), match=error.what):
         outcomes(tmp_path, error)
-
-
-def test_runtimes_share_the_time_to_search_in(tmp_path: Path) -> None:
-    (tmp_path / "nothing.onnx").write_bytes(b"")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("[fp32, int8]", "[mix]"))
-    recipe = load_recipe(tmp_path / "recipe.yaml").with_budget(600)
-    model = Unit(OnnxModel(b""), Signature((), ()))
-    request = BuildRequest(loader.profile("cpu"), (1, 1, 1))
-    stages = Stages(Store(tmp_path / "store"), Nobody())
-    builder = Builder(recipe, model, PassContext(data=None), request, stages)
-    search = builder.sharing(2).recipe.precision.search
-    assert search is not None
-    assert search.seconds == 300

@@ -65,7 +65,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def search(folder: Path, target: str, runtime: str, seconds: float = 900.0, **changes: object):
+def search(
+    folder: Path, target: str, runtime: str, seconds: float | None = 900.0, **changes: object
+):
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}))
     recipe = load_recipe(folder / "recipe.yaml")
     ear = Ear()
@@ -171,6 +173,15 @@ def test_a_budget_that_ends_before_any_plan_was_tried(folder: Path) -> None:
     assert "--budget" in ear.warnings[0]
     assert [trial.name for trial in found.row.trials] == ["float"]
     assert "≥" in found.plan.layers["a1"].because or "dB" in found.plan.layers["a1"].because
+
+
+def test_without_a_budget_a_few_plans_are_tried_however_long_they_take(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtc.compiler.precision.decide._SECONDS", 1e-6)
+    found, ear = search(folder, "rtx4060ti", "tensorrt_rtx", seconds=None)
+    assert not ear.warnings
+    assert [trial.name for trial in found.row.trials] == ["float", "all fp32", "all int8"]
 
 
 def test_a_search_for_accuracy_needs_a_latency_to_keep_within(folder: Path) -> None:

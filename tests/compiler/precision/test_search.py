@@ -97,9 +97,9 @@ class KnownDevice:
         )
 
 
-def search(goal: Goal, lab: KnownDevice | None = None, seconds: float = 60.0):
+def search(goal: Goal, lab: KnownDevice | None = None, seconds: float = 60.0, least: int = 1):
     rules = {name: "int8" if name in ("conv1", "conv2") else "half" for name in NAMES}
-    return Searcher(lab or KnownDevice(), SPACE, goal, seconds).run(rules)
+    return Searcher(lab or KnownDevice(), SPACE, goal, seconds, least).run(rules)
 
 
 def best_of_all(passes) -> float:
@@ -182,3 +182,10 @@ def test_a_search_without_time_has_seen_float_alone():
     found = search(Goal("latency", None, 0.0, None), lab, seconds=0.0)
     assert lab.tried == 1
     assert not found.ended
+
+
+def test_a_few_plans_are_tried_even_where_they_take_too_long():
+    found = search(Goal("latency", None, 0.0, None), seconds=0.0, least=3)
+    assert not found.ended
+    assert [trial.name for trial in found.trials] == ["float", "all fp32", "all int8"]
+    assert found.best.name == "all int8"
