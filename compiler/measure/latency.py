@@ -11,6 +11,7 @@ the others go on.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ _START_S = 120.0
 _ANSWER_S = 300.0
 _TIMED_BATCHES = 4  # different batches that "end-to-end" goes through
 _SENT = 64  # samples that a process is sent at once, if they are whole batches
+_LONG_MS = 50.0  # an inference that needs no other before it
 _CHECKED = 256  # samples that an engine answers at every batch
 
 
@@ -84,11 +86,12 @@ class Case:
 class Series:
     """Timings of one subject in one case: its first inference there, then a slice each round.
 
-    Milliseconds per batch.
+    Milliseconds per batch; `last` are the latest, counted or not.
     """
 
     first: float
     rounds: list[statistics.Floats] = field(default_factory=list)
+    last: statistics.Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def all(self) -> statistics.Floats:
@@ -292,8 +295,8 @@ class Bench(Closing):
         """Time every running subject in every mode at every batch.
 
         Args:
-            seconds: time for all timings together, warm-up apart. It is overrun where a single
-                inference takes longer than its share: no subject gets less than one per round.
+            seconds: time for all timings together, warm-up apart. It is overrun where `ROUNDS` of
+                single inferences take longer: no subject gets less than one per round.
             modes: of "forward" and "end-to-end".
             seed: of the order of turns.
             progress: told of every round.
@@ -304,12 +307,16 @@ class Bench(Closing):
         rounds = max(ROUNDS, round(seconds / (turns * slice_s)))
         order = random.Random(seed)  # noqa: S311 - an order of turns is no secret
         told: dict[Case, dict[str, Series]] = {case: {} for case in cases}
+        begun = time.monotonic()
         for number in range(rounds + 1):
+            if number > ROUNDS and time.monotonic() - begun > seconds:
+                break  # inferences take longer than a slice
             progress(number, rounds + 1, f"round {number} of {rounds}" if number else "warm-up")
             pairs = [(case, name) for case in cases for name in self.running]
             for case, name in order.sample(pairs, len(pairs)):
                 if name in self._workers:  # it may have failed in this very round
                     self._slice(name, case, told[case], slice_s)
+            begun = begun if number else time.monotonic()
         return Comparison(
             {case: {n: told[case][n] for n in self.running if n in told[case]} for case in cases}
         )
@@ -341,13 +348,14 @@ class Bench(Closing):
         """One subject's turn: its first opens the series and warms up, each later one counts."""
         try:
             if name not in them:
-                them[name] = Series(first=float(self._timed(name, case, 0, 1)[0]))
-                self._timed(name, case, 0, _count(self._timed(name, case, 1, 3), slice_s))
+                first = float(self._timed(name, case, 0, 1)[0])
+                them[name] = Series(first, last=self._timed(name, case, 1, 3))
+                them[name].last = self._timed(name, case, 0, _count(them[name].last, slice_s))
                 return
             series = them[name]
-            last = series.rounds[-1] if series.rounds else self._timed(name, case, 2, 3)
-            count = _count(last, slice_s)
-            series.rounds.append(self._timed(name, case, max(1, count // 10), count))
+            count = _count(series.last, slice_s)
+            series.last = self._timed(name, case, _warmup(series.last, count), count)
+            series.rounds.append(series.last)
         except RtcError:
             return  # `ask` has taken it out and keeps its error
 
@@ -362,6 +370,11 @@ class Bench(Closing):
 def _count(times_ms: statistics.Floats, slice_s: float) -> int:
     """How many inferences fill a slice."""
     return max(1, round(1e3 * slice_s / float(times_ms.mean())))
+
+
+def _warmup(times_ms: statistics.Floats, count: int) -> int:
+    """Inferences before a slice counts: what refills the caches hardly shows in a long one."""
+    return 0 if times_ms.mean() > _LONG_MS else max(1, count // 10)
 
 
 def _evidence(summary: statistics.Summary, where: str) -> Measured:
