@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rtc.compiler import gates
@@ -40,7 +40,7 @@ def assemble(
     provenance: Mapping[str, Any],
 ) -> Report:
     """Everything that the bundle of `choice` says of itself."""
-    shipped = choice.candidate
+    shipped, searches = choice.candidate, tuple(searches)
     passed = choice.passed
     return Report(
         recipe=recipe.name,
@@ -60,10 +60,10 @@ def assemble(
         certificates=tuple(certificates),
         stages=tuple(stages),
         curves=_curves(front),
-        notes=_notes(choice, appraised, front),
+        notes=_notes(choice, appraised, front, searches),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
-        searches=tuple(searches),
+        searches=searches,
     )
 
 
@@ -115,7 +115,9 @@ def _curves(front: Front) -> tuple[Curve, ...]:
     )
 
 
-def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
+def _notes(
+    choice: Choice, appraised: Appraised, front: Front, searches: Sequence[SearchRow]
+) -> tuple[str, ...]:
     """What a reader must know: changed layers first, then doubts, then how steady it was."""
     layers = choice.candidate.layers
     notes = [f"The builder changed {row.name}: {row.reason}." for row in changed(layers)]
@@ -123,6 +125,7 @@ def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...
         names = ", ".join(row.name for row in untold)
         notes.append(f"The builder does not tell which precision it gave {names}.")
     notes += [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
+    notes += _cut_short(searches)
     notes += _chance(appraised.float_model, front)
     notes += _since_training(choice, front)
     notes += appraised.notes
@@ -130,6 +133,16 @@ def _notes(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...
         f"{stage}: {details['because']}" for stage, details in front.details if "because" in details
     ]
     return tuple(notes)
+
+
+def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
+    """The compile that searched has warned of it; the report tells those who read it later."""
+    return [
+        f"The search for {each.candidate} had time for the float plan alone, so its plan is the"
+        " rules': --budget gives it more."
+        for each in searches
+        if len(each.trials) == 1 and not each.ended
+    ]
 
 
 def _chance(float_model: AccuracyRow, front: Front) -> list[str]:

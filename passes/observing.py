@@ -35,7 +35,7 @@ def observations(
         by_layer: kinds by layer name or glob; a name beats a glob.
 
     Raises:
-        RecipeError: a pattern that matches no layer, or two kinds for one tensor.
+        RecipeError: a pattern that matches no layer, or two kinds for one layer or one tensor.
     """
     nodes = [node for node in graph.nodes if node.op in WEIGHTED or node.op in JOINS]
     kinds = _kinds([node.name for node in nodes], by_layer)
@@ -69,8 +69,9 @@ def _choose(chosen: dict[str, str], tensor: str, kind: str | None) -> None:
 
 
 def _kinds(names: list[str], by_layer: Mapping[str, str]) -> dict[str, str]:
-    """The kind by layer name; of several globs that match, the first one's."""
+    """The kind by layer name; a name beats a glob."""
     found: dict[str, str] = {}
+    patterns: dict[str, str] = {}
     for pattern, kind in by_layer.items():
         matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
         if pattern not in names and not matched:
@@ -81,6 +82,15 @@ def _kinds(names: list[str], by_layer: Mapping[str, str]) -> dict[str, str]:
                 fix=nearest(pattern, names),
                 id="unmatched-observer",
             )
-        for name in matched:
-            found.setdefault(name, kind)
+        for name in matched if pattern not in names else ():
+            other = patterns.setdefault(name, pattern)
+            if by_layer[other] != kind and name not in by_layer:
+                raise RecipeError(
+                    f"two patterns ask for different observers of what {name} reads",
+                    where=_WHERE,
+                    seen=f"{other}: {by_layer[other]}, {pattern}: {kind}",
+                    fix=f"name {name} itself, which beats patterns",
+                    id="contradictory-observers",
+                )
+            found[name] = kind
     return found | {name: kind for name, kind in by_layer.items() if name in names}

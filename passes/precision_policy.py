@@ -2,7 +2,7 @@
 
 The rules are those that runtimes' guides agree on: the first and the last layer and depthwise
 convolutions lose most in INT8, narrow convolutions gain nothing, and everything else is quantised
-where its signal-to-noise ratio allows. A search over whole plans would take the place of `decide`.
+where its signal-to-noise ratio allows.
 """
 
 from __future__ import annotations

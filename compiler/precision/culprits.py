@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 from rtc.compiler.core.data import Array, Split
@@ -126,7 +125,7 @@ def culprits(
         raise DataError("there are no samples to test with", where=split.name, id="no-samples")
     suspects = suspects_of(session)
     with session.runtime(split) as runtime:
-        trials = _Trials(session, metric, split, runtime, partial(progress, total=len(suspects)))
+        trials = _Trials(session, metric, split, runtime, len(suspects), progress)
         before = trials.measure(())
         broken = not metric.holds(before.value)
         names: tuple[str, ...] = ()
@@ -178,7 +177,8 @@ class _Trials:
     metric: Metric
     split: Split
     runtime: Runtime
-    told: Callable[..., None]
+    expected: int  # tests, roughly
+    progress: Progress
     measured: dict[frozenset[str], Measured | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -211,7 +211,8 @@ class _Trials:
         """Whether the metric holds with these layers put back; what cannot be built does not."""
         key = frozenset(layers)
         if key not in self.measured:
-            self.told(len(self.measured), found=f"{len(layers)} layers put back")
+            done = len(self.measured)
+            self.progress(done, max(self.expected, done + 1), f"{len(layers)} layers put back")
             try:
                 self.measure(layers)
             except (ModelError, BuilderError):

@@ -7,7 +7,8 @@ take no memory. Needs the `torch` extra and torchvision.
     python tests/benchmarks/calibration.py time   [--samples 32] [--repeats 5] [--observers …]
 
 `memory`: the peak RSS of a process for each number. `time`: plain inference (the same unoptimised
-session options, the same batches, no extra outputs) and each observer in turn, medians.
+session options, the same batches, no extra outputs) and each observer in turn, medians. Exits with
+1 where the peak grows by more than 5 %, or percentile takes more than 1.5 times plain inference.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rtc.compiler.source import onnx_unit
 from rtc.passes.assign_precision import AssignPrecision
 from rtc.passes.fold_batchnorm import FoldBatchnorm
 
+MOST_GROWTH, MOST_TIME = 1.05, 1.5
 OBSERVERS = ("minmax", "moving-average", "percentile", "entropy", "mse", "auto")
 
 
@@ -80,14 +82,17 @@ def wanted(proto: bytes, kind: str) -> frozenset[Observation]:
     return AssignPrecision(observer=kind).needs(Unit(OnnxModel(proto), Signature((), ())))
 
 
-def memory(model: Path, sizes: list[int], kind: str) -> None:
+def memory(model: Path, sizes: list[int], kind: str) -> bool:
+    """Whether the peak stays where it is."""
     print(f"{'samples':>8}  peak RSS, MiB  ({kind})")
     peaks = []
     for count in sizes:
         command = [sys.executable, __file__, "child", str(model), str(count), kind]
         peaks.append(int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
         print(f"{count:>8}  {peaks[-1] / 1024:.0f}", flush=True)
-    print(f"last / first: {peaks[-1] / peaks[0]:.3f}")
+    growth = peaks[-1] / peaks[0]
+    print(f"last / first: {growth:.3f} (at most {MOST_GROWTH})")
+    return growth <= MOST_GROWTH
 
 
 def child(model: Path, count: int, kind: str) -> None:
@@ -102,7 +107,8 @@ def plain(proto: bytes, split: Synthetic, batch: int) -> None:
             oracle.run(inputs)
 
 
-def timings(model: Path, count: int, repeats: int, kinds: list[str]) -> None:
+def timings(model: Path, count: int, repeats: int, kinds: list[str]) -> bool:
+    """Whether percentile calibration takes no longer than it may, where it was timed."""
     proto, split = model.read_bytes(), Synthetic(count)
     batch = batch_of(proto, split)
     seconds: dict[str, list[float]] = {"plain inference": [], **{kind: [] for kind in kinds}}
@@ -120,6 +126,7 @@ def timings(model: Path, count: int, repeats: int, kinds: list[str]) -> None:
         middle = statistics.median(spent)
         spread = f"{min(spent):.2f} to {max(spent):.2f}"
         print(f"{name:<16} {middle:7.2f} s ({spread})  {middle / base:.2f} ×")
+    return statistics.median(seconds.get("percentile", [0.0])) <= MOST_TIME * base
 
 
 def batch_of(proto: bytes, split: Synthetic) -> int:
@@ -131,10 +138,10 @@ def batch_of(proto: bytes, split: Synthetic) -> int:
     return sizes[0]
 
 
-def main() -> None:
+def main() -> int:
     if sys.argv[1:2] == ["child"]:
         child(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
-        return
+        return 0
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("memory", "time"))
     parser.add_argument("--samples", type=int, nargs="+")
@@ -146,10 +153,11 @@ def main() -> None:
         model = Path(folder) / "resnet50.onnx"
         resnet50(model)
         if given.what == "memory":
-            memory(model, given.samples or [64, 1024], given.observer)
+            held = memory(model, given.samples or [64, 1024], given.observer)
         else:
-            timings(model, (given.samples or [32])[0], given.repeats, given.observers)
+            held = timings(model, (given.samples or [32])[0], given.repeats, given.observers)
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

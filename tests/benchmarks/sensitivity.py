@@ -5,13 +5,15 @@
 ResNet-20 and MobileNetV2 (32×32) are trained for a moment on digits; torchvision's ResNet-50 at 224
 has random weights, with its normalisation set to the statistics of digits. Costs are in forward
 passes over the same samples, with the bound beside; the rank correlation is Spearman's over all
-layers, of the output's signal-to-noise ratio, with a bootstrap interval over layers.
+layers, of the output's signal-to-noise ratio, with a bootstrap interval over layers. Exits with 1
+where a bound is exceeded or a correlation is below 0.9.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -38,6 +40,7 @@ from rtc.passes.torch_module import build, pack, source_unit
 from rtc.passes.train import Train
 from rtc.recipes.datasets.mnist import mnist5k
 
+LEAST_CORRELATION = 0.9
 SCHEMES = {
     "onnxruntime": QuantScheme(
         "uint8", bias="int32", quantise_outputs=True, int8_ops=("Conv", "Gemm", "MatMul")
@@ -108,7 +111,8 @@ def spearman(a: Array, b: Array) -> float:
     return float(spearmanr(a, b).statistic)
 
 
-def compare(name: str, scheme: str, samples: int) -> None:
+def compare(name: str, scheme: str, samples: int) -> bool:
+    """Whether both engines keep their bounds, and rank alike."""
     subject = SUBJECTS[name]
     data = digits(subject.size)
     unit = float_model(subject, data)
@@ -125,19 +129,21 @@ def compare(name: str, scheme: str, samples: int) -> None:
     top1 = "untrained" if not subject.epochs else f"top-1 {_top1(proto, data):.1%}"
     print(f"\n{name} ({top1}), {scheme}, {truth.samples} samples; ", end="")
     print(f"one pass {passing:.1f} s, alternatives written in {made:.1f} s")
-    for precision in Precision:
-        rows = [row for row in truth.rows if row.precision is precision]
-        if rows:
-            _print_precision(truth, guess, precision)
+    held = True
+    for precision in dict.fromkeys(row.precision for row in truth.rows):
+        held &= _print_precision(truth, guess, precision) >= LEAST_CORRELATION
     count = len({row.layer for row in truth.rows})
     kinds = len({row.precision for row in truth.rows})
     for result, limit in ((truth, 0.6 * count * kinds), (guess, 6.0)):
         cost = result.cost
+        held &= cost.passes <= limit
         print(f"  {result.engine:5}  {cost.passes:6.2f} passes (bound {limit:.1f})  ", end="")
         print(f"{cost.seconds:7.1f} s = {cost.seconds / passing:.1f} × a pass")
+    return held
 
 
-def _print_precision(truth: Sensitivity, guess: Sensitivity, precision: Precision) -> None:
+def _print_precision(truth: Sensitivity, guess: Sensitivity, precision: Precision) -> float:
+    """The rank correlation."""
     found = [row for row in truth.rows if row.precision is precision]
     told = [guess.of(row.layer, precision) for row in found]
     snr = np.array([row.output_snr_db.value for row in found])
@@ -154,6 +160,7 @@ def _print_precision(truth: Sensitivity, guess: Sensitivity, precision: Precisio
         f" {np.median(np.abs(snr - estimate)):.1f} dB; agreement off by at most"
         f" {np.abs(same).max():.3f}"
     )
+    return spearman(snr, estimate)
 
 
 def _forward_seconds(proto: bytes, split: Any) -> float:
@@ -172,16 +179,17 @@ def _top1(proto: bytes, data: Splits) -> float:
     return float((logits.argmax(axis=1) == test.labels).mean())
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(SUBJECTS), choices=[*SUBJECTS, []])
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--scheme", choices=SCHEMES, default="tensorrt")
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name in options.models or SUBJECTS:
-        compare(name, options.scheme, options.samples)
+    names = options.models or list(SUBJECTS)
+    held = [compare(name, options.scheme, options.samples) for name in names]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

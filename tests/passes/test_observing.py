@@ -26,9 +26,16 @@ def test_a_layers_observer_watches_what_it_reads():
     }
 
 
-def test_a_name_beats_a_glob_and_the_first_glob_the_second():
-    assert kinds({"conv*": "mse", "conv2": "entropy", "con*": "minmax"})["r1"] == "entropy"
-    assert kinds({"conv*": "mse", "con*": "minmax"})["r1"] == "mse"
+def test_a_name_beats_a_glob():
+    assert kinds({"conv*": "mse", "conv2": "entropy", "con*": "mse"})["r1"] == "entropy"
+
+
+def test_globs_must_agree_where_no_name_beats_them():
+    with pytest.raises(RecipeError, match="two patterns") as error:
+        kinds({"conv*": "mse", "con*": "minmax"})
+    assert error.value.id == "contradictory-observers"
+    named = {"conv*": "mse", "con*": "minmax", "conv1": "mse", "conv2": "entropy"}
+    assert kinds(named)["r1"] == "entropy"
 
 
 def test_layers_that_share_a_tensor_must_agree():

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from rtc.compiler.assemble import _cut_short
+from rtc.compiler.report.model import SearchRow, TrialRow
+
+FLOAT = TrialRow("float", "best", {"fp32": 3}, -120.0, (1.0, 0.99, 1.0), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("trials", "ended", "told"),
+    [((FLOAT,), False, True), ((FLOAT,), True, False), ((FLOAT, FLOAT), False, False)],
+    ids=["float alone", "nothing to choose", "plans were tried"],
+)
+def test_the_report_tells_of_a_search_that_was_cut_short(
+    trials: tuple[TrialRow, ...], ended: bool, told: bool
+) -> None:
+    row = SearchRow("openvino mix", "fast", 64, 300, 1.0, ended, True, trials, (), {})
+    notes = _cut_short([row])
+    assert bool(notes) is told
+    assert not notes or "openvino mix" in notes[0]
