@@ -1,8 +1,9 @@
 """Calibration samples from a folder: images, or .npy and .npz files, read as they are asked for.
 
-Nothing is kept, so a folder may be larger than memory. Samples go by the files' names in order. A
-folder holds either images of one size, or arrays (samples first; `x` in an .npz) of one shape and
-type. There are no labels.
+Nothing is kept, so a folder may be larger than memory. Files are mixed, always in the same way:
+where only the first samples are looked at, they are not all of one sub-folder. A folder holds
+either images of one size, or arrays (samples first; `x` in an .npz) of one shape and type. There
+are no labels.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _paths(folder: Path) -> list[Path]:
             expected=f"files ending in {', '.join(sorted(kinds))}",
             id="no-samples",
         )
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(found, key=lambda path: digest(path.relative_to(folder).as_posix()))
 
 
 def _looked_at(paths: Sequence[Path], layout: str) -> list[_File]:

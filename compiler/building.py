@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -117,11 +118,10 @@ class Builder:
 
         A variant whose build fails, or needs more memory than there is, is a row with its reason;
         so is one where this runtime cannot keep a pin. The others go on. `unsearched`: why a mix
-        that takes a search is left out; one for the lowest latency, that is.
+        that takes a search is left out.
         """
         left_out = dict(backend.variants(self.request.profile))
-        search = self._search
-        if unsearched and search is not None and search.objective == "latency":
+        if unsearched and self.search is not None:
             left_out.setdefault(Variant.MIX, unsearched)
         for variant in self.recipe.precision.offer:
             if variant in left_out:
@@ -143,14 +143,14 @@ class Builder:
                 raise
             return _missing(backend, variant, _OF_ONE[error.id], str(error))
 
-    @property
+    @cached_property
     def _given(self) -> PrecisionPlan | None:
         """The recipe's plan, if it is for this device."""
         plan = self.recipe.plan()
         return plan if plan and plan.target == self.request.profile.name else None
 
     @property
-    def _search(self) -> Search | None:
+    def search(self) -> Search | None:
         """How the mix is searched for; None where it is not."""
         return None if self._given else self.recipe.precision.search
 
@@ -161,12 +161,11 @@ class Builder:
         """
         if variant is not Variant.MIX:
             return self.realise(backend, self.plan(backend, variant))
-        search = self._search
-        if search is None:
+        if self.search is None:
             return self.realise(backend, self.plan(backend, variant, self._given))
         from rtc.compiler.precision.decide import decided
 
-        found = decided(self, backend, search)
+        found = decided(self, backend, self.search)
         plan = self.plan(backend, variant, found.plan)
         return replace(self.realise(backend, plan), search=found.row)
 
@@ -181,19 +180,11 @@ class Builder:
         return TargetContext(profile, backend.name, scheme, self.recipe.batch)
 
     def plan(
-        self,
-        backend: Backend,
-        variant: Variant,
-        given: PrecisionPlan | None = None,
-        *,
-        snr_db: Mapping[str, float] | None = None,
+        self, backend: Backend, variant: Variant, given: PrecisionPlan | None = None
     ) -> PrecisionPlan:
-        """What one variant gives each layer on one runtime: by `given`, options and pins.
-
-        `snr_db`: layers' signal-to-noise ratios, where they are known already.
-        """
+        """What one variant gives each layer on one runtime: by `given`, options and pins."""
         name = f"{backend.name} {variant}"
-        step = replace(self._assigning(variant, given), snr_db=snr_db or {})
+        step = self._assigning(variant, given)
         plan = self._pass(step, self.model, name, target=self.target(backend)).plan
         assert plan is not None, "assign-precision gives a plan"
         return plan

@@ -6,13 +6,14 @@ two). So each runtime's float engine and its INT8 engine are timed with a few nu
 all in turns; speeds are compared round by round. Where a batch takes long, all cores pay: what
 threads wait for each other grows with their number, not with what they compute.
 
-A runtime whose fastest engine is far behind another's gets no search: a mix of its kernels beats
-the faster of its two ends by a few per cent, seldom more.
+A runtime that is behind another in float, and far behind with the faster of its two engines, gets
+no search: a mix of its kernels beats the faster of its two ends by a few per cent, seldom more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -24,7 +25,7 @@ from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest
-from rtc.compiler.measure.latency import Bench, Case, engine_subject
+from rtc.compiler.measure.latency import Bench, Case, Subject, engine_subject
 from rtc.compiler.measure.provenance import hardware, physical_cores
 from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.report.figures import amount
@@ -32,10 +33,11 @@ from rtc.compiler.stages import Files
 
 WORTH = 1.03  # times faster than with fewer threads that more of them have to be
 LONG_MS = 1.0  # for each core: a batch that takes longer with all of them is not tried with fewer
-_TOO_LONG_MS = 1000.0  # and one that takes longer than this is not timed
+SLOW_MS = 100.0  # where any batch takes longer, three of each tell enough
 _BEHIND = 1.25  # times slower than another runtime: no mix makes that good
 _SECONDS = 1.5  # of each runtime's timings
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
+_Which = tuple[str, Variant, int]  # the runtime's name, the variant, the threads
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Timing:
     Attributes:
         backend, variant, threads: which.
         ms: median latency of a batch.
-        speed: how many times faster it is than the first of them all, by round; 1 if not timed.
+        speed: how many times faster it is than the first of them all, by round.
     """
 
     backend: str
@@ -75,30 +77,34 @@ class Pace:
 def paces(builder: Builder, backends: Sequence[Backend]) -> dict[str, Pace]:
     """The pace of each runtime, by its name.
 
-    Nothing is known where the recipe says how many threads there are, or where engines do not run
-    on this machine's CPU. Other float variants go with the one that was timed, the mix with INT8.
-    Should a runtime fail, a warning says so.
+    Nothing is known where engines do not run on this machine's CPU, nor of a runtime that fails: a
+    warning says so. Other float variants go with the one that was timed, the mix with INT8.
     """
-    nothing = {backend.name: Pace() for backend in backends}
     request = builder.request
-    if request.threads or request.profile.kind != "cpu" or physical_cores() == 1:
-        return nothing
+    nothing = {backend.name: Pace() for backend in backends}
     there = [backend for backend in backends if backend.runnable(request.profile).ok]
+    tried = _counts(request)
+    if request.profile.kind != "cpu" or len(there) * len(tried) < 2:
+        return nothing
     try:
         with builder.stages.together("threads", request.profile.name) as stages:
-            found = _timings(replace(builder, stages=stages), there)
+            found = _timings(replace(builder, stages=stages), there, tried)
     except RtcError as error:
         builder.stages.listener.warned(
             f"runtimes have their own number of threads: trying others failed: {error}"
             " (measure.threads fixes it)"
         )
         return nothing
-    behind = _behind(found)
-    known = {
-        name: Pace(chosen([t for t in found if t.backend == name]), behind.get(name, ""))
-        for name in dict.fromkeys(timing.backend for timing in found)
-    }
-    return nothing | known
+    behind, known = _behind(found), dict(nothing)
+    for name in dict.fromkeys(timing.backend for timing in found):
+        best = {} if request.threads else chosen([t for t in found if t.backend == name])
+        known[name] = Pace(best, behind.get(name, ""))
+    return known
+
+
+def _counts(request: BuildRequest) -> tuple[int, ...]:
+    """Numbers of threads to try: the one that is asked for, if one is."""
+    return (request.threads,) if request.threads else counts(physical_cores())
 
 
 def counts(cores: int) -> tuple[int, ...]:
@@ -131,20 +137,31 @@ def _fewest(timings: Sequence[Timing]) -> dict[Variant, int]:
 
 
 def _behind(found: Sequence[Timing]) -> dict[str, str]:
-    """In words, of each runtime that is far behind: how far behind what its fastest engine is."""
-    best: dict[str, Timing] = {}
+    """In words, of each runtime that is far behind: how far behind what its fastest engine is.
+
+    Only of two runtimes that show both their ends, float and INT8.
+    """
+    ends: dict[str, dict[Variant, Timing]] = {}
     for timing in found:
-        if timing.backend not in best or timing.speed > best[timing.backend].speed:
-            best[timing.backend] = timing
-    if not best:
+        own = ends.setdefault(timing.backend, {})
+        if timing.variant not in own or timing.speed > own[timing.variant].speed:
+            own[timing.variant] = timing
+    whole = {name: own for name, own in ends.items() if len(own) > 1}
+    if not whole:
         return {}
-    first = max(best.values(), key=lambda timing: timing.speed)
+    best = {name: max(own.values(), key=lambda t: t.speed) for name, own in whole.items()}
+    first = max(best.values(), key=lambda t: t.speed)
+    ahead = _float_speed(whole[first.backend])
     return {
         name: f"no search: {name} {own.variant} takes {first.speed / own.speed:.2f} times what"
         f" {first.backend} {first.variant} takes"
         for name, own in best.items()
-        if first.speed / own.speed > _BEHIND
+        if first.speed / own.speed > _BEHIND and _float_speed(whole[name]) < ahead
     }
+
+
+def _float_speed(ends: Mapping[Variant, Timing]) -> float:
+    return max(end.speed for variant, end in ends.items() if variant is not Variant.INT8)
 
 
 def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[Variant, bytes]]:
@@ -159,7 +176,9 @@ def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[Variant, byte
             continue
 
 
-def _timings(builder: Builder, backends: Sequence[Backend]) -> tuple[Timing, ...]:
+def _timings(
+    builder: Builder, backends: Sequence[Backend], tried: Sequence[int]
+) -> tuple[Timing, ...]:
     request, samples = builder.request, builder.context.data.calibration
     engines = {
         (backend.name, variant): engine
@@ -171,58 +190,79 @@ def _timings(builder: Builder, backends: Sequence[Backend]) -> tuple[Timing, ...
     inputs = {
         "engines": {f"{name} {v}": digest(engine) for (name, v), engine in engines.items()},
         "runtimes": {backend.name: backend.available().version for backend in backends},
+        "threads": list(tried),
         "request": _REQUEST.dump_python(request, mode="json"),
         "machine": hardware(),
     }
+    subjects = {
+        (name, variant, count): engine_subject(
+            f"{name} {variant}, {count} threads", name, engine, replace(request, threads=count)
+        )
+        for count in sorted(tried, reverse=True)
+        for (name, variant), engine in engines.items()
+    }
 
     def work(_: Progress) -> tuple[Files, str]:
-        found = _timed(engines, request, samples, builder.recipe.seed)
+        case = Case(FORWARD, request.batches[1])
+        found, failed = timed(subjects, samples, case, builder.recipe.seed)
+        for name, error in failed.items():
+            builder.stages.listener.warned(
+                f"{name} runs with its own number of threads: {error} (measure.threads fixes it)"
+            )
         return {"timings.json": _TIMINGS.dump_json(found)}, _words(found)
 
     files = builder.stages.run("threads", inputs, work, target=request.profile.name)
     return _TIMINGS.validate_json(files["timings.json"])
 
 
-Engines = Mapping[tuple[str, Variant], bytes]
+def timed(
+    subjects: Mapping[_Which, Subject], samples: Split, case: Case, seed: int
+) -> tuple[tuple[Timing, ...], dict[str, RtcError]]:
+    """Timings of every engine: with the most threads, and with fewer where that is no long time.
 
+    A runtime of which an engine fails has none; the errors go by its name.
 
-def _timed(
-    engines: Engines, request: BuildRequest, samples: Split, seed: int
-) -> tuple[Timing, ...]:
-    """Every engine with every number of threads; with all cores alone where that takes long."""
-    cores, case = physical_cores(), Case(FORWARD, request.batches[1])
-    subjects = {
-        (*which, count): engine_subject(
-            f"{which[0]} {which[1]}, {count} threads",
-            which[0],
-            engine,
-            replace(request, threads=count),
-        )
-        for count in counts(cores)[::-1]
-        for which, engine in engines.items()
-    }
-    full = {key: subject for key, subject in subjects.items() if key[2] == cores}
+    Raises:
+        RtcError: every runtime failed.
+    """
+    most = max(threads for *_, threads in subjects)
+    full = {which: subject for which, subject in subjects.items() if which[2] == most}
+    names = {subject.name: which for which, subject in subjects.items()}
     with Bench(list(full.values()), samples, (case.batch,)) as bench:
-        bench.refuse_failures()
-        typical = {which: bench.typical_ms(full[(*which, cores)].name, case) for which in engines}
-        if max(typical.values()) > _TOO_LONG_MS:
-            return tuple(Timing(*which, cores, ms, 1.0) for which, ms in typical.items())
-        for key, subject in subjects.items():
-            if key not in full and typical[key[:2]] <= LONG_MS * cores:
-                bench.start(subject)
-        seconds = _SECONDS * len({backend for backend, _ in engines})
-        compared = bench.time(seconds, modes=(FORWARD,), seed=seed)
-        bench.refuse_failures()
-    timed = {key: s.name for key, s in subjects.items() if s.name in compared.series[case]}
-    first = next(iter(timed.values()))
-    return tuple(
-        Timing(
-            *key,
-            ms=compared.measured(name, case, "").value,
-            speed=compared.speedup(name, first, case).value,
-        )
-        for key, name in timed.items()
-    )
+        rough = _rough(full, bench, case)
+        if max(rough.values(), default=0.0) <= SLOW_MS:
+            for which, subject in subjects.items():
+                if which not in full and rough.get((*which[:2], most), 0.0) <= LONG_MS * most:
+                    bench.start(subject)
+            seconds = _SECONDS * len({name for name, *_ in subjects})
+            compared = bench.time(seconds, modes=(FORWARD,), seed=seed)
+            first = next(iter(compared.series[case]), "")
+            found = [
+                Timing(
+                    *names[name],
+                    ms=compared.measured(name, case, "").value,
+                    speed=compared.speedup(name, first, case).value,
+                )
+                for name in compared.series[case]
+            ]
+        else:
+            first_ms = next(iter(rough.values()))
+            found = [Timing(*which, ms=ms, speed=first_ms / ms) for which, ms in rough.items()]
+        failed = {names[name][0]: error for name, error in bench.failures.items()}
+        kept = tuple(timing for timing in found if timing.backend not in failed)
+        if not kept:
+            bench.refuse_failures()
+    return kept, failed
+
+
+def _rough(subjects: Mapping[_Which, Subject], bench: Bench, case: Case) -> dict[_Which, float]:
+    """Milliseconds of a batch of each that runs; the bench remembers why another does not."""
+    found: dict[_Which, float] = {}
+    for which, subject in subjects.items():
+        if subject.name in bench.running:
+            with suppress(RtcError):
+                found[which] = bench.typical_ms(subject.name, case)
+    return found
 
 
 def _words(found: Sequence[Timing]) -> str:

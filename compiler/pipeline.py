@@ -228,13 +228,15 @@ class _Job:
         self, front: Front, profile: DeviceProfile, backends: Sequence[Backend]
     ) -> tuple[list[Candidate], list[Missing]]:
         builder = Builder.of(self.recipe, self.data, front, profile, self.stages)
-        known = paces(builder, backends)
-        builder = replace(builder, sharers=sum(not pace.behind for pace in known.values()))
+        known, search = paces(builder, backends), builder.search
+        fast = search is not None and search.objective == "latency"
+        behind = {name: pace.behind for name, pace in known.items() if pace.behind and fast}
+        builder = replace(builder, sharers=len(backends) - len(behind))
         found = [
             each
             for backend in backends
             for each in builder.candidates(
-                backend, known[backend.name].threads, unsearched=known[backend.name].behind
+                backend, known[backend.name].threads, unsearched=behind.get(backend.name, "")
             )
         ]
         built = [each for each in found if isinstance(each, Candidate)]

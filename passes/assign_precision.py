@@ -50,7 +50,6 @@ class AssignPrecision(Pass):
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat all else.
         residuals: policy of residual Adds by name or glob, likewise.
-        snr_db: signal-to-noise ratios that are known already, by layer name.
         given: a plan to keep instead of deciding: that of a search, or one that a person edited.
             Its layers with weights, its pinned ones and its residual Adds count; the others follow.
     """
@@ -65,7 +64,6 @@ class AssignPrecision(Pass):
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
     residuals: Mapping[str, ResidualPolicy] = field(default_factory=dict)
-    snr_db: Mapping[str, float] = field(default_factory=dict)
     given: PrecisionPlan | None = None
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
@@ -79,7 +77,7 @@ class AssignPrecision(Pass):
             RecipeError: a pin that matches nothing, contradicts another, or cannot be kept (id
                 "unsupported-pin" where it is this runtime that has no such kernel); a given plan of
                 another model or target, or with a layer that the model does not have.
-            DataError: a layer whose output is not finite on the calibration set.
+            DataError: a layer whose output is not finite on those samples.
         """
         target = ctx.where()
         policy = Policy(Variant(self.variant), target.scheme, self.min_snr_db)
@@ -91,11 +89,10 @@ class AssignPrecision(Pass):
             layer
             for name, layer in layers.items()
             if name not in kept
-            and name not in self.snr_db
             and not policy.obstacle(layer)
             and (policy.quantises or pins.get(name) is Precision.INT8)
         ]
-        snr = {**self.snr_db, **(_snr(write(graph, unit), wanted, ctx) if wanted else {})}
+        snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
         decisions = {
             n: kept.get(n) or policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rtc.calibration.oracle import Oracle, session, with_outputs
 from rtc.calibration.rounding import emulate_half
@@ -23,7 +23,8 @@ from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.progress import Progress, silent
 
-_BITE = 4  # samples of a batch where time is short: it is only looked at between two of them
+_BITE = 4  # samples of the first batch where time is limited: it shows how long they take
+_SHARE = 0.1  # of that time, at most, for one of the other batches
 
 
 def exact(
@@ -55,10 +56,7 @@ def exact(
     constants = shared_constants(base, [tail.assembly for tail in tails])
     results = Results()
     with Oracle(with_outputs(proto, outputs), outputs) as oracle:
-        size = batch_size(base, tensors)
-        if math.isfinite(within_s):
-            size = min(size, _BITE)
-        for start, inputs in oracle.batches(split, size):
+        for start, inputs in _batches(oracle, split, batch_size(base, tensors), within_s):
             values = {oracle.input_name: inputs, **oracle.run(inputs)}
             base.refuse_not_finite(values, start)
             reference = results.reference(values[base.logits], split, start)
@@ -77,6 +75,21 @@ def exact(
         rows=tuple(results.row(tail.alternative, tail.tally) for tail in tails),
         cost=Cost(passes, time.perf_counter() - begun),
     )
+
+
+def _batches(
+    oracle: Oracle, split: Split, size: int, within_s: float
+) -> Iterator[tuple[int, Array]]:
+    """All samples, `size` at a time, or in batches that take a small part of the time each."""
+    if oracle.batch or math.isinf(within_s):
+        yield from oracle.batches(split, size)
+        return
+    begun, start, step = time.perf_counter(), 0, min(size, _BITE)
+    while start < len(split):
+        yield start, split.inputs(start, start + step)
+        start += step
+        each_s = (time.perf_counter() - begun) / start
+        step = min(size, max(1, int(_SHARE * within_s / each_s)))
 
 
 class _Tail:

@@ -307,16 +307,21 @@ class Bench(Closing):
         rounds = max(ROUNDS, round(seconds / (turns * slice_s)))
         order = random.Random(seed)  # noqa: S311 - an order of turns is no secret
         told: dict[Case, dict[str, Series]] = {case: {} for case in cases}
-        begun = time.monotonic()
-        for number in range(rounds + 1):
-            if number > ROUNDS and time.monotonic() - begun > seconds:
-                break  # inferences take longer than a slice
-            progress(number, rounds + 1, f"round {number} of {rounds}" if number else "warm-up")
+
+        def go_round() -> None:
             pairs = [(case, name) for case in cases for name in self.running]
             for case, name in order.sample(pairs, len(pairs)):
                 if name in self._workers:  # it may have failed in this very round
                     self._slice(name, case, told[case], slice_s)
-            begun = begun if number else time.monotonic()
+
+        progress(0, rounds + 1, "warm-up")
+        go_round()
+        begun = time.monotonic()
+        for number in range(1, rounds + 1):
+            if number > ROUNDS and time.monotonic() - begun > seconds:
+                break  # inferences take longer than a slice
+            progress(number, rounds + 1, f"round {number} of {rounds}")
+            go_round()
         return Comparison(
             {case: {n: told[case][n] for n in self.running if n in told[case]} for case in cases}
         )

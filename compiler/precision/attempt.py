@@ -17,6 +17,7 @@ from rtc.compiler.precision.session import opened
 from rtc.compiler.precision.trial import Lab, Outcome
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.stages import Stages
+from rtc.targets import loader
 
 _SAMPLES = 512
 
@@ -69,7 +70,8 @@ def attempt(
         recipe, stages, target=target, backend=backend, variant=Variant.MIX, here=False
     )
     runtime = session.backend
-    best = paces(session.builder, [runtime])[runtime.name].threads
+    profile = session.builder.request.profile
+    best = paces(session.builder, loader.backends_for(profile))[runtime.name].threads
     builder = session.builder.with_threads(best.get(Variant.MIX, session.builder.request.threads))
     given = side(plan).plan if plan else session.plan
     before = builder.replanned(runtime, given, {})

@@ -123,8 +123,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         within_s=_LEDGER_SHARE * seconds,
     )
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
-    found_db = {r.layer: r.layer_snr_db for r in evidence.rows if r.precision is Precision.INT8}
-    rules = builder.plan(backend, Variant.MIX, snr_db=found_db)
+    rules = builder.plan(backend, Variant.MIX)
     gates = builder.recipe.gates
     goal = Goal(
         options.objective,
@@ -295,6 +294,6 @@ def _because(name: str, row: LayerSensitivity | None, found: Found, told: str, s
 
 def _warn_of_budget(builder: Builder, backend: Backend, seconds: float) -> None:
     builder.stages.listener.warned(
-        f"{backend.name}: the search's {seconds:g} s were over when float alone had been tried;"
-        " the rules' plan stands (give it more with --budget)"
+        f"{backend.name}: its part of the time to search in ({seconds:g} s) was over when float"
+        " alone had been tried; the rules' plan stands (give it more with --budget)"
     )

@@ -6,7 +6,7 @@ has one of its own plans, against its float engine; another holds every candidat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
@@ -67,32 +67,32 @@ def search_pictures(
 def whole_front(candidates: Sequence[CandidateRow], searches: Sequence[SearchRow]) -> Plot | None:
     """Agreement against latency of all candidates, and of all plans that were tried for them.
 
-    A plan's latency is that of its runtime's float candidate over how many times faster the plan
-    was when it was tried: so all are of the one comparison that the candidates were measured in.
+    The front is that of the candidates, which were measured together. A plan's latency follows from
+    that of its search's candidate and from how fast both were beside the same float engine.
     """
-    dots = [_candidate_mark(row) for row in candidates]
-    dots += [_trial_mark(t, s, _float_ms(s, candidates)) for s in searches for t in s.trials]
-    marks = [mark for mark in dots if mark is not None]
+    marks = [mark for row in candidates if (mark := _candidate_mark(row))]
+    front = [(mark.x, -mark.y) for mark in marks]
     if len(marks) < 2:
         return None
+    marks = [m for s in searches for m in _trial_marks(s, candidates)] + marks  # these on top
     xs = nice_ticks(0.0, max(mark.x for mark in marks))
     ys = nice_ticks(min(_ALL_AGREE, *(mark.y for mark in marks)), 100.0)
     x = _axis(xs[0], xs[-1], _LEFT, WIDTH - _RIGHT)
     y = _axis(ys[0], ys[-1], _HEIGHT - _FOOT, _TOP)
-    placed = [
-        replace(mark, x=x(mark.x), y=y(mark.y), low=y(mark.low), high=y(mark.high))
-        for mark in marks
-    ]
     measured = all(isinstance(row.latency, Measured) for row in candidates if row.latency)
     return Plot(
         title="Every candidate, and every plan that was tried",
-        xlabel=f"latency of a batch, forward only, ms ({'measured' if measured else 'estimated'})",
+        xlabel=f"latency of a batch, forward only, ms ({'measured' if measured else 'estimated'};"
+        " plans': derived)",
         ylabel="agreement with the float model, %: of candidates on the test set, of plans on"
         " calibration samples",
-        dots=tuple(sorted(placed, key=lambda dot: dot.kind != "tried")),  # candidates on top
+        dots=tuple(
+            replace(mark, x=x(mark.x), y=y(mark.y), low=y(mark.low), high=y(mark.high))
+            for mark in marks
+        ),
         xticks=tuple(Tick(x(tick), f"{tick:g}") for tick in xs),
         yticks=tuple(Tick(y(tick), f"{tick:g}") for tick in ys),
-        line=tuple((dot.x, dot.y) for dot in _unbeaten(placed, to_the_left=True)),
+        line=tuple((x(ms), y(-lost)) for ms, lost in _least(front)),
     )
 
 
@@ -108,20 +108,21 @@ def _candidate_mark(row: CandidateRow) -> Dot | None:
     return Dot(ms, share, low, high, kind, title)
 
 
-def _trial_mark(trial: TrialRow, search: SearchRow, float_ms: float | None) -> Dot | None:
-    speed = _speed(trial, search)
-    if speed is None or float_ms is None:
-        return None
-    ms, (share, low, high) = float_ms / speed, trial.agreement
-    title = f"{search.candidate}, {trial.name}: {significant(ms)} ms, {share:.2%} agree"
-    return Dot(ms, 100 * share, 100 * low, 100 * high, "tried", title)
-
-
-def _float_ms(search: SearchRow, candidates: Sequence[CandidateRow]) -> float | None:
-    """The latency of the float candidate that a search's plans were timed beside."""
-    backend = next((row.backend for row in candidates if row.name == search.candidate), "")
-    known = {row.variant: _value(row.latency) for row in candidates if row.backend == backend}
-    return known.get("half") or known.get("fp32")
+def _trial_marks(search: SearchRow, candidates: Sequence[CandidateRow]) -> Iterator[Dot]:
+    """Nothing where the search had no time to choose: its candidate is then none of its plans."""
+    built = next((row for row in candidates if row.name == search.candidate), None)
+    best = next((trial for trial in search.trials if trial.state == "best"), None)
+    ms = _value(built.latency) if built else None
+    most = _speed(best, search) if best and len(search.trials) > 1 else None
+    if ms is None or most is None:
+        return
+    for trial in search.trials:
+        speed = _speed(trial, search)
+        if speed is not None:
+            own, (share, low, high) = ms * most / speed, trial.agreement
+            kind = "tried refused" if trial.state == "refused" else "tried"
+            title = f"{search.candidate}, {trial.name}: {significant(own)} ms, {share:.2%} agree"
+            yield Dot(own, 100 * share, 100 * low, 100 * high, kind, title)
 
 
 def _value(evidence: Evidence | None) -> float | None:
@@ -188,7 +189,7 @@ def _front(search: SearchRow) -> Plot | None:
         dots=dots,
         xticks=tuple(Tick(x(tick), f"{tick:g}×") for tick in xs),
         yticks=tuple(Tick(y(tick), f"{tick:g}") for tick in ys),
-        line=tuple((dot.x, dot.y) for dot in _unbeaten(dots)),
+        line=tuple((-x, y) for x, y in _least((-dot.x, dot.y) for dot in dots)),
     )
 
 
@@ -202,15 +203,12 @@ def _speed(trial: TrialRow, search: SearchRow) -> float | None:
     return others.value / own.value
 
 
-def _unbeaten(dots: Sequence[Dot], *, to_the_left: bool = False) -> list[Dot]:
-    """The Pareto front, from the fastest: up and to the right, or left, is better.
-
-    y grows downwards.
-    """
-    front: list[Dot] = []
-    for dot in sorted(dots, key=lambda dot: (dot.x if to_the_left else -dot.x, dot.y)):
-        if not front or dot.y < front[-1].y:
-            front.append(dot)
+def _least(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The Pareto front: what no other is below in both coordinates, by the first of them."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
     return front
 
 

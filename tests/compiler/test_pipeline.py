@@ -14,10 +14,19 @@ import yaml
 from digits_net import digits, digits_net
 
 from rtc.compiler import CompileResult, bundle, compile, load  # noqa: A004 - the verb of this tool
-from rtc.compiler.core.errors import DataError, IntegrityError, RecipeError, RtcError
+from rtc.compiler.building import Builder
+from rtc.compiler.core.errors import (
+    BuilderError,
+    DataError,
+    IntegrityError,
+    RecipeError,
+    RtcError,
+)
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Nobody
+from rtc.compiler.core.target import Backend
+from rtc.compiler.pace import Pace
 from rtc.compiler.store import Store
 
 SEARCH = "precision: {search: {seconds: 2}}"
@@ -376,3 +385,38 @@ def test_training_has_labels_where_calibration_comes_from_a_folder(tmp_path: Pat
     )
     assert result.report.curves[0].accuracy
     assert ranges(result)["input"]["seen_high"] == pytest.approx(7 * samples.max())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [("openvino", 1, ""), ("onnxruntime", 1, "far behind")]),
+        (
+            {
+                "precision": {"search": {"objective": "accuracy"}},
+                "gates": {"latency_ms": 1.0},
+            },
+            [("openvino", 2, ""), ("onnxruntime", 2, "")],
+        ),
+    ],
+    ids=["for latency", "for accuracy"],
+)
+def test_the_runtimes_that_are_searched_share_the_time(
+    recipe: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    expected: list[tuple[str, int, str]],
+) -> None:
+    asked = []
+
+    def candidates(self: Builder, backend: Backend, threads: object, *, unsearched: str) -> tuple:
+        asked.append((backend.name, self.sharers, unsearched))
+        return ()
+
+    told = {"openvino": Pace(), "onnxruntime": Pace(behind="far behind")}
+    monkeypatch.setattr("rtc.compiler.pipeline.paces", lambda *_: told)
+    monkeypatch.setattr(Builder, "candidates", candidates)
+    with pytest.raises(BuilderError, match="no candidate"):
+        compile(recipe(**changes), out=tmp_path / "out", store=Store(tmp_path / "store"))
+    assert asked == expected

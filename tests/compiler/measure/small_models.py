@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -103,3 +104,15 @@ class WrongAtEight(ReferenceRunner):
 
 def wrong_at_eight(files: Files, args: Mapping[str, Any]) -> Session:
     return Session(WrongAtEight(Unit.from_files(files)), files["samples"], args["samples"])
+
+
+class Slow(ReferenceRunner):
+    """Takes longer for a batch than a turn is meant to."""
+
+    def enqueue(self) -> None:
+        time.sleep(0.06)
+        super().enqueue()
+
+
+def slow(files: Files, args: Mapping[str, Any]) -> Session:
+    return Session(Slow(Unit.from_files(files)), files["samples"], args["samples"])

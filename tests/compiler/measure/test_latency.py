@@ -102,6 +102,13 @@ def test_a_run_that_computes_nothing_is_not_timed(bench: Bench, comparison: Comp
     assert bench.failures["forgetful"].id == "timed-run-differs"
 
 
+def test_long_inferences_are_timed_once_a_round_and_no_longer_than_was_asked_for() -> None:
+    with Bench([broken("slow", "slow")], DATA, (1,)) as bench:
+        series = bench.time(1.5, modes=("forward",)).series[Case("forward", 1)]["slow"]
+    assert [len(times) for times in series.rounds] == [1] * len(series.rounds)
+    assert ROUNDS <= len(series.rounds) <= 1.5 / 0.06  # slices would have filled 50 rounds
+
+
 def test_rows_say_what_was_measured_and_against_what(comparison: Comparison) -> None:
     rows = comparison.rows("torch eager", "this machine")
     assert len(rows) == 3 * len(MODES) * len(BATCHES)

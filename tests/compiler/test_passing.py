@@ -1,0 +1,70 @@
+"""How many samples a pass is held against its bound on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
+from rtc.compiler.core.progress import Nobody
+from rtc.compiler.core.unit import Level, OnnxModel, Signature, TensorSpec, Unit
+from rtc.compiler.passing import run_pass
+from rtc.compiler.stages import Stages
+from rtc.compiler.store import Store
+
+SIZE = 400 * 400
+
+
+@dataclass(frozen=True)
+class Data:
+    """Only what a certificate takes."""
+
+    test: Split
+    digest: str = "noise"
+
+
+@dataclass(frozen=True)
+class Nothing(Pass):
+    """Changes nothing, and promises as much or less."""
+
+    name = "nothing"
+    takes = gives = Level.ONNX
+    limit: float = 0.0
+
+    @property
+    def bound(self) -> Bound:
+        return Bounded("disagreement", self.limit) if self.limit else Exact()
+
+    def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
+        return PassResult(unit, False, "nothing to do")
+
+
+def wide() -> Unit:
+    """A mean over many inputs, beside a zero."""
+    import onnx
+
+    text = f"""<ir_version: 10, opset_import: ["" : 18]>
+        wide (float[n, {SIZE}] x) => (float[n, 2] y) {{
+            axes = Constant <value_ints = [1]> ()
+            mean = ReduceMean (x, axes)
+            zero = Sub (mean, mean)
+            y = Concat <axis = 1> (mean, zero)
+        }}"""
+    proto = onnx.parser.parse_model(text).SerializeToString()
+    tensors = (TensorSpec("x", "float32", ("n", SIZE)),), (TensorSpec("y", "float32", ("n", 2)),)
+    return Unit(OnnxModel(proto), Signature(*tensors))
+
+
+@pytest.mark.parametrize(("limit", "samples"), [(0.0, 104), (0.05, 256)])
+def test_exact_promises_need_fewer_of_large_inputs_and_shares_need_all(
+    tmp_path: Path, limit: float, samples: int
+) -> None:
+    raw = np.broadcast_to(np.arange(300, dtype=np.float32)[:, None], (300, SIZE))
+    data = Data(Split("test", raw, None, Preprocess()))
+    stages = Stages(Store(tmp_path), Nobody())
+    passed = run_pass(Nothing(limit), wide(), PassContext(data), stages)
+    assert passed.certificate.samples == samples
