@@ -12,6 +12,7 @@ no search: a mix of its kernels beats the faster of its two ends by a few per ce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -232,7 +233,7 @@ def timed(
         rough = _rough(full, bench, case)
         if max(rough.values(), default=0.0) <= SLOW_MS:
             for which, subject in subjects.items():
-                if which not in full and rough.get((*which[:2], most), 0.0) <= LONG_MS * most:
+                if which not in full and rough.get((*which[:2], most), math.inf) <= LONG_MS * most:
                     bench.start(subject)
             seconds = _SECONDS * len({name for name, *_ in subjects})
             compared = bench.time(seconds, modes=(FORWARD,), seed=seed)

@@ -34,8 +34,8 @@ def test_globs_must_agree_where_no_name_beats_them():
     with pytest.raises(RecipeError, match="two patterns") as error:
         kinds({"conv*": "mse", "con*": "minmax"})
     assert error.value.id == "contradictory-observers"
-    named = {"conv*": "mse", "con*": "minmax", "conv1": "mse", "conv2": "entropy"}
-    assert kinds(named)["r1"] == "entropy"
+    names = {"conv1": "mse", "conv2": "entropy", "conv3": "mse"}
+    assert kinds({"conv*": "mse", "con*": "minmax", **names})["r1"] == "entropy"
 
 
 def test_layers_that_share_a_tensor_must_agree():

@@ -179,7 +179,7 @@ def test_one_front_holds_every_candidate_and_every_plan(cpu_report: Report) -> N
     for trial in cpu_report.searches[0].trials:
         title = next(dot.title for dot in front.dots if f", {trial.name}:" in dot.title)
         own = 1.2 * best.over_float[0] / trial.over_float[0]  # 1.2 ms is the best's candidate
-        assert f"{own:.3g} ms" in title
+        assert f"{own:#.3g} ms" in title
     by_title = {dot.title.partition(",")[0]: (dot.x, dot.y) for dot in front.dots}
     on_front = ("openvino int8", "openvino mix", "openvino fp32")
     assert front.line == tuple(by_title[name] for name in on_front)
