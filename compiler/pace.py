@@ -181,10 +181,11 @@ def _timings(
     builder: Builder, backends: Sequence[Backend], tried: Sequence[int]
 ) -> tuple[Timing, ...]:
     request, samples = builder.request, builder.context.data.calibration
+    most = builder.with_threads(max(tried))  # mostly the number that it stays at
     engines = {
         (backend.name, variant): engine
         for backend in backends
-        for variant, engine in _engines(builder, backend)
+        for variant, engine in _engines(most, backend)
     }
     if not engines:
         return ()

@@ -27,6 +27,7 @@ _CHECKED_WITH = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _RESULT = "result.json"
 _SAMPLES = 256  # a broken model shows in the first few; a share of 1 % is known within 1.3 points
 _ELEMENTS = 1 << 24  # of inputs that every element of the output is compared on: 111 images of 224²
+_SAME = 16  # where not a byte has changed: that they run, and give numbers, is all there is to show
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> Ce
 
     before, after = ctx.reference or unit, step.judged(result.unit, ctx)
     samples = _SAMPLES
-    if isinstance(step.bound, Exact):
+    if before.digest == after.digest:
+        samples = _SAME
+    elif isinstance(step.bound, Exact):
         elements = math.prod(ctx.data.test.inputs(0, 1).shape)
         samples = min(samples, max(1, _ELEMENTS // max(1, elements)))
     row = parity.check(

@@ -160,7 +160,8 @@ class Lab(Closing):
         """The processes, started for the first trial that is not known already."""
         builder, backend = self.builder, self.backend
         graph = builder.graph(backend, self.float_plan)
-        beside = builder.built(backend, graph, f"{backend.name} float") if self.here else None
+        name = f"{backend.name} {self.float_plan.default}"  # its candidate's, built already
+        beside = builder.built(backend, graph, name) if self.here else None
         engine = beside.engine if beside else None
         return Runtime(backend, builder.request, self.samples, beside=engine)
 
