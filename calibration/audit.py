@@ -116,7 +116,7 @@ def _flat(split: Split, reference: Split) -> Iterator[Fault]:
     if constant:
         yield Fault(
             "constant",
-            f"{len(constant)} of {len(split)} samples hold one value: {_list(constant)}",
+            f"{len(constant)} of {len(split)} samples hold one value each: at {_list(constant)}",
             "remove them, and look at what captured them",
         )
     for end in ("least", "greatest"):

@@ -9,6 +9,7 @@ measure → gates → bundle                                            the one 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from rtc.compiler.assemble import assemble
 from rtc.compiler.building import Builder, Candidate, Missing
 from rtc.compiler.choice import choose
 from rtc.compiler.core.data import Splits
-from rtc.compiler.core.errors import BuilderError, IntegrityError
+from rtc.compiler.core.errors import BuilderError, IntegrityError, MachineError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Listener, Nobody
@@ -100,6 +101,7 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
     profiles = [loader.profile(name, beside) for name in named or recipe.targets]
     for warning in _without_effect(recipe, [each.name for each in profiles], budget):
         listener.warned(warning)
+    _check_threads(recipe, profiles)
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
     recipe.admit_code()
     _check_writable(Path(out))
@@ -121,6 +123,24 @@ def _without_effect(recipe: Recipe, targets: Sequence[str], budget: float | None
     if budget is not None and not (options.search and mix and searched):
         why = "precision.offer has no mix" if not mix else "no mix is searched for"
         yield f"the budget changes nothing: {why}"
+
+
+def _check_threads(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
+    """Threads that wait for one another's cores would make a compile take hours.
+
+    Raises:
+        MachineError: more are asked for than this machine runs at once.
+    """
+    most = os.cpu_count() or 1
+    if recipe.measure.threads > most and any(each.kind == "cpu" for each in profiles):
+        raise MachineError(
+            "more CPU threads are asked for than this machine runs at once",
+            where="measure.threads",
+            seen=str(recipe.measure.threads),
+            expected=f"at most {most}",
+            fix="0 takes as many as engines are fastest with",
+            id="too-many-threads",
+        )
 
 
 def _check_writable(out: Path) -> None:

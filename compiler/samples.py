@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rtc.compiler.core.data import Dataset, Preprocess, Split, Splits
+from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import call_object
 from rtc.compiler.recipe import Recipe
@@ -44,7 +45,7 @@ def labelled_splits_of(recipe: Recipe) -> Splits:
 
 @dataclass(frozen=True)
 class _CalibratedElsewhere:
-    """Splits whose calibration samples come from a folder."""
+    """Splits whose calibration samples come from a folder; of another shape they are an error."""
 
     data: Splits
     folder: Path
@@ -68,7 +69,18 @@ class _CalibratedElsewhere:
     def calibration(self) -> Split:
         from rtc.calibration.folder import folder_split
 
-        return folder_split(self.folder, self.preprocess)
+        found = folder_split(self.folder, self.preprocess)
+        seen, wanted = (split.inputs(0, 1).shape[1:] for split in (found, self.data.test))
+        if seen != wanted:
+            raise DataError(
+                "the calibration samples differ in shape from the data's",
+                where=str(self.folder),
+                seen=" × ".join(map(str, seen)),
+                expected=" × ".join(map(str, wanted)),
+                fix="crop or scale them as the model's own samples were",
+                id="sample-shape",
+            )
+        return found
 
 
 def dataset_of(recipe: Recipe) -> Dataset:

@@ -80,7 +80,7 @@ def why(*, bundle: Bundle, layer: Annotated[str, typer.Argument(help="The layer.
 
     \b
     Example:
-      rtc precision why build/lenet5-mnist/cpu /conv1/Conv
+      rtc precision why build/lenet5-mnist/cpu conv1
     """
     from rtc.compiler.precision.view import search_of, unknown_layer, views
     from rtc.compiler.report.precision import layer_story

@@ -78,6 +78,7 @@ def new(
     Example:
       rtc recipe new my-model --output recipes/my-model.yaml
     """
+    name = name.removesuffix(".yaml")
     if not re.fullmatch(FOLDER_NAME, name):
         raise RecipeError("not a recipe's name", seen=repr(name), expected="letters, digits, . _ -")
     path = output or Path(f"{name}.yaml")

@@ -82,7 +82,7 @@ def few(raw, labels):
     ("change", "name", "seen"),
     [
         (doubled, "duplicates", "1 of 500 samples equal an earlier one: 7"),
-        (constant, "constant", "1 of 500 samples hold one value: 5"),
+        (constant, "constant", "1 of 500 samples hold one value each: at 5"),
         (overexposed, "saturated", "of the values are the greatest there is"),
         (without_class_4, "classes-missing", "1 of 10 classes have no sample: 4"),
         (between_0_and_1, "normalisation", "0-1 where the model expects 0-255"),

@@ -43,10 +43,12 @@ class Signs(Pass):
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         import onnx
 
+        if not self.text:
+            return PassResult(unit, False, "nothing to do")
         model = onnx.load_model_from_string(unit.onnx.proto)
         model.doc_string = self.text
         signed = Unit(OnnxModel(model.SerializeToString()), unit.signature)
-        return PassResult(signed, bool(self.text), "signed")
+        return PassResult(signed, True, "signed")
 
 
 def wide() -> Unit:

@@ -19,6 +19,7 @@ from rtc.compiler.core.errors import (
     BuilderError,
     DataError,
     IntegrityError,
+    MachineError,
     RecipeError,
     RtcError,
 )
@@ -420,3 +421,12 @@ def test_the_runtimes_that_are_searched_share_the_time(
     with pytest.raises(BuilderError, match="no candidate"):
         compile(recipe(**changes), out=tmp_path / "out", store=Store(tmp_path / "store"))
     assert asked == expected
+
+
+def test_more_threads_than_the_machine_has_are_refused_before_any_work(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = recipe(measure={"threads": 1024})
+    with pytest.raises(MachineError, match=r"measure\.threads"):
+        compile(path, out=tmp_path / "out", store=Store(tmp_path / "store"))
+    assert not (tmp_path / "out").exists()

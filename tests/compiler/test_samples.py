@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.errors import DataError, RecipeError
 from rtc.compiler.recipe import load_recipe
 from rtc.compiler.samples import splits_of
 
@@ -46,3 +46,13 @@ def test_a_folder_that_is_not_there_is_told_of_with_its_line(tmp_path):
         recipe(tmp_path)
     assert error.value.where.endswith("recipe.yaml:10:21")
     assert error.value.id == "missing-file"
+
+
+def test_calibration_samples_of_another_shape_are_named_with_their_folder(tmp_path):
+    (tmp_path / "here").mkdir()
+    np.save(tmp_path / "here" / "a.npy", np.zeros((3, 5), np.float32))
+    splits = splits_of(recipe(tmp_path))
+    with pytest.raises(DataError, match="calibration samples differ in shape") as error:
+        _ = splits.calibration
+    assert (error.value.seen, error.value.expected) == ("5", "4")
+    assert error.value.where == str(tmp_path / "here")

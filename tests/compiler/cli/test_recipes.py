@@ -20,6 +20,11 @@ def test_new_writes_a_recipe_that_check_accepts(rtc, tmp_path) -> None:
     assert written == json.loads(json.dumps(schema()))
 
 
+def test_new_takes_a_files_name_for_what_it_is(rtc, tmp_path) -> None:
+    assert rtc("recipe", "new", "net.yaml").code == 0
+    assert load_recipe(tmp_path / "net.yaml").name == "net"
+
+
 def test_new_from_an_onnx_file_names_it(rtc, tmp_path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "net: 1.onnx").write_bytes(b"")
