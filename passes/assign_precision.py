@@ -8,7 +8,6 @@ precision and `residuals` by policy, as counts.
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
 from rtc.passes.observing import observations
+from rtc.passes.patterns import by_name, matching
 from rtc.passes.precision_policy import Policy, computes
 from rtc.passes.residual_policy import ResidualRules
 from rtc.passes.residuals import residuals
@@ -36,6 +36,7 @@ from rtc.passes.residuals import residuals
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+_WHERE = "precision.pin"
 _SAMPLES = 32  # behind a ratio; each adds a layer's whole output, so few are enough
 
 
@@ -189,19 +190,16 @@ class AssignPrecision(Pass):
 def _resolved(
     pin: Mapping[str, Precision], graph: gs.Graph, layers: Mapping[str, Layer], policy: Policy
 ) -> dict[str, Precision]:
-    """The pinned precision by layer name: first what patterns say, then what names do."""
+    """The pinned precision by layer name."""
     asked = {pattern: Precision(precision) for pattern, precision in pin.items()}
     names = [node.name for node in graph.nodes if computes(node)]
-    by_glob: dict[str, str] = {}
-    for pattern in (each for each in asked if each not in names):
-        for name in _matches(pattern, names, asked[pattern], layers, policy):
-            other = by_glob.setdefault(name, pattern)
-            if asked[other] is not asked[pattern] and name not in asked:
-                raise _contradiction(name, {each: asked[each] for each in (other, pattern)})
-    by_name = {name: precision for name, precision in asked.items() if name in names}
-    for name, precision in by_name.items():
-        _refuse_impossible(name, precision, layers, policy)
-    return {name: asked[pattern] for name, pattern in by_glob.items()} | by_name
+    for name in (each for each in asked if each in names):
+        _refuse_impossible(name, asked[name], layers, policy)
+
+    def matches(pattern: str) -> list[str]:
+        return _matches(pattern, names, asked[pattern], layers, policy)
+
+    return by_name(asked, names, matches, _WHERE)
 
 
 def _refuse_another(seen: str, expected: str, kind: str) -> None:
@@ -244,31 +242,13 @@ def _matches(
     policy: Policy,
 ) -> list[str]:
     """Layers that a glob pins. To INT8 it pins those that can be quantised."""
-    matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-    if not matched:
-        raise RecipeError(
-            "this pin matches no layer",
-            where="precision.pin",
-            seen=repr(pattern),
-            fix=nearest(pattern, names),
-            id="unmatched-pin",
-        )
+    matched = matching(pattern, names, _WHERE)
     if precision is not Precision.INT8:
         return matched
     able = [name for name in matched if name in layers and not policy.obstacle(layers[name])]
     if not able:
         _refuse_impossible(matched[0], precision, layers, policy)
     return able
-
-
-def _contradiction(name: str, pins: Mapping[str, Precision]) -> RecipeError:
-    return RecipeError(
-        f"two pins contradict each other on {name}",
-        where="precision.pin",
-        seen=", ".join(f"{pattern}: {precision}" for pattern, precision in pins.items()),
-        fix=f"pin {name} by its name, which beats patterns",
-        id="contradictory-pins",
-    )
 
 
 def _refuse_impossible(
@@ -284,7 +264,7 @@ def _refuse_impossible(
         elsewhere = name in layers and layers[name].op not in policy.scheme.int8_ops
         raise RecipeError(
             f"{name} cannot be pinned to int8: {why}",
-            where="precision.pin",
+            where=_WHERE,
             fix="pin it to half or fp32, or take the pin out",
             id="unsupported-pin" if elsewhere else "impossible-pin",
         )

@@ -6,17 +6,16 @@ takes the kind of the layer that computes it.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Observation
 from rtc.passes.layers import JOINS, activations, origin, output_of
+from rtc.passes.patterns import by_name, matching
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -69,28 +68,9 @@ def _choose(chosen: dict[str, str], tensor: str, kind: str | None) -> None:
 
 
 def _kinds(names: list[str], by_layer: Mapping[str, str]) -> dict[str, str]:
-    """The kind by layer name; a name beats a glob."""
-    found: dict[str, str] = {}
-    patterns: dict[str, str] = {}
-    for pattern, kind in by_layer.items():
-        matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if pattern not in names and not matched:
-            raise RecipeError(
-                "this pattern matches no layer",
-                where=_WHERE,
-                seen=repr(pattern),
-                fix=nearest(pattern, names),
-                id="unmatched-observer",
-            )
-        for name in matched if pattern not in names else ():
-            other = patterns.setdefault(name, pattern)
-            if by_layer[other] != kind and name not in by_layer:
-                raise RecipeError(
-                    f"two patterns ask for different observers of what {name} reads",
-                    where=_WHERE,
-                    seen=f"{other}: {by_layer[other]}, {pattern}: {kind}",
-                    fix=f"name {name} itself, which beats patterns",
-                    id="contradictory-observers",
-                )
-            found[name] = kind
-    return found | {name: kind for name, kind in by_layer.items() if name in names}
+    """The kind by layer name."""
+
+    def matches(pattern: str) -> list[str]:
+        return matching(pattern, names, _WHERE, id="unmatched-observer")
+
+    return by_name(by_layer, names, matches, _WHERE, id="contradictory-observers")

@@ -7,16 +7,15 @@ needs both branches to end in INT8 layers; without, the Add is kept half.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import Statistics
 from rtc.compiler.core.precision import Range, ResidualDecision, ResidualPolicy
 from rtc.compiler.core.target import QuantScheme
 from rtc.passes.layers import origin
+from rtc.passes.patterns import by_name, matching
 from rtc.passes.residuals import Residual
 
 _WHERE = "precision.residuals"
@@ -140,29 +139,14 @@ class ResidualRules:
             )
 
     def _pinned(self, adds: Mapping[str, Residual]) -> dict[str, ResidualPolicy]:
-        """The pinned policy by Add: first what patterns say, then what names do."""
-        by_glob: dict[str, ResidualPolicy] = {}
-        for pattern in (each for each in self.pins if each not in adds):
-            policy = self.pins[pattern]
-            for name in self._matches(pattern, adds):
-                if by_glob.setdefault(name, policy) is not policy and name not in self.pins:
-                    raise _contradiction(name, by_glob[name], policy)
-        by_name = {name: policy for name, policy in self.pins.items() if name in adds}
-        for name, policy in by_name.items():
-            self._refuse_impossible(adds[name], policy)
-        return by_glob | by_name
+        """The pinned policy by Add."""
+        for name in (each for each in self.pins if each in adds):
+            self._refuse_impossible(adds[name], self.pins[name])
+        return by_name(self.pins, adds, lambda pattern: self._matches(pattern, adds), _WHERE)
 
     def _matches(self, pattern: str, adds: Mapping[str, Residual]) -> list[str]:
         """The Adds that a glob pins: those that can have the policy."""
-        matched = [name for name in adds if fnmatch.fnmatchcase(name, pattern)]
-        if not matched:
-            raise RecipeError(
-                "this pin matches no residual Add",
-                where=_WHERE,
-                seen=repr(pattern),
-                fix=nearest(pattern, adds),
-                id="unmatched-pin",
-            )
+        matched = matching(pattern, adds, _WHERE, of="residual Add")
         policy = self.pins[pattern]
         able = [name for name in matched if not self._obstacle(adds[name], policy, self.able)]
         if not able:
@@ -184,16 +168,6 @@ _RULES: Mapping[ResidualPolicy, str] = {
     ResidualPolicy.QUANTISE_SKIP: "the Add runs inside the convolution that ends its branch",
     ResidualPolicy.QUANTISE_BOTH: "the Add is INT8 between integers",
 }
-
-
-def _contradiction(name: str, first: ResidualPolicy, second: ResidualPolicy) -> RecipeError:
-    return RecipeError(
-        f"two pins contradict each other on {name}",
-        where=_WHERE,
-        seen=f"{first} and {second}",
-        fix=f"pin {name} by its name, which beats patterns",
-        id="contradictory-pins",
-    )
 
 
 def _range(tensor: object, statistics: Statistics) -> Range:

@@ -79,9 +79,9 @@ def _seconds(text: str) -> float:
     from rtc.compiler.recipe import MOST_SECONDS
 
     given = text.strip().lower()
-    parts = _PART.findall(given if given[-1:].isalpha() else f"{given}s")
-    rest = _PART.sub("", given if given[-1:].isalpha() else f"{given}s").strip()
-    if rest or not parts:
+    given = given if given[-1:].isalpha() else f"{given}s"
+    parts = _PART.findall(given)
+    if not parts or _PART.sub("", given).strip():
         raise RecipeError(
             "not a time", where="--budget", seen=repr(text), expected="like 90s, 10m or 1h30m"
         )

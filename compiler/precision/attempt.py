@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
 from rtc.compiler.pace import paces
 from rtc.compiler.precision.difference import Change, changes, side
@@ -17,6 +15,7 @@ from rtc.compiler.precision.session import opened
 from rtc.compiler.precision.trial import Lab, Outcome
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.stages import Stages
+from rtc.passes.patterns import matching
 from rtc.targets import loader
 
 _SAMPLES = 512
@@ -98,14 +97,7 @@ def _by_name(
     """Policies by the names of the Adds that they are for."""
     found: dict[str, ResidualPolicy] = {}
     for pattern, policy in policies.items():
-        names = [name for name in plan.residuals if fnmatch.fnmatchcase(name, pattern)]
-        if not names:
-            raise RecipeError(
-                "no residual Add matches",
-                seen=repr(pattern),
-                fix=nearest(pattern, plan.residuals),
-                id="unmatched-pin",
-            )
+        names = matching(pattern, plan.residuals, "--set", of="residual Add")
         found |= dict.fromkeys(names, policy)
     return found
 

@@ -214,7 +214,7 @@ def test_a_glob_pins_what_can_be():
             TENSORRT,
             {"residuals": {"join*": KEEP_HALF, "*1": SHARED_SCALE}},
             "contradictory-pins",
-            "keep-half and shared-scale",
+            "join*: keep-half, *1: shared-scale",
         ),
         (
             TENSORRT,

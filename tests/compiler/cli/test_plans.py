@@ -224,7 +224,7 @@ def test_try_tells_what_a_change_does(rtc, home: Path) -> None:
         ("a1=int4", "no such precision"),
         ("zz=fp16", "matches no layer"),
         ("join1=share-scale", 'did you mean "shared-scale"'),
-        ("zz=keep-half", "no residual Add matches"),
+        ("zz=keep-half", "matches no residual Add"),
         ("a1=int8 a1=fp16", "contradict each other on a1"),
         ("join1=quantise-both", "join1 cannot have the policy quantise-both in this plan"),
         ("b1=fp32 join1=quantise-both", "join1 cannot be pinned to quantise-both"),
