@@ -110,8 +110,8 @@ def evaluate(proto: bytes) -> list[Array]:
 def session(proto: bytes, threads: int = 0, *, frugal: bool = False) -> ort.InferenceSession:
     """An unoptimised CPU session; half types are not emulated.
 
-    A frugal one holds no memory between runs, and its threads do not spin while they wait: for many
-    side by side.
+    Its threads do not spin between runs, where they would take the cores from who looks at the
+    results. A frugal one's never spin, and it holds no memory between runs: for many side by side.
 
     Raises:
         ModelError: ONNX Runtime does not take the model; its reason is given.
@@ -123,6 +123,7 @@ def session(proto: bytes, threads: int = 0, *, frugal: bool = False) -> ort.Infe
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = not frugal
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(not frugal)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
     options.log_severity_level = 4
     try:
         return ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
