@@ -38,8 +38,9 @@ class Stages:
 
     store: Store
     listener: Listener
-    fresh: bool = False  # recompute everything, and replace what the store holds
+    fresh: bool = False  # recompute everything once, and replace what the store holds
     rows: list[tuple[str, StageRow]] = field(default_factory=list)  # by target
+    made: set[str] = field(default_factory=set)  # keys of what was computed here
 
     def run(self, name: str, inputs: Any, work: Work, *, target: str = "") -> Files:
         """The files of a stage: from the store, or by doing `work`.
@@ -53,10 +54,12 @@ class Stages:
         key = self.store.key({"stage": name, "inputs": inputs, "code": code_digest()})
         self.listener.started(name, target)
         with self.store.lock(key):
-            kept = None if self.fresh else self.store.get(key)
+            again = self.fresh and key not in self.made
+            kept = None if again else self.store.get(key)
             files = self._do(name, work) if kept is None else kept
             if kept is None:
                 self.store.put(key, files, replace=self.fresh)
+                self.made.add(key)
         head = json.loads(files[_HEAD])
         self.rows.append((target, StageRow(name, head["seconds"], head["found"], key)))
         self.listener.finished(name, head["seconds"], head["found"], kept is not None)
@@ -64,9 +67,12 @@ class Stages:
 
     @contextmanager
     def together(self, name: str, target: str) -> Iterator[Stages]:
-        """Stages that the listener hears of as one, in the words of the first and last of them."""
+        """Stages that the listener hears of as one.
+
+        In the words of the one with its name, or of the first and last of them.
+        """
         part = _Part(name, self.listener)
-        inner = Stages(self.store, part, self.fresh)
+        inner = Stages(self.store, part, self.fresh, made=self.made)
         self.listener.started(name, target)
         try:
             yield inner
@@ -76,7 +82,8 @@ class Stages:
         finally:
             self.rows += inner.rows
         rows = [row for _, row in inner.rows]
-        found = "; ".join(row.found for row in rows[:1] + rows[-1:])
+        named = [row for row in rows if row.name == name] or rows[:1] + rows[-1:]
+        found = "; ".join(row.found for row in named)
         self.listener.finished(name, sum(row.seconds for row in rows), found, part.cached)
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:

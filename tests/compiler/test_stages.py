@@ -61,6 +61,9 @@ def test_a_fresh_run_replaces_what_was_kept(stages: Stages) -> None:
     fresh = Stages(stages.store, Nobody(), fresh=True)
     assert fresh.run("s", 1, counted(calls, "new"))["a"] == b"new"
     assert stages.run("s", 1, counted(calls, "never"))["a"] == b"new"
+    with fresh.together("s", "cpu") as part:  # it was made in this very run
+        assert part.run("s", 1, counted(calls, "again"))["a"] == b"new"
+    assert calls == ["old", "new"]
 
 
 def test_a_failed_stage_is_not_kept(stages: Stages) -> None:
@@ -85,6 +88,14 @@ def test_stages_together_are_told_of_as_one(stages: Stages) -> None:
     assert ("progressed", "both", "one: half") not in told.lines  # nothing was done again
     assert {row.name for row in stages.rows_of("cpu")} == {"one", "two"}
     assert stages.rows_of("other") == ()
+
+
+def test_the_stage_that_others_are_done_for_speaks_alone(stages: Stages) -> None:
+    with stages.together("both", "cpu") as part:
+        part.run("one", 1, counted([], "before"))
+        part.run("both", 1, counted([], "it"))
+    assert isinstance(stages.listener, Told)
+    assert stages.listener.lines[-1] == ("finished", "both", "it", "made")
 
 
 def test_a_failure_among_stages_together_is_told_and_raised(stages: Stages) -> None:

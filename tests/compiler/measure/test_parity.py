@@ -12,6 +12,7 @@ from small_models import CLASSES, WEIGHTS, linear
 
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import InternalError, MachineError
+from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.passes import Bound, Bounded, Exact
 from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, TorchModel, Unit
 from rtc.compiler.measure import parity
@@ -135,10 +136,14 @@ def test_a_bound_on_disagreement() -> None:
     row = check(linear(), linear(swapped), Bounded("disagreement", share))
     assert row.passed
     assert not row.exact
-    assert (
-        row.measured == f"changes for {share * COUNT:.0f} of {COUNT} samples ({100 * share:.2f} %)"
+    found = wilson(round(share * COUNT), COUNT)
+    assert row.measured == (
+        f"changes for {share * COUNT:.0f} of {COUNT} samples ({100 * share:.2f} %;"
+        f" 95 % interval {100 * found.low:.2f} to {100 * found.high:.2f})"
     )
-    assert not check(linear(), linear(swapped), Bounded("disagreement", share - 0.01)).passed
+    for limit, kept in ((share - 0.01, True), (found.low + 1e-9, True), (found.low - 1e-9, False)):
+        row = check(linear(), linear(swapped), Bounded("disagreement", limit))
+        assert row.passed is kept  # a limit is broken where chance cannot be the reason
 
 
 def test_a_share_that_is_the_limit_passes() -> None:
