@@ -39,9 +39,9 @@ class Observer(ABC):
         self.samples = 0
 
     def update(self, values: Array) -> bool:
-        """Take in a batch (N, …) of floats, each read from memory once.
+        """Take in a batch (N, …) of floats; False where one is not finite.
 
-        False where one is not finite; the observer is of no use then.
+        The observer is of no use then: what came before it in the batch may have been taken in.
         """
         for chunk in chunks(values):
             low, high = float(chunk.min()), float(chunk.max())
@@ -54,7 +54,7 @@ class Observer(ABC):
 
     def result(self, kind: str) -> TensorRange:
         """The range; it holds zero and is not empty, so that its scale is positive."""
-        if self.low == self.high == 0.0:
+        if self.seen == (0.0, 0.0):
             return TensorRange(0.0, 1.0, 0.0, 0.0, kind, self.samples)  # any scale represents zero
         (low, high), limit, by = self._choose()
         low, high = min(low, 0.0), max(high, 0.0)
@@ -68,7 +68,7 @@ class Observer(ABC):
 
     @abstractmethod
     def _take(self, values: Array, low: float, high: float) -> None:
-        """Take in what the extremes of some values (flat) do not tell."""
+        """Take in what the extremes of a piece of a batch (flat) do not tell."""
 
     @abstractmethod
     def _choose(self) -> Choice:
@@ -105,7 +105,7 @@ class MovingAverage(Observer):
         return fine
 
     def _take(self, values: Array, low: float, high: float) -> None:
-        """Pieces of a batch are not samples: `update` takes those in."""
+        """Pieces are not samples: `update` takes those in."""
 
     def _choose(self) -> Choice:
         low, high = min(self._lows / self.samples, 0.0), max(self._highs / self.samples, 0.0)

@@ -33,7 +33,7 @@ class Bounded:
     """Outputs may change, and `metric` says by how much at most.
 
     Metrics: "top1_drop" (top-1 accuracy before minus after, as a fraction; needs labels) and
-    "disagreement" (fraction of samples whose top-1 class changes).
+    "disagreement" (fraction of samples whose top-1 class changes; the lower end of its interval).
     """
 
     metric: str

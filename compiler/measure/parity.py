@@ -1,9 +1,9 @@
 """What one stage did to a model's outputs: the unit before against the unit after, on real samples.
 
 ONNX units run in the oracle (unoptimised ONNX Runtime), PyTorch units in eager mode, float32, both
-on the CPU. `check` judges against the bound that a pass promised; a share of samples breaks it
-where its whole 95 % interval lies beyond: chance breaks no promise. Nothing that is not finite ever
-passes, nor does a comparison of no samples.
+on the CPU. `check` judges against the bound that a pass promised. A "disagreement" breaks it where
+its whole 95 % interval lies beyond: a broken pass changes far more, and the gates judge what ships
+on the whole test set. Nothing that is not finite ever passes, nor does a comparison of no samples.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rtc.compiler.core.errors import (
     MachineError,
     ModelError,
 )
+from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.passes import Bound, Bounded, Exact
 from rtc.compiler.core.unit import Level, TensorSpec, Unit
 from rtc.compiler.measure import accuracy
@@ -85,7 +86,9 @@ def sentence(bound: Bound) -> str:
         return f"every element within {bound.atol:g} or {bound.rtol:g}·|x|, whichever is larger"
     if bound.metric == "top1_drop":
         return f"top-1 accuracy drops by at most {100 * bound.limit:g} points"
-    return f"the top-1 class changes for at most {100 * bound.limit:g} % (95 % interval)"
+    return (
+        f"the top-1 class is not shown to change for more than {100 * bound.limit:g} % of samples"
+    )
 
 
 def signature_change(before: Unit, after: Unit) -> str:
@@ -198,12 +201,11 @@ def _bounded(reference: Array, result: Array, bound: Bounded, split: Split) -> V
     if bound.metric == "disagreement":
         same = accuracy.agreement(result, reference, WHERE)
         count = round((1 - same.value) * same.samples)
-        share = count / same.samples  # 1 - 0.98 is more than 0.02
-        assert same.low is not None
-        assert same.high is not None
-        span = f"95 % interval {100 * (1 - same.high):.2f} to {100 * (1 - same.low):.2f}"
-        said = f"changes for {count} of {same.samples} samples ({100 * share:.2f} %; {span})"
-        return min(share, 1 - same.high) <= bound.limit, said
+        found = wilson(count, same.samples)
+        span = f"95 % interval {100 * found.low:.2f} to {100 * found.high:.2f}"
+        said = f"changes for {count} of {same.samples} samples ({100 * found.value:.2f} %; {span})"
+        # Of no change, rounding may put the lower end above zero.
+        return min(found.value, found.low) <= bound.limit, said
     if bound.metric != "top1_drop":
         raise InternalError(f'no metric is named "{bound.metric}"', where="bound")
     if split.labels is None:

@@ -124,7 +124,7 @@ def timings(model: Path, count: int, repeats: int, kinds: list[str]) -> bool:
             spent.append(time.perf_counter() - begun)
     base = seconds["plain inference"]
     times = {
-        name: statistics.median(mine / plain for mine, plain in zip(spent, base, strict=True))
+        name: statistics.median(mine / theirs for mine, theirs in zip(spent, base, strict=True))
         for name, spent in seconds.items()
     }
     print(f"{count} samples, batches of {batch}, {repeats} rounds, interleaved; medians")

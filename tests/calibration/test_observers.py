@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rtc.calibration import histogram
 from rtc.calibration.clipping import squared_error
 from rtc.calibration.histogram import Histogram
 from rtc.calibration.observers import OBSERVERS, Percentile, make_observer
 from rtc.calibration.quantise import activation_parameters
 from rtc.compiler.core.errors import RecipeError
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Batches are taken in pieces of 1,000 values."""
+    monkeypatch.setattr(histogram, "_CHUNK", 1000)
+    return 1000
 
 
 def observe(kind, *batches):
@@ -203,14 +211,40 @@ def test_memory_does_not_grow(kind):
     assert max(sizes[1:]) < sizes[0] + 1000
 
 
+@pytest.mark.parametrize("kind", sorted(OBSERVERS))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_not_taken(value):
-    observer = make_observer("percentile")
-    assert observer.update(np.ones((2, 3), np.float32))
-    bad = np.ones((2, 3), np.float32)
-    bad[1, 1] = value
+def test_a_batch_that_is_not_finite_is_refused(kind, value, small_pieces):
+    bad = np.ones((2, 3 * small_pieces), np.float32)
+    bad[1, -1] = value  # in the last piece
+    assert not make_observer(kind).update(bad)
+    observer = make_observer(kind)
+    assert observer.update(np.ones_like(bad))
     assert not observer.update(bad)
-    assert observer.samples == 2
+
+
+@pytest.mark.parametrize("kind", sorted(OBSERVERS))
+def test_a_batch_in_pieces_is_one_batch(kind, monkeypatch):
+    random = np.random.default_rng(2)
+    batches = (random.standard_normal((3, 8, 4001)) * [[[1]], [[3]], [[2]]]).astype(np.float32)
+    whole = observe(kind, *batches)
+    monkeypatch.setattr(histogram, "_CHUNK", 1000)  # not a divisor of what comes
+    pieces = observe(kind, *batches)
+    assert (pieces.seen_low, pieces.seen_high) == (batches.min(), batches.max())
+    assert pieces.samples == whole.samples == 24
+    for scheme in ("uint8", "int8"):
+        of_both = [actual_error(batches.reshape(24, -1), each, scheme) for each in (pieces, whole)]
+        assert of_both[0] == pytest.approx(of_both[1], rel=0.1)
+
+
+def test_a_histogram_counts_every_value_in_its_bin_whatever_the_pieces(monkeypatch):
+    monkeypatch.setattr(histogram, "_CHUNK", 1001)
+    values = np.random.default_rng(3).random(5000, np.float32)
+    counted = Histogram()
+    counted.add(values, float(values.min()), float(values.max()))
+    edges = counted.start + counted.width * np.arange(Histogram.BINS + 1)
+    expected, _ = np.histogram(values.astype(np.float64), edges)
+    assert np.abs(counted.counts - expected).sum() <= 4  # on an edge, either bin
+    assert counted.counts.sum() == len(values)
 
 
 @pytest.mark.parametrize(

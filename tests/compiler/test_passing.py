@@ -51,32 +51,39 @@ class Signs(Pass):
         return PassResult(signed, True, "signed")
 
 
-def wide() -> Unit:
-    """A mean over many inputs, beside a zero."""
+def wide(size: int) -> Unit:
+    """A mean over inputs, beside a zero."""
     import onnx
 
     text = f"""<ir_version: 10, opset_import: ["" : 18]>
-        wide (float[n, {SIZE}] x) => (float[n, 2] y) {{
+        wide (float[n, {size}] x) => (float[n, 2] y) {{
             axes = Constant <value_ints = [1]> ()
             mean = ReduceMean (x, axes)
             zero = Sub (mean, mean)
             y = Concat <axis = 1> (mean, zero)
         }}"""
     proto = onnx.parser.parse_model(text).SerializeToString()
-    tensors = (TensorSpec("x", "float32", ("n", SIZE)),), (TensorSpec("y", "float32", ("n", 2)),)
+    tensors = (TensorSpec("x", "float32", ("n", size)),), (TensorSpec("y", "float32", ("n", 2)),)
     return Unit(OnnxModel(proto), Signature(*tensors))
 
 
 @pytest.mark.parametrize(
-    ("step", "samples"),
-    [(Signs(), 104), (Signs(limit=0.05), 104), (Signs(text=""), 16), (Signs(0.05, ""), 16)],
-    ids=["every element", "a share of samples", "not a byte", "not a byte, share"],
+    ("step", "size", "samples"),
+    [
+        (Signs(), SIZE, 104),
+        (Signs(0.05), SIZE, 104),
+        (Signs(), 1000, 256),
+        (Signs(), 2 * SIZE, 64),
+        (Signs(text=""), SIZE, 16),
+        (Signs(0.05, ""), SIZE, 16),
+    ],
+    ids=["every element", "a share", "small inputs", "large inputs", "not a byte", "share of none"],
 )
 def test_a_promise_is_checked_on_as_many_samples_as_it_needs(
-    tmp_path: Path, step: Signs, samples: int
+    tmp_path: Path, step: Signs, size: int, samples: int
 ) -> None:
-    raw = np.broadcast_to(np.arange(300, dtype=np.float32)[:, None], (300, SIZE))
+    raw = np.broadcast_to(np.arange(300, dtype=np.float32)[:, None], (300, size))
     data = Data(Split("test", raw, None, Preprocess()))
     stages = Stages(Store(tmp_path), Nobody())
-    passed = run_pass(step, wide(), PassContext(data), stages)
+    passed = run_pass(step, wide(size), PassContext(data), stages)
     assert passed.certificate.samples == samples
