@@ -27,7 +27,7 @@ from rtc.compiler.precision.evidence import evidence_of, ledger_of
 from rtc.compiler.precision.parts import network
 from rtc.compiler.precision.rows import add_rows, search_row
 from rtc.compiler.precision.search import Found, Goal, Searcher
-from rtc.compiler.precision.space import Space, way
+from rtc.compiler.precision.space import Choice, Space, way
 from rtc.compiler.precision.trial import Lab, decisions
 from rtc.compiler.recipe import Search
 from rtc.compiler.report.figures import significant
@@ -123,7 +123,6 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         within_s=_LEDGER_SHARE * seconds,
     )
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
-    rules = builder.plan(backend, Variant.MIX)
     gates = builder.recipe.gates
     goal = Goal(
         options.objective,
@@ -133,6 +132,11 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         strict=gates.contract == "strict",
     )
     anew = {row.add: row.recalibrated for row in ledger}
+
+    def rules() -> Choice:
+        plan = builder.plan(backend, Variant.MIX)
+        return {name: way(plan, name) for name in space.chosen}
+
     with Lab(
         builder,
         backend,
@@ -145,10 +149,10 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     ) as lab:
         least = _LEAST if options.seconds is None else 1
         searcher = Searcher(lab, space, goal, seconds, least=least, begun=begun)
-        found = searcher.run({name: way(rules, name) for name in space.chosen})
+        found = searcher.run(rules)
     if len(found.trials) == 1 and not found.ended:
         _warn_of_budget(builder, backend, seconds)
-        plan = rules
+        plan = builder.plan(backend, Variant.MIX)
     else:
         plan = explained(builder, backend, found, evidence)
     name = f"{backend.name} {Variant.MIX}"

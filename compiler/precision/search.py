@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rtc.compiler import gates
@@ -119,24 +119,27 @@ class Searcher:
     refused: list[Choice] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
 
-    def run(self, rules: Choice) -> Found:
+    def run(self, rules: Callable[[], Choice]) -> Found:
         """Search until nothing new comes up, or the time is over.
 
         Args:
-            rules: the choice that is made without a search; it is tried as well.
+            rules: gives the choice that is made without a search; where there is time, it is tried
+                as well.
 
         Raises:
             RtcError: not even the float plan could be tried.
         """
-        for name, choice in self._first(rules):
-            if len(self.trials) >= self.least and self._late():
+        first = self._first(rules)
+        while len(self.trials) < self.least or not self._late():
+            name, choice = next(first, ("", None))
+            if choice is None:
                 break
             self._try(name, choice)
         accuracy = self.goal.objective == "accuracy"
         ended = self._for_accuracy() if accuracy else self._for_latency()
         return Found(self._best(), tuple(self.trials), self.times, ended)
 
-    def _first(self, rules: Choice) -> Iterator[tuple[str, Choice]]:
+    def _first(self, rules: Callable[[], Choice]) -> Iterator[tuple[str, Choice]]:
         """Choices that show every part in each precision, and every conversion."""
         offers = {name: self.space.offers[name] for name in self.space.chosen}
         floats = {name: offered[0] for name, offered in offers.items()}
@@ -155,7 +158,7 @@ class Searcher:
         yield "all int8, sums otherwise", most | dict(self.space.also)
         yield "every other layer", turns[0]
         yield "the layers between", turns[1]
-        yield "rules", rules
+        yield "rules", rules()
 
     def _try(self, name: str, choice: Choice, predicted: Assignment | None = None) -> Trial | None:
         """Try a choice, once; None where the runtime does not build or run it."""

@@ -16,7 +16,7 @@ from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan,
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.precision.parts import Network, Shares
 from rtc.compiler.precision.search import Goal, Searcher
-from rtc.compiler.precision.space import Space
+from rtc.compiler.precision.space import Choice, Space
 from rtc.compiler.precision.trial import Outcome
 
 NAMES = [f"conv{i}" for i in range(6)]
@@ -98,8 +98,20 @@ class KnownDevice:
 
 
 def search(goal: Goal, lab: KnownDevice | None = None, seconds: float = 60.0, least: int = 1):
-    rules = {name: "int8" if name in ("conv1", "conv2") else "half" for name in NAMES}
     return Searcher(lab or KnownDevice(), SPACE, goal, seconds, least).run(rules)
+
+
+def rules() -> Choice:
+    return {name: "int8" if name in ("conv1", "conv2") else "half" for name in NAMES}
+
+
+def test_rules_are_only_asked_where_there_is_time_to_try_them():
+    asked = []
+    searcher = Searcher(KnownDevice(), SPACE, Goal("latency", None, 0.0, None), 0.0, least=3)
+    found = searcher.run(lambda: asked.append("rules") or rules())
+    assert len(found.trials) == 3
+    assert not asked
+    assert "rules" in {trial.name for trial in search(Goal("latency", None, 0.0, None)).trials}
 
 
 def best_of_all(passes) -> float:
