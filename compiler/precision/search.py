@@ -104,7 +104,7 @@ class Searcher:
         lab: where plans are tried.
         space: what there is to choose.
         goal: what a plan is tried for.
-        seconds: when to stop, from `begun` on.
+        seconds: when to stop, from `begun` on; no plan is tried that would take longer.
         least: how many plans are tried before that counts.
         begun: on the monotonic clock; what came before the search may count.
     """
@@ -118,6 +118,7 @@ class Searcher:
     trials: list[Trial] = field(default_factory=list)
     refused: list[Choice] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
+    took_s: float = 0.0  # the last trial
 
     def run(self, rules: Callable[[], Choice]) -> Found:
         """Search until nothing new comes up, or the time is over.
@@ -166,9 +167,11 @@ class Searcher:
         if known is not None or choice in self.refused:
             return known
         self._tell(name)
+        began = time.monotonic()
         plan = self.lab.plan(choice)
         try:
             outcome = self.lab.trial(plan)
+            self.took_s = time.monotonic() - began
         except (BuilderError, ModelError, MachineError) as error:
             if not self.trials:
                 raise
@@ -280,7 +283,8 @@ class Searcher:
         return min(as_fast, key=lambda trial: trial.noise)
 
     def _late(self) -> bool:
-        return time.monotonic() - self.begun > self.seconds
+        """Whether another trial like the last one would end too late."""
+        return time.monotonic() - self.begun + self.took_s > self.seconds
 
     def _tell(self, name: str) -> None:
         """Done, the time that is left at most, and the best so far."""

@@ -14,6 +14,7 @@ from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.progress import Nobody
+from rtc.compiler.precision import search as searching
 from rtc.compiler.precision.parts import Network, Shares
 from rtc.compiler.precision.search import Goal, Searcher
 from rtc.compiler.precision.space import Choice, Space
@@ -193,6 +194,22 @@ def test_a_search_without_time_has_seen_float_alone():
     lab = KnownDevice()
     found = search(Goal("latency", None, 0.0, None), lab, seconds=0.0)
     assert lab.tried == 1
+    assert not found.ended
+
+
+@pytest.mark.parametrize(("seconds", "tried"), [(6.5, 3), (5.9, 2), (2.0, 1)])
+def test_a_trial_that_would_end_too_late_is_not_begun(monkeypatch, seconds, tried):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(searching, "time", clock)
+
+    class Slow(KnownDevice):
+        def trial(self, plan: PrecisionPlan) -> Outcome:
+            clock.now += 2.0
+            return super().trial(plan)
+
+    goal = Goal("latency", None, 0.0, None)
+    found = Searcher(Slow(), SPACE, goal, seconds, begun=0.0).run(rules)
+    assert len(found.trials) == tried
     assert not found.ended
 
 
