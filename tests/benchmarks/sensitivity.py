@@ -1,6 +1,6 @@
 """The two sensitivity engines against each other: what they cost, and whether they rank alike.
 
-    python tests/benchmarks/sensitivity.py [resnet20 mobilenet_v2 resnet50] [--samples 128]
+    python tests/benchmarks/sensitivity.py [--models resnet20 mobilenet_v2 resnet50] [--samples 128]
 
 ResNet-20 and MobileNetV2 (32×32) are trained for a moment on digits; torchvision's ResNet-50 at 224
 has random weights, with its normalisation set to the statistics of digits. Costs are in forward
@@ -181,13 +181,12 @@ def _top1(proto: bytes, data: Splits) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(SUBJECTS), choices=[*SUBJECTS, []])
+    parser.add_argument("--models", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--scheme", choices=SCHEMES, default="tensorrt")
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    names = options.models or list(SUBJECTS)
-    held = [compare(name, options.scheme, options.samples) for name in names]
+    held = [compare(name, options.scheme, options.samples) for name in options.models]
     return 0 if all(held) else 1
 
 
