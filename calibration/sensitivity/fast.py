@@ -6,14 +6,16 @@ back over the graph gives vᵀJ at every layer at once, so vᵀJδ of every alte
 Three vectors for each sample answer three questions:
 
 - v of random signs u: E[(uᵀJδ)²] = ‖Jδ‖², the noise at the output (Hutchinson, Communications in
-  Statistics 18 (1989) 1059-1076). uᵀJδ = Σ s_c over the layer's channels, and Σ s_c² is taken for
-  its square: rounding errors of different channels are taken to be uncorrelated (Widrow, Kollár &
-  Liu, IEEE Trans. Instrumentation and Measurement 45 (1996) 353-361). What that leaves out is most
-  of the variance of one draw of u, and adds a bias of about 1 dB from layer to layer;
-- v = Au with AAᵀ = diag(p) - ppᵀ, the Fisher information of softmax: half the square, taken
-  likewise, is the Kullback-Leibler divergence to second order (Amari, Neural Computation 10 (1998)
-  251-276);
+  Statistics 18 (1989) 1059-1076);
+- v = Au with AAᵀ = diag(p) - ppᵀ, the Fisher information of softmax: half the square is the
+  Kullback-Leibler divergence to second order (Amari, Neural Computation 10 (1998) 251-276);
 - v = top-1 minus runner-up: vᵀJδ is the change of the margin, and its sign decides the class.
+
+Of the first two vᵀJδ = Σ s_c over the layer's channels, and both (Σ s_c)² and Σ s_c² estimate what
+is wanted. The first is right on average, and varies with the draw of u. The second takes rounding
+errors of different channels to be uncorrelated (Widrow, Kollár & Liu, IEEE Trans. Instrumentation
+and Measurement 45 (1996) 353-361), which leaves out most of that variance and adds a bias, of 1 to
+3 dB from layer to layer. They are weighed by what both come to on all layers (`_blended`).
 
 One pass for the float model, one for the layers in each precision, three back: at most six with two
 precisions. Intervals cover the sampling alone; that the expansion stops where it does is checked
@@ -27,6 +29,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,10 +40,11 @@ from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
 from rtc.calibration.sensitivity.gradient import Gradient
 from rtc.calibration.sensitivity.result import Cost, Sensitivity
 from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates, shapes
-from rtc.calibration.sensitivity.tally import Results, Tally
+from rtc.calibration.sensitivity.tally import Floats, Reference, Results, Tally
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress, silent
 
 _SIGNS = "rtc/signs"
@@ -73,6 +77,7 @@ def fast(
     base = FloatGraph(proto)
     circuit = _Circuit(base, alternatives)
     results, tallies = Results(), [Tally() for _ in alternatives]
+    batches: list[tuple[Reference, list[_Answer]]] = []
     random = np.random.default_rng(seed)
     end = len(split) - (len(split) % base.batch if base.batch else 0)
     for start in range(0, end, circuit.batch):
@@ -80,18 +85,27 @@ def fast(
         logits, found = circuit.run(inputs, random)
         base.refuse_not_finite(
             {
-                each.float_end: powers[0]
-                for each, powers in zip(circuit.changes, found, strict=True)
+                each.float_end: answer.signal
+                for each, answer in zip(circuit.changes, found, strict=True)
             },
             start,
         )
-        reference = results.reference(logits, split, start)
-        for tally, (signal, noise, signs, fisher, margin) in zip(tallies, found, strict=True):
-            tally.at_layer(signal, noise)
-            tally.predicted(reference, signs, fisher / 2, margin)
+        batches.append((results.reference(logits, split, start), found))
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
         if time.perf_counter() - begun > within_s:
             break
+    squares = _blended(
+        [each.precision for each in alternatives],
+        np.concatenate([[answer.apart for answer in found] for _, found in batches], axis=-1),
+        np.concatenate([[answer.whole for answer in found] for _, found in batches], axis=-1),
+    )
+    done = 0
+    for reference, found in batches:
+        here = squares[..., done : done + len(reference.power)]
+        done += len(reference.power)
+        for tally, answer, (noise, fisher) in zip(tallies, found, here, strict=True):
+            tally.at_layer(answer.signal, answer.noise)
+            tally.predicted(reference, noise, fisher / 2, answer.margin)
     return Sensitivity(
         engine="fast",
         model=digest(proto),
@@ -100,6 +114,51 @@ def fast(
         rows=tuple(map(results.row, alternatives, tallies)),
         cost=Cost(circuit.passes, time.perf_counter() - begun),
     )
+
+
+class _Answer(NamedTuple):
+    """What one alternative does to each sample of a batch.
+
+    Attributes:
+        signal, noise: powers at the layer, (n,).
+        apart, whole: Σ s_c² and (Σ s_c)² of the signs and of the Fisher information, (2, n).
+        margin: the change of the margin, (n,).
+    """
+
+    signal: Array
+    noise: Array
+    apart: Array
+    whole: Array
+    margin: Array
+
+
+def _blended(precisions: Sequence[Precision], apart: Floats, whole: Floats) -> Floats:
+    """Between two estimates of the same figures: one steady and biased, one neither.
+
+    Empirical Bayes (Efron & Morris, JASA 70 (1975) 311-319). With σ² the variance of the log of
+    `whole`'s mean, and τ² that of the bias from layer to layer, which is what the logs of both
+    means differ by in all layers of a precision beyond their σ², `whole` weighs τ² / (τ² + σ²).
+
+    Args:
+        precisions: of each alternative.
+        apart: the steady one, (alternatives, 2, n).
+        whole: the other.
+    """
+    count = apart.shape[-1]
+    if count < 2:
+        return apart
+    with np.errstate(all="ignore"):  # layers that change nothing, or give what is not finite
+        difference = np.log(whole.mean(axis=-1) / apart.mean(axis=-1))
+        variance = whole.var(axis=-1, ddof=1) / whole.mean(axis=-1) ** 2 / count
+        usable = np.isfinite(difference) & np.isfinite(variance)
+        beyond = np.where(usable, difference**2 - variance, 0.0)
+        weight = np.zeros_like(beyond)
+        for precision in set(precisions):
+            own = np.array([each is precision for each in precisions])
+            bias = beyond[own].sum(axis=0) / np.maximum(1, usable[own].sum(axis=0))
+            bias = np.maximum(0.0, bias)
+            weight[own] = np.where(usable[own], bias / (bias + variance[own]), 0.0)
+        return apart + np.nan_to_num(weight)[..., None] * (whole - apart)
 
 
 class _Circuit:
@@ -126,7 +185,8 @@ class _Circuit:
             products = (part.node("Mul", [gradients[end], error]) for gradients in back)
             signs, fisher, margin = (part.summed(product, axes) for product in products)
             self._outputs += [part.power(end), part.power(error)]
-            self._outputs += [part.power(signs), part.power(fisher), part.sum_of_samples(margin)]
+            self._outputs += [part.power(signs), part.power(fisher)]
+            self._outputs += [part.sum_of_samples(each) for each in (signs, fisher, margin)]
         work = multiply_accumulates(base.graph)
         self.passes = part.work(work) / max(1, sum(work.values()))
         self.batch = batch_size(base, [name for node in base.graph.node for name in node.output])
@@ -139,11 +199,8 @@ class _Circuit:
         names = part.take(change, [change.end], prefix=f"alternative/{index}/")
         return part.error(names[change.end], change.float_end)
 
-    def run(self, inputs: Array, random: np.random.Generator) -> tuple[Array, list[list[Array]]]:
-        """The logits, and of each alternative: signal, noise, and its three answers, all (n,).
-
-        These are (uᵀJδ)² and (uᵀAᵀJδ)², both without cross terms, and the change of the margin.
-        """
+    def run(self, inputs: Array, random: np.random.Generator) -> tuple[Array, list[_Answer]]:
+        """The logits, and what each alternative does."""
         signs = random.choice(np.array([-1, 1], np.float32), (len(inputs), self._classes))
         feeds = {**self._constants, self._input: inputs, _SIGNS: signs}
         try:
@@ -155,7 +212,13 @@ class _Circuit:
                 fix="use the exact one",
                 id="no-gradient",
             ) from cause
-        return logits, [rest[i : i + 5] for i in range(0, len(rest), 5)]
+        found = []
+        for at in range(0, len(rest), 7):
+            signal, noise, *squares, signs, fisher, margin = rest[at : at + 7]
+            apart = np.array(squares, np.float64)
+            whole = np.array([signs, fisher], np.float64) ** 2
+            found.append(_Answer(signal, noise, apart, whole, margin))
+        return logits, found
 
 
 def _within_channels(base: FloatGraph, layer: str, rank: int) -> list[int]:

@@ -14,6 +14,7 @@ from nets import TENSORRT, residual
 from one_layer_nets import SCHEMES, branching, ranged, sampled, with_labels
 
 from rtc.calibration.sensitivity import exact, fast
+from rtc.calibration.sensitivity.fast import _blended as blended
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import DataError, ModelError
 from rtc.compiler.core.precision import Precision
@@ -168,3 +169,45 @@ def test_what_it_has_no_gradient_of_it_refuses(opset, pool, knows):
         fast(*problem, ctx.calibration())
     assert caught.value.id == "no-gradient"
     assert len(exact(*problem, ctx.calibration()).rows) == 2
+
+
+def two_estimates(bias_db: float, count: int = 64):
+    """Of 40 layers' figures: one off by a bias of each layer's own, and one that varies (χ²)."""
+    random = np.random.default_rng(0)
+    true = 10 ** random.uniform(-6, -3, (40, 2, 1))
+    off = 10 ** (random.normal(0, bias_db / 10, true.shape))
+    return true, np.repeat(true * off, count, -1), true * random.chisquare(1, (40, 2, count))
+
+
+def error_db(true, estimate):
+    means = [each.mean(axis=-1) for each in (true, estimate)]
+    return float(np.sqrt(np.mean((10 * np.log10(means[1] / means[0])) ** 2)))
+
+
+@pytest.mark.parametrize("bias_db", [0.1, 1.0, 3.0])
+def test_the_blend_is_about_as_good_as_the_better_of_its_two_estimates(bias_db):
+    true, apart, whole = two_estimates(bias_db)
+    found = error_db(true, blended([Precision.INT8] * 40, apart, whole))
+    both = error_db(true, apart), error_db(true, whole)
+    assert found < min(max(both), min(both) + 0.25)
+
+
+def test_each_precision_has_its_own_blend():
+    _, apart, whole = two_estimates(0.05)
+    biased = two_estimates(3.0)[1]
+    kinds = [Precision.INT8] * 40 + [Precision.HALF] * 40
+    found = blended(kinds, np.concatenate([apart, biased]), np.concatenate([whole, whole]))
+    assert error_db(apart, found[:40]) < 0.4 * error_db(apart, whole)
+    assert error_db(whole, found[40:]) < 0.4 * error_db(apart, whole)
+
+
+def test_a_blend_takes_what_is_zero_or_not_finite_as_it_is():
+    _, apart, whole = two_estimates(1.0)
+    apart[0], whole[0] = 0.0, 0.0
+    apart[1], whole[1] = np.inf, np.inf
+    found = blended([Precision.INT8] * 40, apart, whole)
+    assert not found[0].any()
+    assert not np.isfinite(found[1]).any()
+    assert np.isfinite(found[2:]).all()
+    one = blended([Precision.INT8] * 40, apart[..., :1], whole[..., :1])  # tells of no variance
+    np.testing.assert_array_equal(one, apart[..., :1])
