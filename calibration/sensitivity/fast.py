@@ -48,6 +48,7 @@ from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress, silent
 
 _SIGNS = "rtc/signs"
+_FEW = 16  # samples that do not tell how much an estimate varies
 
 
 def fast(
@@ -145,7 +146,7 @@ def _blended(precisions: Sequence[Precision], apart: Floats, whole: Floats) -> F
         whole: the other.
     """
     count = apart.shape[-1]
-    if count < 2:
+    if count < _FEW:
         return apart
     with np.errstate(all="ignore"):  # layers that change nothing, or give what is not finite
         difference = np.log(whole.mean(axis=-1) / apart.mean(axis=-1))

@@ -104,7 +104,8 @@ class Searcher:
         lab: where plans are tried.
         space: what there is to choose.
         goal: what a plan is tried for.
-        seconds: when to stop, from `begun` on; no plan is tried that would take longer.
+        seconds: when to stop, from `begun` on. No plan is tried that would end later, as far as the
+            ones before it tell.
         least: how many plans are tried before that counts.
         begun: on the monotonic clock; what came before the search may count.
     """
@@ -118,7 +119,7 @@ class Searcher:
     trials: list[Trial] = field(default_factory=list)
     refused: list[Choice] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
-    took_s: float = 0.0  # the last trial
+    took_s: float = 0.0  # the longest trial but the first, which starts the processes
 
     def run(self, rules: Callable[[], Choice]) -> Found:
         """Search until nothing new comes up, or the time is over.
@@ -131,11 +132,11 @@ class Searcher:
             RtcError: not even the float plan could be tried.
         """
         first = self._first(rules)
-        while len(self.trials) < self.least or not self._late():
-            name, choice = next(first, ("", None))
-            if choice is None:
+        while self._more():
+            step = next(first, None)
+            if step is None or not self._more():  # asking for the rules takes time, too
                 break
-            self._try(name, choice)
+            self._try(*step)
         accuracy = self.goal.objective == "accuracy"
         ended = self._for_accuracy() if accuracy else self._for_latency()
         return Found(self._best(), tuple(self.trials), self.times, ended)
@@ -171,13 +172,15 @@ class Searcher:
         plan = self.lab.plan(choice)
         try:
             outcome = self.lab.trial(plan)
-            self.took_s = time.monotonic() - began
         except (BuilderError, ModelError, MachineError) as error:
             if not self.trials:
                 raise
             self.refused.append(choice)
             self.lab.builder.stages.listener.warned(f"{name} was not tried: {error}")
             return None
+        finally:
+            if self.trials:
+                self.took_s = max(self.took_s, time.monotonic() - began)
         self.times.learn(plan, self._shares(outcome))
         trial = Trial(
             name=name,
@@ -282,8 +285,11 @@ class Searcher:
         as_fast = [trial for trial in passed if trial.outcome.cost <= _AS_FAST * least]
         return min(as_fast, key=lambda trial: trial.noise)
 
+    def _more(self) -> bool:
+        return len(self.trials) < self.least or not self._late()
+
     def _late(self) -> bool:
-        """Whether another trial like the last one would end too late."""
+        """Whether another trial would end too late."""
         return time.monotonic() - self.begun + self.took_s > self.seconds
 
     def _tell(self, name: str) -> None:

@@ -209,5 +209,10 @@ def test_a_blend_takes_what_is_zero_or_not_finite_as_it_is():
     assert not found[0].any()
     assert not np.isfinite(found[1]).any()
     assert np.isfinite(found[2:]).all()
-    one = blended([Precision.INT8] * 40, apart[..., :1], whole[..., :1])  # tells of no variance
-    np.testing.assert_array_equal(one, apart[..., :1])
+
+
+def test_a_few_samples_do_not_tell_of_variance():
+    _, apart, whole = two_estimates(3.0, 15)
+    np.testing.assert_array_equal(blended([Precision.INT8] * 40, apart, whole), apart)
+    _, apart, whole = two_estimates(3.0, 16)
+    assert error_db(apart, blended([Precision.INT8] * 40, apart, whole)) > 1.0

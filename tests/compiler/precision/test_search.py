@@ -197,7 +197,7 @@ def test_a_search_without_time_has_seen_float_alone():
     assert not found.ended
 
 
-@pytest.mark.parametrize(("seconds", "tried"), [(6.5, 3), (5.9, 2), (2.0, 1)])
+@pytest.mark.parametrize(("seconds", "tried"), [(6.5, 3), (5.9, 2), (1.9, 1)])
 def test_a_trial_that_would_end_too_late_is_not_begun(monkeypatch, seconds, tried):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(searching, "time", clock)
@@ -211,6 +211,22 @@ def test_a_trial_that_would_end_too_late_is_not_begun(monkeypatch, seconds, trie
     found = Searcher(Slow(), SPACE, goal, seconds, begun=0.0).run(rules)
     assert len(found.trials) == tried
     assert not found.ended
+
+
+def test_the_time_that_starting_takes_is_not_expected_of_every_trial(monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(searching, "time", clock)
+
+    class Starting(KnownDevice):
+        def trial(self, plan: PrecisionPlan) -> Outcome:
+            clock.now += 1.0 if self.tried else 15.0
+            return super().trial(plan)
+
+    found = Searcher(Starting(), SPACE, Goal("latency", None, 0.0, None), 18.0, begun=0.0).run(
+        rules
+    )
+    assert len(found.trials) == 4
+    assert clock.now == 18.0
 
 
 def test_a_few_plans_are_tried_even_where_they_take_too_long():
