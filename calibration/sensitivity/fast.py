@@ -77,8 +77,8 @@ def fast(
     begun = time.perf_counter()
     base = FloatGraph(proto)
     circuit = _Circuit(base, alternatives)
-    results, tallies = Results(), [Tally() for _ in alternatives]
-    batches: list[tuple[Reference, list[_Answer]]] = []
+    results = Results()
+    batches: list[_Batch] = []
     random = np.random.default_rng(seed)
     end = len(split) - (len(split) % base.batch if base.batch else 0)
     for start in range(0, end, circuit.batch):
@@ -95,18 +95,7 @@ def fast(
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
         if time.perf_counter() - begun > within_s:
             break
-    squares = _blended(
-        [each.precision for each in alternatives],
-        np.concatenate([[answer.apart for answer in found] for _, found in batches], axis=-1),
-        np.concatenate([[answer.whole for answer in found] for _, found in batches], axis=-1),
-    )
-    done = 0
-    for reference, found in batches:
-        here = squares[..., done : done + len(reference.power)]
-        done += len(reference.power)
-        for tally, answer, (noise, fisher) in zip(tallies, found, here, strict=True):
-            tally.at_layer(answer.signal, answer.noise)
-            tally.predicted(reference, noise, fisher / 2, answer.margin)
+    tallies = _tallies([each.precision for each in alternatives], batches)
     return Sensitivity(
         engine="fast",
         model=digest(proto),
@@ -131,6 +120,26 @@ class _Answer(NamedTuple):
     apart: Array
     whole: Array
     margin: Array
+
+
+_Batch = tuple[Reference, list[_Answer]]  # an answer of each alternative
+
+
+def _tallies(precisions: Sequence[Precision], batches: Sequence[_Batch]) -> list[Tally]:
+    """What the batches come to for each alternative, given its precision."""
+    squares = _blended(
+        precisions,
+        np.concatenate([[answer.apart for answer in found] for _, found in batches], axis=-1),
+        np.concatenate([[answer.whole for answer in found] for _, found in batches], axis=-1),
+    )
+    tallies, done = [Tally() for _ in precisions], 0
+    for reference, found in batches:
+        here = squares[..., done : done + len(reference.power)]
+        done += len(reference.power)
+        for tally, answer, (noise, fisher) in zip(tallies, found, here, strict=True):
+            tally.at_layer(answer.signal, answer.noise)
+            tally.predicted(reference, noise, fisher / 2, answer.margin)
+    return tallies
 
 
 def _blended(precisions: Sequence[Precision], apart: Floats, whole: Floats) -> Floats:

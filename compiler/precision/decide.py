@@ -29,7 +29,7 @@ from rtc.compiler.precision.rows import add_rows, search_row
 from rtc.compiler.precision.search import Found, Goal, Searcher
 from rtc.compiler.precision.space import Choice, Space, way
 from rtc.compiler.precision.trial import Lab, decisions
-from rtc.compiler.recipe import Search
+from rtc.compiler.recipe import Gates, Search
 from rtc.compiler.report.figures import significant
 from rtc.compiler.report.model import SearchRow
 from rtc.compiler.stages import Files, versions
@@ -123,14 +123,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         within_s=_LEDGER_SHARE * seconds,
     )
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
-    gates = builder.recipe.gates
-    goal = Goal(
-        options.objective,
-        gates.top1_drop,
-        gates.parity,
-        gates.latency_ms,
-        strict=gates.contract == "strict",
-    )
+    goal = _goal(options, builder.recipe.gates)
     anew = {row.add: row.recalibrated for row in ledger}
 
     def rules() -> Choice:
@@ -159,6 +152,16 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     row = search_row(name, found, evidence, lab, time.monotonic() - begun)
     lines = add_rows(ledger, plan, found, builder.target(backend).scheme)
     return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
+
+
+def _goal(options: Search, gates: Gates) -> Goal:
+    return Goal(
+        options.objective,
+        gates.top1_drop,
+        gates.parity,
+        gates.latency_ms,
+        strict=gates.contract == "strict",
+    )
 
 
 def ends(

@@ -197,36 +197,24 @@ def test_a_search_without_time_has_seen_float_alone():
     assert not found.ended
 
 
-@pytest.mark.parametrize(("seconds", "tried"), [(6.5, 3), (5.9, 2), (1.9, 1)])
-def test_a_trial_that_would_end_too_late_is_not_begun(monkeypatch, seconds, tried):
+@pytest.mark.parametrize(
+    ("first_s", "each_s", "seconds", "tried"),
+    [(2.0, 2.0, 6.5, 3), (2.0, 2.0, 5.9, 2), (2.0, 2.0, 1.9, 1), (15.0, 1.0, 18.0, 4)],
+    ids=["in time", "the third would be late", "late already", "only the first starts processes"],
+)
+def test_a_trial_that_would_end_too_late_is_not_begun(monkeypatch, first_s, each_s, seconds, tried):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(searching, "time", clock)
 
-    class Slow(KnownDevice):
+    class Timed(KnownDevice):
         def trial(self, plan: PrecisionPlan) -> Outcome:
-            clock.now += 2.0
+            clock.now += each_s if self.tried else first_s
             return super().trial(plan)
 
     goal = Goal("latency", None, 0.0, None)
-    found = Searcher(Slow(), SPACE, goal, seconds, begun=0.0).run(rules)
+    found = Searcher(Timed(), SPACE, goal, seconds, begun=0.0).run(rules)
     assert len(found.trials) == tried
     assert not found.ended
-
-
-def test_the_time_that_starting_takes_is_not_expected_of_every_trial(monkeypatch):
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(searching, "time", clock)
-
-    class Starting(KnownDevice):
-        def trial(self, plan: PrecisionPlan) -> Outcome:
-            clock.now += 1.0 if self.tried else 15.0
-            return super().trial(plan)
-
-    found = Searcher(Starting(), SPACE, Goal("latency", None, 0.0, None), 18.0, begun=0.0).run(
-        rules
-    )
-    assert len(found.trials) == 4
-    assert clock.now == 18.0
 
 
 def test_a_few_plans_are_tried_even_where_they_take_too_long():
