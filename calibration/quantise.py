@@ -51,6 +51,13 @@ def activation_parameters(seen: TensorRange, kind: str) -> Parameters:
     return Parameters(np.array(scale, np.float32), zero_point)
 
 
+def as_unsigned(parameters: Parameters) -> Parameters:
+    """The same values as uint8: zero point 128 where int8 has 0."""
+    if parameters.zero_point.dtype == np.uint8:
+        return parameters
+    return Parameters(parameters.scale, np.full_like(parameters.zero_point, 128, np.uint8))
+
+
 def with_one_scale(
     own: TensorRange, all_of_them: Iterable[TensorRange], kind: str
 ) -> tuple[TensorRange, str]:

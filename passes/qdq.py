@@ -20,6 +20,7 @@ import numpy.typing as npt
 from rtc.calibration.quantise import (
     Parameters,
     activation_parameters,
+    as_unsigned,
     least_weight_scale,
     quantise_weight,
     weight_parameters,
@@ -32,7 +33,7 @@ from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
 from rtc.passes.graph import Names, is_output, read, value, write
-from rtc.passes.layers import Layer, activations, producer, weighted_layers
+from rtc.passes.layers import Layer, activations, origin, producer, weighted_layers
 from rtc.passes.placement import Spot, placement
 
 if TYPE_CHECKING:
@@ -134,7 +135,10 @@ def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Para
         raise InternalError(f"the range of tensor {missing[0]} was never observed")
     sharing = [statistics[name] for name in spot.sharing]
     seen, kind = with_one_scale(statistics[spot.range_of], sharing, scheme.activation)
-    return activation_parameters(seen, kind)
+    found = activation_parameters(seen, kind)
+    maker = producer(origin(spot.tensor))
+    shifted = maker is not None and maker.op in scheme.unsigned_after
+    return as_unsigned(found) if shifted else found
 
 
 class _Writer:

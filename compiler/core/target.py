@@ -34,6 +34,8 @@ class QuantScheme:
         int8_ops: ONNX operators with weights that the runtime has an INT8 kernel for.
         paired_products: True where two products are added in 16 bits, which weights have to leave
             room for (`rtc.compiler.core.pairs`).
+        unsigned_after: ONNX operators whose output, where it would be int8, is stored as uint8 with
+            zero point 128: the same values, in a type that the runtime computes rightly.
     """
 
     activation: str
@@ -45,6 +47,7 @@ class QuantScheme:
     weight_scales: Literal["minmax", "mse"] = "minmax"
     int8_ops: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     paired_products: bool = False
+    unsigned_after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

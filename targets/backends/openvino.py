@@ -73,6 +73,7 @@ class OpenVino(Backend):
             quantise_outputs=True,
             int8_ops=("Conv", "Gemm", "MatMul"),  # ConvTranspose stays float
             paired_products=x86.adds_in_16_bits(),
+            unsigned_after=("Concat",),  # 2026.4: a signed one before an INT8 Conv is wrong
         )
 
     def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:

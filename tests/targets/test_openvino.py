@@ -6,13 +6,16 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from check_pass import parse
+from nets import planned
 from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
-from rtc.compiler.core.precision import Precision
+from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.target import BuildRequest
+from rtc.passes.insert_qdq import InsertQdq
 from rtc.targets.backends import openvino
 from rtc.targets.backends.openvino import OpenVino
 from rtc.targets.loader import profile
@@ -83,6 +86,32 @@ def test_the_layers_of_a_model_that_stays_dynamic_are_listed(products):
     request = BuildRequest(profile("cpu"), (1, 1, 1), threads=2)
     layers = OpenVino().build(pooled.SerializeToString(), request).layers
     assert {"pool", "product"} <= {node for layer in layers for node in layer.onnx_nodes}
+
+
+JOINED = """joined (float[N,8,12,12] x) => (float[N,16,12,12] y) {
+  [left] a = Conv (x, w1)
+  [gate] s = Sigmoid (a)
+  [join] j = Concat <axis = 1> (a, s)
+  [right] y = Conv (j, w2)
+}
+"""
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_signed_concat_before_an_int8_convolution_is_computed_as_it_is_written(batch):
+    rng = np.random.default_rng(0)
+    unit = parse(
+        JOINED,
+        w1=rng.standard_normal((16, 8, 1, 1)).astype(np.float32) / 3,
+        w2=rng.standard_normal((16, 32, 1, 1)).astype(np.float32) / 6,
+    )
+    ctx = planned(unit, OpenVino().scheme(profile("cpu")), Variant.INT8)
+    graph = InsertQdq().apply(unit, ctx).unit.onnx.proto
+    x = ctx.data.calibration.inputs()[:batch]
+    request = BuildRequest(profile("cpu"), (1, batch, batch), threads=1)
+    with Oracle(graph) as oracle, OpenVino().load(graph, request) as runner:
+        wanted, got = oracle.run(x)["y"], runner.run({"x": x})["y"]
+    assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()  # 0.3 of it with int8 there
 
 
 def with_half(model: ModelProto, half: str) -> bytes:
