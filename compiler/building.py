@@ -321,8 +321,9 @@ class Builder:
             built=built,
             layers=contract(plan, built.layers, output_shapes(self.model)),
             certificates=tuple(
-                replace(step.certificate, stage=f"{step.certificate.stage} ({name})")
+                replace(row, stage=f"{row.stage} ({name})")
                 for step in written
+                for row in step.certificates
             ),
             request=self.request,
         )

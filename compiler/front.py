@@ -38,7 +38,7 @@ class Front:
         eager: the last PyTorch model, the baseline of every latency; None for an ONNX recipe.
         statistics: ranges of the tensors that may be quantised.
         details: what each pass found, by name, in the order they ran.
-        certificates: one for each pass.
+        certificates: of every pass.
     """
 
     model: Unit
@@ -63,7 +63,7 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
         passed = run_pass(step, unit, training if step.takes is Level.TORCH else context, stages)
         unit = passed.unit
         details.append((step.name, passed.details))
-        certificates.append(passed.certificate)
+        certificates += passed.certificates
     _warn_of_dead_channels(unit, stages.listener)
     if recipe.calibration is not None:
         _warn_of_other_samples(data, stages.listener)

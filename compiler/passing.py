@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import GateError
 from rtc.compiler.core.passes import (
+    Bound,
     Pass,
     PassContext,
     PassResult,
@@ -33,13 +34,13 @@ _SAME = 16  # where not a byte has changed: that they run, and give numbers, is 
 
 @dataclass(frozen=True)
 class Passed:
-    """What a pass gave, and the certificate that its check left."""
+    """What a pass gave, and the certificates that its check left."""
 
     unit: Unit
     plan: PrecisionPlan | None
     statistics: Statistics | None
     details: Mapping[str, Any]
-    certificate: CertificateRow
+    certificates: tuple[CertificateRow, ...]
 
 
 def run_pass(
@@ -66,37 +67,48 @@ def run_pass(
 
     def work(progress: Progress) -> tuple[Files, str]:
         result = step.apply(unit, replace(ctx, progress=progress))
-        certificate = _certify(step, unit, result, ctx)
-        return _to_files(result, certificate), result.summary
+        certificates = certify(step, unit, result, ctx)
+        return _to_files(result, certificates), result.summary
 
     target = ctx.target.profile.name if ctx.target else ""
     return _from_files(stages.run(label or step.name, inputs, work, target=target))
 
 
-def _certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> CertificateRow:
+def certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> list[CertificateRow]:
+    """Hold a pass's output against its input, by way of the change that it states, if it does.
+
+    Raises:
+        GateError: it does not keep the bound that the pass states.
+    """
+    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
+    if result.stated is None:
+        row = _checked(step.name, before, after, step.bound, ctx)
+        return [replace(row, before=unit.digest, after=result.unit.digest)]
+    rows = [_checked(step.name, result.stated, after, step.beside, ctx)]
+    if result.stated.digest != before.digest:
+        stage = f"{step.name}: the change that it states"
+        rows.insert(0, _checked(stage, before, result.stated, step.bound, ctx))
+    return rows
+
+
+def _checked(
+    stage: str, before: Unit, after: Unit, bound: Bound, ctx: PassContext
+) -> CertificateRow:
     from rtc.compiler.measure import parity
 
-    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
     samples = _SAME if before.digest == after.digest else _enough(ctx.data.test)
-    row = parity.check(
-        before,
-        after,
-        step.bound,
-        ctx.data.test,
-        stage=step.name,
-        samples=samples,
-        data=ctx.data.digest,
-    )
+    data = ctx.data.digest
+    row = parity.check(before, after, bound, ctx.data.test, stage=stage, samples=samples, data=data)
     if not row.passed:
         raise GateError(
             "the pass broke its bound",
-            where=step.name,
+            where=stage,
             seen=row.measured,
             expected=row.bound,
             fix="change or remove the pass in the recipe",
             id="pass-broke-bound",
         )
-    return replace(row, before=unit.digest, after=result.unit.digest)
+    return row
 
 
 def _enough(split: Split) -> int:
@@ -109,12 +121,12 @@ def _factory(unit: Unit) -> str:
     return unit.model.factory if isinstance(unit.model, TorchModel) else ""
 
 
-def _to_files(result: PassResult, certificate: CertificateRow) -> Files:
+def _to_files(result: PassResult, certificates: Sequence[CertificateRow]) -> Files:
     head = {
         "plan": result.plan.to_dict() if result.plan else None,
         "statistics": _ranges_to_dict(result.statistics),
         "details": dict(result.details),
-        "certificate": asdict(certificate),
+        "certificates": [asdict(row) for row in certificates],
     }
     content = json.dumps(head, allow_nan=False)  # a plan keeps the order of the graph
     return {**result.unit.to_files(), _RESULT: content.encode()}
@@ -127,7 +139,7 @@ def _from_files(files: Files) -> Passed:
         plan=PrecisionPlan.from_dict(head["plan"]) if head["plan"] else None,
         statistics=_ranges_from_dict(head["statistics"]),
         details=head["details"],
-        certificate=CertificateRow(**head["certificate"]),
+        certificates=tuple(CertificateRow(**row) for row in head["certificates"]),
     )
 
 

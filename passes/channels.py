@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -63,15 +62,6 @@ def bias_of(layer: Layer) -> Doubles | None:
 def put_bias(names: Names, layer: Layer, bias: Doubles) -> None:
     """Give a layer a bias of its own."""
     _put(names, layer.node, 2, f"{layer.name}/bias", bias)
-
-
-def readers_reason(graph_outputs: Sequence[Any], tensor: Any) -> str:
-    """Why a tensor's values may not be scaled: somebody else reads them. "" where nobody does."""
-    if any(tensor is each for each in graph_outputs):
-        return f"{tensor.name} is an output of the model"
-    if len(tensor.outputs) != 1:
-        return f"{tensor.name} has {len(tensor.outputs)} readers"
-    return ""
 
 
 def _put(names: Names, node: gs.Node, index: int, name: str, values: Doubles) -> None:

@@ -2,15 +2,16 @@
 
     L₂(h(L₁(x, W₁, b₁)), W₂)  →  L₂(h(L₁(x, W₁/s, b₁/s)), W₂·s)      s = √(r₁ / r₂)
 
-for every h with h(x/s) = h(x)/s, channel by channel: ReLU, LeakyReLU, pools, flattening, nothing.
-r₁ holds the largest |weight| of each output channel of L₁, r₂ that of each input channel of L₂;
-both become √(r₁·r₂), which maximises the precision of all channels together. Pairs overlap, so they
-are balanced in turn until every factor is within 1 %. (Cross-layer equalisation: Nagel et al. 2019,
-arXiv:1906.04721, section 4.1.)
+for every h with h(x/s) = h(x)/s, channel by channel: ReLU, LeakyReLU, pools, flattening, nothing
+(rtc.passes.channel_paths finds which channel arrives where). r₁ holds the largest |weight| of each
+output channel of L₁, r₂ that of each input channel of L₂; both become √(r₁·r₂), which maximises the
+precision of all channels together. Pairs overlap, so they are balanced in turn until every factor
+is within 1 %. (Cross-layer equalisation: Nagel et al. 2019, arXiv:1906.04721, section 4.1.)
 
 ReLU6 is not such an h. `relu6: replace` turns one that stands between two layers into a ReLU, while
 the top-1 class changes for no more than `max_disagreement` of the calibration samples in all; where
-all of them together go beyond that, they are tried one by one in graph order.
+all of them together go beyond that, they are tried one by one in graph order. That is the change
+that the pass states; what it does to weights is exact against the model with that change alone.
 
 `details`: `pairs` (layers, and the ratio of the largest to the smallest channel range on the worse
 side, before and after), `stopped` (reason by layer), `relu6` ("replaced" or the reason, by node).
@@ -18,7 +19,6 @@ side, before and after), `stopped` (reason by layer), `relu6` ("replaced" or the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -26,27 +26,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
-from rtc.passes.channels import (
-    Doubles,
-    bias_obstacle,
-    bias_of,
-    put_bias,
-    put_weights,
-    readers_reason,
-    weights_of,
-)
-from rtc.passes.graph import Names, read, value, write
-from rtc.passes.layers import Layer, weighted_layers
+from rtc.passes.channel_paths import Pair, pairs, to_relu
+from rtc.passes.channels import Doubles, bias_of, put_bias, put_weights, weights_of
+from rtc.passes.graph import Names, read, write
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-_PASSES_SCALE = frozenset(
-    {"AveragePool", "GlobalAveragePool", "Identity", "LeakyRelu", "MaxPool", "Relu"}
-)
 _TOLERANCE = 0.01  # factors nearer to 1 change nothing that INT8 can tell
 _SWEEPS = 1000
 _DEAD = (
@@ -54,16 +42,6 @@ _DEAD = (
 )
 _BATCH = 32
 _REPLACED = "replaced"
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """Two layers; one channel of the first makes `block` neighbouring ones of the second."""
-
-    first: Layer
-    second: Layer
-    block: int
-    clips: tuple[gs.Node, ...]
 
 
 @dataclass(frozen=True)
@@ -84,37 +62,41 @@ class Equalize(Pass):
 
     @property
     def bound(self) -> Bound:
-        """Weights are rounded once more to float32, so sums differ in their last digits."""
         if self.relu6 == "replace":
             return Bounded("disagreement", self.max_disagreement)
+        return self.beside
+
+    @property
+    def beside(self) -> Exact:
+        """Weights are rounded once more to float32, so sums differ in their last digits."""
         return Exact(atol=1e-4, rtol=1e-3)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         graph = read(unit)
-        found = {layer.name: _pair(graph, layer) for layer in weighted_layers(graph)}
-        pairs = [each for each in found.values() if isinstance(each, _Pair)]
+        found = pairs(graph, unit, ctx.calibration())
+        chosen = [each for each in found.values() if isinstance(each, Pair)]
         stopped = {name: each for name, each in found.items() if isinstance(each, str)}
-        clips = [clip for pair in pairs for clip in pair.clips]
+        clips = [clip for pair in chosen for clip in pair.clips]
         fates = {clip.name: "ReLU6 is kept" for clip in clips}
         if self.relu6 == "replace" and clips:
             fates = self._judged(graph, unit, list(fates), ctx)
-            for clip in clips:
-                if fates[clip.name] == _REPLACED:
-                    _to_relu(clip)
-        for pair in list(pairs):
+        for pair in list(chosen):
             kept = [clip.name for clip in pair.clips if fates[clip.name] != _REPLACED]
             if kept:
                 stopped[pair.first.name] = f"{kept[0]} stands behind it: {fates[kept[0]]}"
-                pairs.remove(pair)
-        rows = _equalise(Names(graph), pairs)
+                chosen.remove(pair)
+        replaced = [clip for clip in clips if fates[clip.name] == _REPLACED]
+        for clip in replaced:
+            to_relu(clip)
+        stated = write(graph, unit) if replaced else unit
+        rows = _equalise(Names(graph), chosen)
         details = {"pairs": rows, "stopped": stopped, "relu6": fates}
-        replaced = sum(fate == _REPLACED for fate in fates.values())
         if not rows and not replaced:
             return PassResult(unit, False, "nothing to equalise", details)
         worst = max((row["ratio_before"] for row in rows), default=1.0)
         summary = f"{len(rows)} pairs equalised (channel ranges up to {worst:.3g} : 1 apart)"
-        summary += f", {replaced} ReLU6 replaced" if replaced else ""
-        return PassResult(write(graph, unit), True, summary, details)
+        summary += f", {len(replaced)} ReLU6 replaced" if replaced else ""
+        return PassResult(write(graph, unit), True, summary, details, stated=stated)
 
     def _judged(
         self, graph: gs.Graph, unit: Unit, clips: Sequence[str], ctx: PassContext
@@ -126,7 +108,7 @@ class Equalize(Pass):
             tried = graph.copy()
             for node in tried.nodes:
                 if node.name in names:
-                    _to_relu(node)
+                    to_relu(node)
             return float(np.mean(_classes(write(tried, unit), ctx) != reference))
 
         if harm(clips) <= self.max_disagreement:
@@ -155,72 +137,7 @@ def _classes(unit: Unit, ctx: PassContext) -> Any:
     return np.concatenate(parts).argmax(-1)
 
 
-def _pair(graph: gs.Graph, first: Layer) -> _Pair | str:
-    """A layer and the one that reads it, or why there is no such pair."""
-    reason = first.obstacle or ("" if first.op == "MatMul" else bias_obstacle(first))
-    tensor, block = first.node.outputs[0], 1
-    clips: list[gs.Node] = []
-    while not reason:
-        reason = readers_reason(graph.outputs, tensor)
-        if reason:
-            break
-        node = tensor.outputs[0]
-        if node.op in WEIGHTED and node.inputs[0] is tensor:
-            return _checked(_Pair(first, _layer(graph, node), block, tuple(clips)))
-        if node.op in ("Flatten", "Reshape"):
-            block *= _block(node)
-        elif node.op == "Clip" and _limits(node)[0] == 0.0:
-            clips += [node] if math.isfinite(_limits(node)[1]) else []
-        elif node.op not in _PASSES_SCALE:
-            reason = f"{node.name} ({node.op}) reads it, and is no scaling's equal"
-        if block == 0:
-            reason = f"{node.name} ({node.op}) mixes channels"
-        tensor = node.outputs[0]
-    return reason
-
-
-def _checked(pair: _Pair) -> _Pair | str:
-    if pair.second.obstacle:
-        return f"{pair.second.name} behind it: {pair.second.obstacle}"
-    if pair.first.channels[1] * pair.block != pair.second.channels[0]:
-        return f"{pair.second.name} behind it reads {pair.second.channels[0]} channels"
-    return pair
-
-
-def _layer(graph: gs.Graph, node: gs.Node) -> Layer:
-    return next(layer for layer in weighted_layers(graph) if layer.node is node)
-
-
-def _block(node: gs.Node) -> int:
-    """How many neighbours a channel becomes where (N, C, …) is flattened to (N, C·…); 0 if not."""
-    before, after = node.inputs[0].shape, node.outputs[0].shape
-    if not before or not after or len(after) != 2 or len(before) < 2:
-        return 0
-    sizes = before[1:]
-    if not all(isinstance(size, int) for size in (*sizes, after[1])):
-        return 0
-    return math.prod(sizes[1:]) if math.prod(sizes) == after[1] else 0
-
-
-def _limits(node: gs.Node) -> tuple[float, float]:
-    """What a Clip cuts to; NaN where a limit is not constant."""
-    found = []
-    for index, key, default in ((1, "min", -math.inf), (2, "max", math.inf)):
-        limit = value(node, index)
-        if limit is not None:
-            found.append(float(limit.reshape(-1)[0]))
-        elif len(node.inputs) > index and node.inputs[index].name:
-            found.append(math.nan)
-        else:
-            found.append(float(node.attrs.get(key, default)))
-    return found[0], found[1]
-
-
-def _to_relu(node: gs.Node) -> None:
-    node.op, node.inputs, node.attrs = "Relu", node.inputs[:1], type(node.attrs)()
-
-
-def _equalise(names: Names, pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
+def _equalise(names: Names, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Balance the pairs; one row for each whose weights changed."""
     layers = {layer.name: layer for pair in pairs for layer in (pair.first, pair.second)}
     weights = {name: weights_of(layer) for name, layer in layers.items()}
@@ -249,7 +166,7 @@ def _equalise(names: Names, pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
     ]
 
 
-def _balance(pair: _Pair, weights: dict[str, Doubles], factors: dict[str, Doubles]) -> bool:
+def _balance(pair: Pair, weights: dict[str, Doubles], factors: dict[str, Doubles]) -> bool:
     """One step for one pair; whether any factor was beyond the tolerance."""
     made, read_ = _ranges(pair, weights)
     alive = (made > _DEAD * made.max()) & (read_ > _DEAD * read_.max())
@@ -259,19 +176,19 @@ def _balance(pair: _Pair, weights: dict[str, Doubles], factors: dict[str, Double
         return False
     first, second = pair.first, pair.second
     weights[first.name] /= scale.reshape(first.groups, -1, 1, 1)
-    weights[second.name] *= np.repeat(scale, pair.block).reshape(second.groups, 1, -1, 1)
+    weights[second.name] *= pair.read(scale).reshape(second.groups, 1, -1, 1)
     factors[first.name] *= scale
     return True
 
 
-def _ranges(pair: _Pair, weights: dict[str, Doubles]) -> tuple[Doubles, Doubles]:
+def _ranges(pair: Pair, weights: dict[str, Doubles]) -> tuple[Doubles, Doubles]:
     """The largest |weight| by channel: as the first layer makes them, as the second reads them."""
     made = np.abs(weights[pair.first.name]).max(axis=(2, 3)).reshape(-1)
-    taken = np.abs(weights[pair.second.name]).max(axis=(1, 3))
-    return made, taken.reshape(-1, pair.block).max(axis=1)
+    taken = np.abs(weights[pair.second.name]).max(axis=(1, 3)).reshape(-1)
+    return made, pair.largest(taken)
 
 
-def _worst_ratio(pair: _Pair, weights: dict[str, Doubles]) -> float:
+def _worst_ratio(pair: Pair, weights: dict[str, Doubles]) -> float:
     """The largest range over the smallest, on the worse side; dead channels do not count."""
     ratios = [1.0]
     for ranges in _ranges(pair, weights):

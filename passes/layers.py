@@ -47,6 +47,11 @@ class Layer:
     obstacle: str
 
     @property
+    def channel_axis(self) -> int:
+        """The axis of what the layer reads, and of what it makes, that holds the channels."""
+        return 1 if self.op in ("Conv", "ConvTranspose") else -1
+
+    @property
     def depthwise(self) -> bool:
         return self.groups > 1 and self.groups == self.channels[0]
 

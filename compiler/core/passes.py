@@ -3,7 +3,9 @@
 `name` is kebab-case and equals the file's and the class's name (`insert_qdq.py`, `InsertQdq`,
 `insert-qdq`). A pass owns the bytes it is given, gives a new unit back, and says what bound its
 output keeps: `Exact` within a tolerance, or `Bounded` in a named metric. The pipeline checks the
-bound on real samples after every pass, so a pass never judges itself.
+bound on real samples after every pass, so a pass never judges itself. Where a pass changes what the
+model computes and is exact beside that, it gives the model with that change alone as well, and each
+of the two steps is held to its own bound.
 """
 
 from __future__ import annotations
@@ -114,6 +116,9 @@ class PassResult:
         details: what the report shows, JSON types only; the pass's module documents the keys.
         plan: set by passes that decide precision.
         statistics: set by passes that take ranges anew: all ranges, for the passes after it.
+        stated: set by passes that change what the model computes and are exact beside that: the
+            unit that came in with the stated change alone. Only that change has `Pass.bound`, and
+            all else is held to `Pass.beside`.
     """
 
     unit: Unit
@@ -122,6 +127,7 @@ class PassResult:
     details: Mapping[str, Any] = field(default_factory=dict)
     plan: PrecisionPlan | None = None
     statistics: Statistics | None = None
+    stated: Unit | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,11 @@ class Pass(ABC):
     @property
     def bound(self) -> Bound:
         """What the output keeps of the input; checked by the pipeline."""
+        return Exact()
+
+    @property
+    def beside(self) -> Exact:
+        """What the output keeps of the input with the stated change alone (`PassResult.stated`)."""
         return Exact()
 
     def needs(self, unit: Unit) -> frozenset[Observation]:

@@ -1,4 +1,4 @@
-"""How many samples a pass is held against its bound on."""
+"""What a pass is held against, and on how many samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.errors import GateError
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, TensorSpec, Unit
-from rtc.compiler.passing import run_pass
+from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.stages import Stages
 from rtc.compiler.store import Store
 
@@ -86,4 +87,65 @@ def test_a_promise_is_checked_on_as_many_samples_as_it_needs(
     data = Data(Split("test", raw, None, Preprocess()))
     stages = Stages(Store(tmp_path), Nobody())
     passed = run_pass(step, wide(size), PassContext(data), stages)
-    assert passed.certificate.samples == samples
+    (row,) = passed.certificates
+    assert row.samples == samples
+
+
+@dataclass(frozen=True)
+class Rounds(Pass):
+    """States that a model rounds its input, and does that; `more` is what it does besides."""
+
+    name = "rounds"
+    takes = gives = Level.ONNX
+    limit: float = 1.0
+    more: float = 1.0
+
+    @property
+    def bound(self) -> Bound:
+        return Bounded("disagreement", self.limit)
+
+    def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
+        made = scaled("Round", self.more)
+        return PassResult(made, True, "rounded", stated=scaled("Round", 1.0))
+
+
+def scaled(op: str, factor: float) -> Unit:
+    import onnx
+
+    text = f"""<ir_version: 10, opset_import: ["" : 18]>
+        scaled (float[n, 2] x) => (float[n, 2] y) <float[2] w = {{1, {factor}}}> {{
+            z = {op}(x)
+            y = Mul(z, w)
+        }}"""
+    proto = onnx.parser.parse_model(text).SerializeToString()
+    tensors = (TensorSpec("x", "float32", ("n", 2)),), (TensorSpec("y", "float32", ("n", 2)),)
+    return Unit(OnnxModel(proto), Signature(*tensors))
+
+
+def run_rounds(step: Rounds, folder: Path) -> Passed:
+    raw = np.random.default_rng(3).uniform(-9, 9, (200, 2)).astype(np.float32)
+    data = Data(Split("test", raw, None, Preprocess()))
+    return run_pass(
+        step, scaled("Identity", 1.0), PassContext(data), Stages(Store(folder), Nobody())
+    )
+
+
+def test_a_stated_change_has_its_bound_and_all_else_is_exact(tmp_path: Path) -> None:
+    passed = run_rounds(Rounds(), tmp_path)
+    change, rest = passed.certificates
+    assert (change.stage, change.exact) == ("rounds: the change that it states", False)
+    assert (rest.stage, rest.exact, rest.measured) == ("rounds", True, "identical")
+    assert (change.after, rest.after) == (rest.before, passed.unit.digest)
+    assert run_rounds(Rounds(), tmp_path) == passed  # from the store
+
+
+def test_what_is_done_beside_the_stated_change_is_not_covered_by_its_bound(tmp_path: Path) -> None:
+    """Few classes change by it, fewer than by rounding."""
+    with pytest.raises(GateError, match=r"rounds: the pass broke its bound .*differs by") as caught:
+        run_rounds(Rounds(more=1.01), tmp_path)
+    assert caught.value.id == "pass-broke-bound"
+
+
+def test_a_stated_change_does_not_escape_its_own_bound(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match=r"the change that it states: the pass broke its bound"):
+        run_rounds(Rounds(limit=0.001), tmp_path)

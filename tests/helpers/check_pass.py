@@ -10,7 +10,7 @@ from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, TensorSpec, Unit
-from rtc.compiler.measure import parity
+from rtc.compiler.passing import certify
 
 
 def check_pass(
@@ -27,7 +27,7 @@ def check_pass(
     - The same input gives the same bytes twice, and `modified` says whether they changed.
     - An ONNX result passes onnx's checker, shapes inferred; its own inputs and outputs stay.
     - A second run over the result changes nothing (`idempotent`).
-    - Numbers agree with the oracle's within the bound that the pass declares.
+    - Numbers agree with the oracle's within the bounds that the pass declares.
     """
     ctx = ctx or context_for(unit, samples)
     assert unit.level is step.takes
@@ -42,9 +42,7 @@ def check_pass(
         again = step.apply(result.unit, ctx)
         assert not again.modified, f"a second run changes it again: {again.summary}"
         assert again.unit is result.unit
-    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
-    row = parity.check(before, after, step.bound, ctx.data.test, stage=step.name, samples=samples)
-    assert row.passed, f"{row.bound}: {row.measured}"
+    certify(step, unit, result, ctx)
     return result
 
 

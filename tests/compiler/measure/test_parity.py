@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small_models
-from small_models import CLASSES, WEIGHTS, linear
+from small_models import CLASSES, FEATURES, WEIGHTS, linear
 
-from rtc.compiler.core.data import Split
+from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import InternalError, MachineError
 from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.passes import Bound, Bounded, Exact
@@ -65,6 +65,20 @@ def test_one_sample_that_differs_is_enough() -> None:
     assert not row.passed
     assert row.measured.startswith(f"logits[{sample}, {column}] differs")
     assert f"; 1 of {COUNT * CLASSES} elements" in row.measured
+
+
+def test_what_real_samples_never_touch_is_exact_too() -> None:
+    """The first feature is always zero; of values in another order it is not."""
+    raw = np.random.default_rng(5).uniform(1, 2, (COUNT, FEATURES)).astype(np.float32)
+    raw[:, 0] = 0
+    data = Split("test", raw, None, Preprocess())
+    broken = WEIGHTS.copy()
+    broken[0] *= 2
+    row = check(linear(), linear(broken), data=data)
+    assert not row.passed
+    assert "of its norm on samples with values shuffled" in row.measured
+    assert check(linear(), linear(broken), Bounded("disagreement", 1.0), data).passed
+    assert check(linear(batch=3), linear(WEIGHTS * np.float32(1 + 1e-6), batch=3), data=data).passed
 
 
 @pytest.mark.parametrize("bound", [Exact(atol=1e30), Bounded("disagreement", 1.0)])

@@ -1,0 +1,230 @@
+"""Pairs of layers, and where the first one's output channels go: to which inputs of the second.
+
+Between them h may move channels (Flatten, Transpose, a shuffle), as long as scaling each by a
+positive factor scales what arrives by the same factors: h(x · s) = h(x) · s. That is a property of
+operators (`_HOMOGENEOUS`). Which channel arrives where is not read off shapes, where sizes may
+agree by chance: h is run on random values, and again with each channel times a factor of its own,
+and every input of the second layer is told by the factor that arrives there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rtc.compiler.core.operators import WEIGHTED
+from rtc.passes.channels import Doubles, bias_obstacle
+from rtc.passes.graph import is_output, moves, value, write
+from rtc.passes.layers import Layer, weighted_layers
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from rtc.compiler.core.data import Array, Split
+    from rtc.compiler.core.unit import Unit
+
+Indices = npt.NDArray[np.int64]
+
+NOWHERE = -1
+"""The source of an input channel that is always zero."""
+
+_HOMOGENEOUS = frozenset(
+    {
+        "AveragePool",
+        "DepthToSpace",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "LeakyRelu",
+        "MaxPool",
+        "PRelu",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Slice",
+        "SpaceToDepth",
+    }
+)
+"""f(c · x) = c · f(x) for every c > 0, whatever the attributes and the inputs after the first."""
+
+_STEP = 2.0**-8  # between the factors of two channels
+_ERROR = 1e-5  # of a factor: what sums in float32 may differ by
+_SAMPLES = 2  # so that what mixes samples shows
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Two layers and what lies between them.
+
+    Attributes:
+        first, second: the layers.
+        clips: ReLU6 between them: no scaling's equals, unless they become ReLU.
+    """
+
+    first: Layer
+    second: Layer
+    clips: tuple[gs.Node, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair(Path):
+    """A path whose channels arrive one by one.
+
+    Attributes:
+        source: the output channel of `first` that each input channel of `second` is, or `NOWHERE`.
+    """
+
+    source: Indices
+
+    def read(self, factors: Doubles) -> Doubles:
+        """Factors of the first layer's output channels, by the second's input channels."""
+        return np.append(factors, 1.0)[self.source]
+
+    def largest(self, ranges: Doubles) -> Doubles:
+        """Of values ≥ 0 of the second's input channels the largest, by the first's output channels.
+
+        A channel that does not arrive has 0.
+        """
+        found = np.zeros(self.first.channels[1] + 1)
+        np.maximum.at(found, self.source, ranges)
+        return found[:-1]
+
+
+def pairs(graph: gs.Graph, unit: Unit, split: Split) -> dict[str, Pair | str]:
+    """For each layer of a unit's graph the pair that it is the first of, or why there is none.
+
+    Every ReLU6 between two layers counts as a ReLU. `split` gives the samples that are run.
+    """
+    layers = {layer.name: layer for layer in weighted_layers(graph)}
+    found = {name: _path(graph, layer, layers) for name, layer in layers.items()}
+    paths = {name: each for name, each in found.items() if isinstance(each, Path)}
+    result: dict[str, Pair | str] = {n: each for n, each in found.items() if isinstance(each, str)}
+    if not paths:
+        return result
+    smooth = graph.copy()
+    clips = {clip.name for each in paths.values() for clip in each.clips}
+    for node in smooth.nodes:
+        if node.name in clips:
+            to_relu(node)
+    seen = _sources(write(smooth, unit).onnx.proto, list(paths.values()), split)
+    for (name, each), source in zip(paths.items(), seen, strict=True):
+        mixed = f"{each.second.name} behind it does not read its channels one by one"
+        pair = Pair(each.first, each.second, each.clips, source) if source is not None else mixed
+        result[name] = pair
+    return {name: result[name] for name in layers}
+
+
+def to_relu(node: gs.Node) -> None:
+    """Let a Clip cut at zero alone."""
+    node.op, node.inputs, node.attrs = "Relu", node.inputs[:1], type(node.attrs)()
+
+
+def _path(graph: gs.Graph, first: Layer, layers: Mapping[str, Layer]) -> Path | str:
+    """The way from a layer to the next one, or why scaling has none."""
+    reason = first.obstacle or ("" if first.op == "MatMul" else bias_obstacle(first))
+    tensor = first.node.outputs[0]
+    clips: list[gs.Node] = []
+    while not reason:
+        readers = [node for node in tensor.outputs if node.op != "Shape"]  # which asks no values
+        if is_output(graph, tensor):
+            return f"{tensor.name} is an output of the model"
+        if len(readers) != 1:
+            return f"{tensor.name} has {len(readers)} readers"
+        (node,) = readers
+        ahead = node.inputs[0] is tensor
+        if ahead and node.op in WEIGHTED:
+            second = layers[node.name]
+            reason = second.obstacle and f"{second.name} behind it: {second.obstacle}"
+            return reason or Path(first, second, tuple(clips))
+        if ahead and _is_relu6(node):
+            clips.append(node)
+        elif not ahead or not _scales(node):
+            reason = f"{node.name} ({node.op}) reads it, and is no scaling's equal"
+        tensor = node.outputs[0]
+    return reason
+
+
+def _scales(node: gs.Node) -> bool:
+    """Whether a node does the same to scaled values, whatever these are."""
+    relu = node.op == "Clip" and _limits(node) == (0.0, math.inf)
+    return relu or node.op in _HOMOGENEOUS or moves(node)
+
+
+def _is_relu6(node: gs.Node) -> bool:
+    """Whether a node cuts at zero, and at some limit above it."""
+    return node.op == "Clip" and _limits(node)[0] == 0.0 and math.isfinite(_limits(node)[1])
+
+
+def _limits(node: gs.Node) -> tuple[float, float]:
+    """What a Clip cuts to; NaN where a limit is not constant."""
+    found = []
+    for index, key, default in ((1, "min", -math.inf), (2, "max", math.inf)):
+        limit = value(node, index)
+        if limit is not None:
+            found.append(float(limit.reshape(-1)[0]))
+        elif len(node.inputs) > index and node.inputs[index].name:
+            found.append(math.nan)
+        else:
+            found.append(float(node.attrs.get(key, default)))
+    return found[0], found[1]
+
+
+def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Indices | None]:
+    """`Pair.source` of each path of a model, its tensors known by name; None where there is none.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model.
+    """
+    from rtc.calibration.oracle import Oracle, session
+    from rtc.calibration.prefix import prefix
+
+    made = [each.first.node.outputs[0].name for each in paths]
+    read = [each.second.node.inputs[0].name for each in paths]
+    with Oracle(prefix(proto, made), made) as oracle:
+        count = oracle.batch or _SAMPLES
+        few = split.inputs(0, count)
+        inputs = np.resize(few, (count, *few.shape[1:]))
+        shapes = {name: values.shape for name, values in oracle.run(inputs).items()}
+        given = {oracle.input_name: inputs}
+    random = np.random.default_rng(0)
+    between = session(prefix(proto, read, made))
+    plain = {name: random.uniform(1, 2, shapes[name]).astype(np.float32) for name in made}
+    scaled = {
+        name: values * _factors(values.ndim, each.first)
+        for (name, values), each in zip(plain.items(), paths, strict=True)
+    }
+    seen, after = (between.run(read, given | each) for each in (plain, scaled))
+    return [_source(*each) for each in zip(paths, seen, after, strict=True)]
+
+
+def _factors(rank: int, layer: Layer) -> Array:
+    """A factor of its own for each output channel, to be multiplied with the layer's output."""
+    shape = [1] * rank
+    shape[layer.channel_axis] = -1
+    count = layer.channels[1]
+    return (1 + _STEP * np.arange(count, dtype=np.float32)).reshape(shape)
+
+
+def _source(path: Path, plain: Array, scaled: Array) -> Indices | None:
+    """The channels whose factors lie between what arrived unscaled and scaled."""
+    axis = path.second.channel_axis
+    before, after = (np.moveaxis(each, axis, 0) for each in (plain, scaled))
+    before, after = (each.reshape(len(each), -1).astype(np.float64) for each in (before, after))
+    live = before != 0
+    if after[~live].any():
+        return None
+    factors = np.divide(after, before, out=np.ones_like(after), where=live)
+    nearest = np.rint((factors - 1) / _STEP)
+    if (np.abs(factors - (1 + _STEP * nearest)) > _ERROR * np.abs(factors)).any():
+        return None
+    first = np.where(live, nearest, np.inf).min(axis=1)
+    last = np.where(live, nearest, -np.inf).max(axis=1)
+    some = live.any(axis=1)
+    if (first != last)[some].any():
+        return None
+    return np.where(some, last, NOWHERE).astype(np.int64)
