@@ -1,0 +1,1 @@
+"""Architectures of torchvision and timm, and what rtc makes of each: see `coverage.py`."""
