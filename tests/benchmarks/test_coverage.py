@@ -45,8 +45,6 @@ def test_what_is_a_fault(precision: str, graph_db: float, engine_db: float, said
 @pytest.mark.slow
 def test_a_network_of_torchvision_is_right_on_every_runtime(tmp_path) -> None:
     what = subject("squeezenet1_1", Export("torchscript", 13), tmp_path)
-    cells = list(
-        what.cells(("onnxruntime", "openvino", "tensorrt_rtx"), ("int8",), with_peers=False)
-    )
+    cells = list(what.cells(tuple(RUNTIMES), ("int8",), with_peers=False))
     assert [each.outcome for each in cells] == ["right"] * 3, cells
     assert all(each.int8 for each in cells)
