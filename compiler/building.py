@@ -172,11 +172,10 @@ class Builder:
     def target(self, backend: Backend) -> TargetContext:
         """What the passes know of this device with that runtime."""
         profile, options = self.request.profile, self.recipe.precision
-        scheme = replace(
-            backend.scheme(profile),
-            weight_scales=options.weights,
-            per_channel=options.granularity == "channel",
-        )
+        own = backend.scheme(profile)
+        granularity = options.granularity  # the runtime's own where the recipe is silent
+        per_channel = own.per_channel if granularity is None else granularity == "channel"
+        scheme = replace(own, weight_scales=options.weights, per_channel=per_channel)
         return TargetContext(profile, backend.name, scheme, self.recipe.batch)
 
     def plan(

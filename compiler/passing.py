@@ -82,20 +82,21 @@ def certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> lis
     """
     before, after = ctx.reference or unit, step.judged(result.unit, ctx)
     if result.stated is None:
-        row = _checked(step.name, before, after, step.bound, ctx)
+        row = _checked(step, before, after, step.bound, ctx)
         return [replace(row, before=unit.digest, after=result.unit.digest)]
-    rows = [_checked(step.name, result.stated, after, step.beside, ctx)]
+    rows = [_checked(step, result.stated, after, step.beside, ctx)]
     if result.stated.digest != before.digest:
-        stage = f"{step.name}: the change that it states"
-        rows.insert(0, _checked(stage, before, result.stated, step.bound, ctx))
+        change = "the change that it states"
+        rows.insert(0, _checked(step, before, result.stated, step.bound, ctx, of=change))
     return rows
 
 
 def _checked(
-    stage: str, before: Unit, after: Unit, bound: Bound, ctx: PassContext
+    step: Pass, before: Unit, after: Unit, bound: Bound, ctx: PassContext, *, of: str = ""
 ) -> CertificateRow:
     from rtc.compiler.measure import parity
 
+    stage = f"{step.name}: {of}" if of else step.name
     samples = _SAME if before.digest == after.digest else _enough(ctx.data.test)
     data = ctx.data.digest
     row = parity.check(before, after, bound, ctx.data.test, stage=stage, samples=samples, data=data)
@@ -105,7 +106,7 @@ def _checked(
             where=stage,
             seen=row.measured,
             expected=row.bound,
-            fix="change or remove the pass in the recipe",
+            fix=step.remedy,
             id="pass-broke-bound",
         )
     return row

@@ -214,8 +214,9 @@ class PrecisionOptions(Section):
     """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""
     weights: Literal["minmax", "mse"] = "minmax"
     """How the scales of weights are chosen: clip nothing, or what least squared error asks for."""
-    granularity: Literal["channel", "tensor"] = "channel"
-    """A scale for each output channel of a layer's weights, or one for all of them."""
+    granularity: Literal["channel", "tensor"] | None = None
+    """A scale for each output channel of a layer's weights, or one for all of them; what each
+    target's runtime is fastest with where none is given."""
     min_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
     """The rules run a layer in INT8 at this signal-to-noise ratio or above, in decibels."""
     search: Search | None = Search()

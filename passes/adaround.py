@@ -49,7 +49,8 @@ class Adaround(Repair):
     Attributes:
         below_snr_db: learn the layers whose signal-to-noise ratio in INT8 is below this.
         samples: calibration samples to use at most.
-        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8.
+        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8; none
+            where the gates alone are to judge.
     """
 
     name: ClassVar[str] = "adaround"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rtc.compiler.core.operators import HALF_KEY
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit
 from rtc.passes.graph import Names, dtype_of, is_constant, moves, read, write
@@ -33,21 +33,16 @@ _ANY_INPUT = frozenset({"Cast", "DequantizeLinear", "Shape", "Size"})  # whateve
 
 @dataclass(frozen=True)
 class CastPrecision(Pass):
-    """Write the half type of every layer planned in it.
-
-    Attributes:
-        max_disagreement: the fraction of samples whose top-1 class may change.
-    """
+    """Write the half type of every layer planned in it."""
 
     name: ClassVar[str] = "cast-precision"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-
-    max_disagreement: float = 0.02
+    remedy: ClassVar[str] = PIN_WIDER
 
     @property
     def bound(self) -> Bound:
-        return Bounded("disagreement", self.max_disagreement)
+        return Sound()
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         plan, scheme = ctx.plan, ctx.where().scheme

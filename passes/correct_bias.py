@@ -45,7 +45,8 @@ class CorrectBias(Repair):
 
     Attributes:
         samples: calibration samples to use at most.
-        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8.
+        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8; none
+            where the gates alone are to judge.
     """
 
     name: ClassVar[str] = "correct-bias"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import read, write
 from rtc.passes.qdq import int8_layers, write_qdq
@@ -18,21 +18,16 @@ from rtc.passes.qdq import int8_layers, write_qdq
 
 @dataclass(frozen=True)
 class InsertQdq(Pass):
-    """Write QuantizeLinear and DequantizeLinear for every layer planned in INT8.
-
-    Attributes:
-        max_disagreement: the fraction of samples whose top-1 class may change.
-    """
+    """Write QuantizeLinear and DequantizeLinear for every layer planned in INT8."""
 
     name: ClassVar[str] = "insert-qdq"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-
-    max_disagreement: float = 0.05
+    remedy: ClassVar[str] = PIN_WIDER
 
     @property
     def bound(self) -> Bound:
-        return Bounded("disagreement", self.max_disagreement)
+        return Sound()
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Quantise.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult, Sound
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.qdq import quantised_twin
 
@@ -27,18 +27,23 @@ class Repair(Pass):
 
     Attributes:
         samples: calibration samples to use at most.
-        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8.
+        max_disagreement: the fraction of samples whose top-1 class may change, float to INT8; none
+            where the gates alone are to judge.
     """
 
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
+    remedy: ClassVar[str] = (
+        "raise its max_disagreement, or take it out of precision.repairs in the recipe"
+    )
 
     samples: Annotated[int, Field(ge=1)] = 512
-    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
     def bound(self) -> Bound:
-        return Bounded("disagreement", self.max_disagreement)
+        given = self.max_disagreement
+        return Sound() if given is None else Bounded("disagreement", given)
 
     def judged(self, unit: Unit, ctx: PassContext) -> Unit:
         return quantised_twin(unit, ctx)

@@ -2,10 +2,10 @@
 
 `name` is kebab-case and equals the file's and the class's name (`insert_qdq.py`, `InsertQdq`,
 `insert-qdq`). A pass owns the bytes it is given, gives a new unit back, and says what bound its
-output keeps: `Exact` within a tolerance, or `Bounded` in a named metric. The pipeline checks the
-bound on real samples after every pass, so a pass never judges itself. Where a pass changes what the
-model computes and is exact beside that, it gives the model with that change alone as well, and each
-of the two steps is held to its own bound.
+output keeps: `Exact` within a tolerance, `Bounded` in a named metric, or `Sound`, where the gates
+say how much may change. The pipeline checks the bound on real samples after every pass, so a pass
+never judges itself. Where a pass changes what the model computes and is exact beside that, it gives
+the model with that change alone as well, and each of the two steps is held to its own bound.
 """
 
 from __future__ import annotations
@@ -42,7 +42,22 @@ class Bounded:
     limit: float
 
 
-Bound = Exact | Bounded
+@dataclass(frozen=True)
+class Sound:
+    """Outputs are finite and tell of the input's; how far they may change, the gates say.
+
+    Broken where the top-1 class agrees no more often than by chance, and the outputs changed by
+    more than they vary from sample to sample.
+    """
+
+
+Bound = Exact | Bounded | Sound
+
+PIN_WIDER = (
+    "pin layers to a wider type in precision.pin (`rtc precision culprits` names them), or leave"
+    " this variant out of precision.offer"
+)
+"""What there is to do about a candidate that comes out broken."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,7 @@ class Pass(ABC):
     gives: ClassVar[Level]
     version: ClassVar[int] = 1  # raised when the same input would give another output
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the output
+    remedy: ClassVar[str] = "change or remove the pass in the recipe"  # where its bound is broken
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property

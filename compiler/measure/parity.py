@@ -3,7 +3,8 @@
 ONNX units run in the oracle (unoptimised ONNX Runtime), PyTorch units in eager mode, float32, both
 on the CPU. `check` judges against the bound that a pass promised. A "disagreement" breaks it where
 its whole 95 % interval lies beyond: a broken pass changes far more, and the gates judge what ships
-on the whole test set. Nothing that is not finite ever passes, nor does a comparison of no samples.
+on the whole test set. What is `Sound` is held to no share at all. Nothing that is not finite ever
+passes, nor does a comparison of no samples.
 
 What is exact is exact on any input: samples whose values are shuffled are a second question, for
 what real ones never touch. Outputs may be of any size there, so it is their norms that count.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rtc.calibration.decibels import decibels
 from rtc.compiler.core.data import Array, Preprocess, Split
 from rtc.compiler.core.errors import (
     GateError,
@@ -25,7 +27,7 @@ from rtc.compiler.core.errors import (
     ModelError,
 )
 from rtc.compiler.core.intervals import wilson
-from rtc.compiler.core.passes import Bound, Bounded, Exact
+from rtc.compiler.core.passes import Bound, Bounded, Exact, Sound
 from rtc.compiler.core.unit import Level, TensorSpec, Unit
 from rtc.compiler.measure import accuracy
 from rtc.compiler.report.model import CertificateRow
@@ -90,6 +92,8 @@ def sentence(bound: Bound) -> str:
     """The bound in words."""
     if isinstance(bound, Exact):
         return f"every element within {bound.atol:g} or {bound.rtol:g}·|x|, whichever is larger"
+    if isinstance(bound, Sound):
+        return "outputs are finite and no guesses; the gates say how far they may change"
     if bound.metric == "top1_drop":
         return f"top-1 accuracy drops by at most {100 * bound.limit:g} points"
     return (
@@ -157,7 +161,10 @@ def _judge(before: Unit, after: Unit, bound: Bound, on: _Samples) -> Verdict:
         passed, said = _exact(reference, result, bound)
         reason = _apart(before, after, _shuffled(on)) if passed else ""
         return (False, reason) if reason else (passed, said)
-    return _bounded(next(iter(reference.values())), next(iter(result.values())), bound, split)
+    first, second = next(iter(reference.values())), next(iter(result.values()))
+    if isinstance(bound, Sound):
+        return _sound(first, second)
+    return _bounded(first, second, bound, split)
 
 
 def _incomparable(reference: Outputs, result: Outputs) -> str:
@@ -251,6 +258,24 @@ def _bounded(reference: Array, result: Array, bound: Bounded, split: Split) -> V
     assert drop.high is not None
     span = f"95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f}"
     return drop.value <= bound.limit, f"drops by {100 * drop.value:.2f} points ({span})"
+
+
+def _sound(reference: Array, result: Array) -> Verdict:
+    """Whether anything of the reference is left: beyond chance in the top-1 class, or in size."""
+    same = accuracy.agreement(result, reference, WHERE)
+    classes = [np.bincount(each.argmax(axis=1)) / len(each) for each in (reference, result)]
+    width = min(map(len, classes))
+    chance = float(classes[0][:width] @ classes[1][:width])
+    wanted = reference.astype(np.float64)
+    varies = float(np.square(wanted - wanted.mean(axis=0)).sum())
+    changed = float(np.square(result - wanted).sum())
+    count = round((1 - same.value) * same.samples)
+    said = (
+        f"the top-1 class changes for {count} of {same.samples} samples"
+        f" ({100 * (1 - same.value):.2f} %; {100 * (1 - chance):.2f} % by chance),"
+        f" {decibels(varies, changed):.1f} dB"
+    )
+    return same.value > chance or same.value == 1.0 or changed < varies, said
 
 
 def _at(name: str, flat: int, values: Array) -> str:

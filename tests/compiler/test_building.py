@@ -39,18 +39,21 @@ class Failing(Builder):
         raise self.error
 
 
-def outcomes(tmp_path: Path, error: RtcError) -> list[tuple[str, str, str]]:
+def builder_of(tmp_path: Path, recipe: str, target: str, error: RtcError) -> Failing:
     (tmp_path / "nothing.onnx").write_bytes(b"")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    profile = loader.profile("cpu")
-    builder = Failing(
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    return Failing(
         load_recipe(tmp_path / "recipe.yaml"),
         Unit(OnnxModel(b""), Signature((), ())),
         PassContext(data=None),
-        BuildRequest(profile, (1, 4, 4)),
+        BuildRequest(loader.profile(target), (1, 4, 4)),
         Stages(Store(tmp_path / "store"), Nobody(), fresh=False),
         error=error,
     )
+
+
+def outcomes(tmp_path: Path, error: RtcError) -> list[tuple[str, str, str]]:
+    builder = builder_of(tmp_path, RECIPE, "cpu", error)
     found = builder.candidates(loader.backend("onnxruntime"))
     return [(each.name, each.state, each.reason) for each in found if isinstance(each, Missing)]
 
@@ -78,3 +81,20 @@ def test_what_concerns_one_candidate_leaves_the_others_alone(
 def test_what_concerns_every_candidate_ends_the_compile(tmp_path: Path, error: RtcError) -> None:
     with pytest.raises(type(error), match=error.what):
         outcomes(tmp_path, error)
+
+
+@pytest.mark.parametrize(
+    ("target", "backend", "said", "per_channel"),
+    [
+        ("rtx4060ti", "tensorrt_rtx", "", False),
+        ("cpu", "onnxruntime", "", True),
+        ("rtx4060ti", "tensorrt_rtx", ", granularity: channel", True),
+        ("cpu", "onnxruntime", ", granularity: tensor", False),
+    ],
+)
+def test_weights_have_the_scales_that_the_runtime_wants_unless_the_recipe_says_otherwise(
+    tmp_path: Path, target: str, backend: str, said: str, per_channel: bool
+) -> None:
+    recipe = RECIPE.replace("[fp32, int8]", f"[fp32, int8]{said}")
+    builder = builder_of(tmp_path, recipe, target, RtcError("not asked for"))
+    assert builder.target(loader.backend(backend)).scheme.per_channel is per_channel

@@ -9,7 +9,7 @@ from nets import ONNXRUNTIME, TENSORRT, planned, residual
 from rtc.compiler.core.precision import Variant
 from rtc.passes.adaround import Adaround
 
-STEP = Adaround(below_snr_db=120, max_disagreement=0.2)
+STEP = Adaround(below_snr_db=120)
 PER_TENSOR = replace(TENSORRT, per_channel=False)
 
 

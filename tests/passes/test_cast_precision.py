@@ -10,7 +10,7 @@ from rtc.compiler.core.precision import Variant
 from rtc.passes.cast_precision import CastPrecision
 from rtc.passes.insert_qdq import InsertQdq
 
-STEP = CastPrecision(max_disagreement=0.1)
+STEP = CastPrecision()
 
 
 def cast(unit, scheme, variant, **options):

@@ -10,7 +10,7 @@ from rtc.calibration.means import channel_means
 from rtc.compiler.core.precision import Variant
 from rtc.passes.correct_bias import CorrectBias
 
-STEP = CorrectBias(max_disagreement=0.1)
+STEP = CorrectBias()
 
 
 def mean_error(reference, unit, ctx):

@@ -5,12 +5,13 @@ import pytest
 from check_pass import check_pass, constant, equations, parse
 from nets import ONNXRUNTIME, OPENVINO, TENSORRT, context, planned, residual
 
-from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.errors import GateError, ModelError
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.unit import OnnxModel, Unit
+from rtc.compiler.passing import certify
 from rtc.passes.insert_qdq import InsertQdq
 
-STEP = InsertQdq(max_disagreement=0.15)  # random networks: classes lie close together
+STEP = InsertQdq()
 
 
 def insert(unit, scheme, variant=Variant.INT8, **options):
@@ -166,7 +167,7 @@ def test_dead_channels_get_positive_scales_and_onnxruntime_agrees():
         b=np.full(8, 0.5, np.float32),
     )
     ctx = planned(unit, ONNXRUNTIME, Variant.INT8)
-    result = InsertQdq(max_disagreement=1.0).apply(unit, ctx)
+    result = InsertQdq().apply(unit, ctx)
     assert np.all(constant(result.unit, "conv/weight/scale") > 0)
     inputs = ctx.calibration().inputs()
     before, after = _optimised(unit, inputs)[0], _optimised(result.unit, inputs)
@@ -253,3 +254,26 @@ def test_what_a_signed_concat_writes_is_the_same_values_in_uint8_where_the_schem
         assert constant(shifted, f"{name}/zero_point") == 128
         assert constant(shifted, f"{name}/scale") == constant(signed, f"{name}/scale")
     assert constant(shifted, "x/zero_point").dtype == np.int8
+
+
+def clipped_at(limit):
+    """A pass and its context, with the ranges of all tensors cut to ±limit."""
+    ctx = planned(CHAIN, TENSORRT, Variant.INT8)
+    cut = {
+        name: replace(seen, low=-limit, high=limit, limit=limit)
+        for name, seen in ctx.statistics.items()
+    }
+    ctx = replace(ctx, statistics=cut)
+    return STEP, CHAIN, STEP.apply(CHAIN, ctx), ctx
+
+
+def test_how_far_int8_may_change_a_model_is_for_the_gates_to_say():
+    (row,) = certify(*clipped_at(0.25))
+    changed = int(row.measured.split("changes for ")[1].split(" of")[0])
+    assert changed > 0.1 * row.samples
+
+
+def test_a_model_that_int8_leaves_nothing_of_is_refused_with_what_there_is_to_do():
+    with pytest.raises(GateError, match="the top-1 class changes for") as caught:
+        certify(*clipped_at(1e-12))
+    assert "precision.pin (`rtc precision culprits`" in caught.value.fix

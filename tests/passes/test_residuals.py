@@ -31,7 +31,7 @@ def policies(plan):
 def inserted(scheme, policy):
     """The graph with that policy on the first Add, and the scheme's own on the second."""
     ctx = replace(CONTEXTS[scheme], plan=assign(scheme, residuals={"join1": policy}))
-    return check_pass(InsertQdq(max_disagreement=0.15), UNIT, ctx).unit
+    return check_pass(InsertQdq(), UNIT, ctx).unit
 
 
 def add_of(unit, name="j1"):
@@ -170,7 +170,7 @@ def test_scales_shared_through_a_tensor_of_two_adds_are_one():
     ctx = context(unit, TENSORRT)
     step = AssignPrecision(variant=Variant.INT8, residuals={"*": SHARED_SCALE})
     ctx = replace(ctx, plan=step.apply(unit, ctx).plan)
-    unit = InsertQdq(max_disagreement=1.0).apply(unit, ctx).unit
+    unit = InsertQdq().apply(unit, ctx).unit
     scales = {float(constant(unit, f"{name}/scale")) for name in "abc"}
     assert len(scales) == 1
     assert scales != {float(constant(unit, "j/scale"))}

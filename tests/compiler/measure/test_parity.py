@@ -13,7 +13,7 @@ from small_models import CLASSES, FEATURES, WEIGHTS, linear
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import InternalError, MachineError
 from rtc.compiler.core.intervals import wilson
-from rtc.compiler.core.passes import Bound, Bounded, Exact
+from rtc.compiler.core.passes import Bound, Bounded, Exact, Sound
 from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, TorchModel, Unit
 from rtc.compiler.measure import parity
 from rtc.compiler.report.model import CertificateRow
@@ -81,7 +81,7 @@ def test_what_real_samples_never_touch_is_exact_too() -> None:
     assert check(linear(batch=3), linear(WEIGHTS * np.float32(1 + 1e-6), batch=3), data=data).passed
 
 
-@pytest.mark.parametrize("bound", [Exact(atol=1e30), Bounded("disagreement", 1.0)])
+@pytest.mark.parametrize("bound", [Exact(atol=1e30), Bounded("disagreement", 1.0), Sound()])
 def test_what_is_not_finite_never_passes(bound: Bound) -> None:
     row = check(linear(tail="Log(y)"), linear(tail="Log(y)"), bound)  # of negative numbers: NaN
     assert not row.passed
@@ -193,3 +193,30 @@ def test_a_missing_library_is_no_failure_of_the_stage(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MachineError, match="torch"):
         check(EAGER, linear())
+
+
+@pytest.mark.parametrize(
+    ("weights", "passed"),
+    [
+        (WEIGHTS, True),
+        (WEIGHTS + np.random.default_rng(0).normal(0, 0.4, WEIGHTS.shape), True),
+        (WEIGHTS + np.float32(100), True),  # far off, and every class is the same
+        (WEIGHTS * 0, False),  # one class for all
+        (-WEIGHTS, False),  # fewer than by chance
+    ],
+    ids=["the same", "a third", "every class", "constant", "opposite"],
+)
+def test_what_is_sound_is_no_guess(weights: np.ndarray, passed: bool) -> None:
+    row = check(linear(), linear(weights.astype(np.float32)), Sound())
+    assert row.passed is passed
+    assert row.bound == "outputs are finite and no guesses; the gates say how far they may change"
+    assert "samples (" in row.measured
+    assert "by chance" in row.measured
+
+
+def test_many_changed_classes_are_for_the_gates_to_judge() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.8, WEIGHTS.shape).astype(np.float32)
+    row = check(linear(), linear(WEIGHTS + noise), Sound())
+    changed = int(row.measured.split("changes for ")[1].split(" of")[0])
+    assert changed > 20  # of a hundred
+    assert row.passed
