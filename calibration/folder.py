@@ -22,7 +22,7 @@ from rtc.compiler.core.data import Array, Preprocess, Split
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import digest, file_digest
 
-_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _ARRAYS = frozenset({".npy", ".npz"})
 _MODES = {"hw": "L", "hwc": "RGB"}
 _NAMED = 3  # of many broken files
@@ -76,8 +76,36 @@ def folder_split(folder: Path, preprocess: Preprocess) -> Split:
             files that cannot be read (counted, the first three named); when a slice is read: a
             file whose content is broken, a value that is not finite.
     """
-    paths = _paths(folder)
-    images = [path for path in paths if path.suffix.lower() in _IMAGES]
+    files, read = _readable(folder, _paths(folder), preprocess)
+    # A split only ever takes slices of its raw samples, and these give arrays.
+    samples = cast(Array, _Samples(files, _ends(files), read))
+    return Split("calibration", samples, None, preprocess)
+
+
+def listed_samples(path: Path, preprocess: Preprocess) -> tuple[Array, tuple[str, ...]]:
+    """The samples of a picture or a folder in the order of their names, and a name for each.
+
+    Raises:
+        DataError: as `folder_split`.
+    """
+    if not path.exists():
+        raise DataError("there is no such file", where=str(path), id="missing-file")
+    paths = [path] if path.is_file() else sorted(_paths(path))
+    files, read = _readable(path, paths, preprocess)
+    names = tuple(
+        str(file.path.relative_to(path) if file.path != path else path.name)
+        + (f"[{index}]" if file.count > 1 else "")
+        for file in files
+        for index in range(file.count)
+    )
+    return cast(Array, _Samples(files, _ends(files), read)), names
+
+
+def _readable(
+    folder: Path, paths: Sequence[Path], preprocess: Preprocess
+) -> tuple[list[_File], Callable[[Path], Array]]:
+    """What the headers of files say, and what reads one of them."""
+    images = [path for path in paths if path.suffix.lower() in IMAGES]
     if images and len(images) < len(paths):
         odd = next(path for path in paths if path not in images)
         raise DataError("images and arrays together", where=str(folder), seen=odd.name)
@@ -94,11 +122,13 @@ def folder_split(folder: Path, preprocess: Preprocess) -> Split:
 
     files = _looked_at(paths, preprocess.layout if images else "")
     _check_alike(folder, files)
-    ends = tuple(itertools.accumulate(file.count for file in files))
-    if not ends[-1]:
+    if not any(file.count for file in files):
         raise DataError("there are no samples", where=str(folder), id="no-samples")
-    # A split only ever takes slices of its raw samples, and these give arrays.
-    return Split("calibration", cast(Array, _Samples(files, ends, read)), None, preprocess)
+    return files, read
+
+
+def _ends(files: Sequence[_File]) -> tuple[int, ...]:
+    return tuple(itertools.accumulate(file.count for file in files))
 
 
 def folder_digest(folder: Path) -> str:
@@ -109,7 +139,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def _paths(folder: Path) -> list[Path]:
-    kinds = _IMAGES | _ARRAYS
+    kinds = IMAGES | _ARRAYS
     found = [path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in kinds]
     if not found:
         raise DataError(

@@ -20,6 +20,7 @@ from rtc.compiler.report.model import (
     AccuracyRow,
     CertificateRow,
     Curve,
+    OtherPlan,
     Report,
     SearchRow,
     StageRow,
@@ -64,6 +65,7 @@ def assemble(
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
         searches=searches,
+        others=tuple(OtherPlan(each.name, each.layers) for each in choice.others),
     )
 
 

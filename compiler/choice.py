@@ -28,12 +28,16 @@ MARGIN = 1.1  # how much faster an estimate must be: a roofline does not tell cl
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate that ships, its gates, and a row for every candidate, fastest first."""
+    """The candidate that ships, its gates, and a row for every candidate, fastest first.
+
+    `others` are the candidates that were built and do not ship.
+    """
 
     candidate: Candidate
     appraisal: Appraisal
     gates: tuple[GateRow, ...]
     rows: tuple[CandidateRow, ...]
+    others: tuple[Candidate, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -96,7 +100,8 @@ def choose(
         for each in built
         if (reason := appraised.failed.get(each.name))
     ]
-    return Choice(shipped, appraised.of[shipped.name], judged[shipped.name], tuple(rows))
+    others = tuple(each for each in built if each is not shipped)
+    return Choice(shipped, appraised.of[shipped.name], judged[shipped.name], tuple(rows), others)
 
 
 def find(rows: Sequence[LatencyRow], mode: str, batch: int) -> LatencyRow:

@@ -51,6 +51,7 @@ def pack(
         "calibration.json": canonical({n: asdict(r) for n, r in front.statistics.items()}),
         REPORT: serial.to_json(report),
         PAGE: html.render(report).encode(),
+        **{plan_file(each.name): plan_text(each.plan) for each in choice.others},
     }
     manifest = bundle.Manifest(
         name=recipe.name,
@@ -73,6 +74,11 @@ def pack(
         gates=tuple(asdict(row) for row in report.gates),
     )
     return manifest, files
+
+
+def plan_file(candidate: str) -> str:
+    """The file in a bundle that holds the plan of a candidate which does not ship."""
+    return f"plan-{candidate.replace(' ', '-')}.yaml"
 
 
 def report_of(verified: bundle.Verified) -> Report:

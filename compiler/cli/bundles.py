@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtc.compiler.cli.answer import Answer, command
+from rtc.compiler.cli.answer import Answer, command, printable
 from rtc.compiler.cli.watching import step
 from rtc.compiler.core.errors import DataError, GateError, RecipeError
 
@@ -72,7 +72,10 @@ def run(
     *,
     bundle: Bundle,
     input: Annotated[
-        Path, typer.Option("--input", "-i", help="Samples: .npy, or .npz with an array x.")
+        Path,
+        typer.Option(
+            "--input", "-i", help="Samples: .npy, .npz with an array x, a picture, or a folder."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the engine's output here (.npy).")
@@ -85,14 +88,15 @@ def run(
     """Verify a bundle, load its engine and run it on samples.
 
     \b
-    Example:
+    Examples:
       rtc run build/lenet5-mnist/cpu --input digits.npy --output logits.npy
+      rtc run build/lenet5-mnist/cpu --input pictures/
     """
     from rtc.compiler.cli import samples
     from rtc.compiler.engine import load
 
-    given = samples.read(input)
     with load(bundle) as engine:
+        given, names = samples.read(input, engine, preprocessed=preprocessed)
         found = samples.infer(engine, given, preprocessed=preprocessed)
     if output is not None:
         samples.write(output, found)
@@ -100,14 +104,16 @@ def run(
     if found.ndim != 2:
         return Answer(document, f"{len(found)} samples, output {found.shape}")
     best = samples.top_classes(found, top)
-    return Answer({**document, "top": best}, _classes(best))
+    return Answer({**document, "names": list(names), "top": best}, _classes(names, best))
 
 
-def _classes(best: list[list[dict[str, Any]]]) -> str:
+def _classes(names: Sequence[str], best: list[list[dict[str, Any]]]) -> str:
     """A line for each of the first samples."""
+    width = max(5, *(len(name) for name in names[:_SHOWN]))
     lines = [
-        f"{i:>5}  " + "   ".join(f"{b['class']} ({b['probability']:.1%})" for b in row)
-        for i, row in enumerate(best[:_SHOWN])
+        f"{printable(name):>{width}}  "
+        + "   ".join(f"{b['class']} ({b['probability']:.1%})" for b in row)
+        for name, row in zip(names[:_SHOWN], best, strict=False)
     ]
     more = len(best) - _SHOWN
     return "\n".join(lines + ([f"  … and {more} more; --json shows all"] if more > 0 else []))

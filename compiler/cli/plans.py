@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
+BuiltCandidate = Annotated[
+    str,
+    typer.Option("--candidate", "-c", help="One that does not ship, such as 'openvino mix'."),
+]
 _POLICIES = tuple(each.value for each in ResidualPolicy)
 _WORDS = {"fp16": "half", **{each.value: each.value for each in Precision}}
 
@@ -45,6 +49,7 @@ def show(
     residuals: Annotated[
         bool, typer.Option("--residuals", "-r", help="Show the residual ledger instead of layers.")
     ] = False,
+    candidate: BuiltCandidate = "",
 ) -> Answer:
     """Show every layer's precision, planned and built, what INT8 costs it and what it takes.
 
@@ -53,17 +58,21 @@ def show(
       rtc precision show build/lenet5-mnist/cpu --sort snr
       rtc precision show build/lenet5-mnist/cpu --layer '*conv*' --precision int8
       rtc precision show build/resnet20-signs43/cpu --residuals
+      rtc precision show build/lenet5-mnist/cpu --candidate 'openvino int8'
     """
-    from rtc.compiler.precision.view import arranged, search_of, views
+    from rtc.compiler.precision.view import arranged, candidates_of, search_of, views
     from rtc.compiler.report.precision import layer_table, ledger_table
 
     report = _report(bundle)
     wanted = _precision(precision).value if precision else ""
-    found = arranged(views(report), sort=sort, only=layer or (), precision=wanted)
-    search = search_of(report)
+    shown = candidate or report.shipped
+    found = arranged(views(report, shown), sort=sort, only=layer or (), precision=wanted)
+    search = search_of(report, shown)
     document = {
         "bundle": str(bundle),
         "shipped": report.shipped,
+        "candidate": shown,
+        "candidates": list(candidates_of(report)),
         "search": asdict(search) if search else None,
         "layers": [_document(view) for view in found],
     }
@@ -71,25 +80,31 @@ def show(
         if search is None or not search.ledger:
             raise RecipeError("this bundle has no residual ledger: nothing was searched, or no Add")
         return Answer(document, ledger_table(search))
-    return Answer(document, layer_table(report.shipped, found, search))
+    others = [each for each in candidates_of(report) if each != shown]
+    return Answer(document, layer_table(shown, found, search, others=others))
 
 
 @command(app, "why")
-def why(*, bundle: Bundle, layer: Annotated[str, typer.Argument(help="The layer.")]) -> Answer:
+def why(
+    *,
+    bundle: Bundle,
+    layer: Annotated[str, typer.Argument(help="The layer.")],
+    candidate: BuiltCandidate = "",
+) -> Answer:
     """Tell the evidence behind one layer's precision, or a residual Add's policy.
 
     \b
     Example:
-      rtc precision why build/lenet5-mnist/cpu conv1
+      rtc precision why build/lenet5-mnist/cpu conv1 --candidate 'openvino mix'
     """
     from rtc.compiler.precision.view import search_of, unknown_layer, views
     from rtc.compiler.report.precision import layer_story
 
     report = _report(bundle)
-    known = {view.row.name: view for view in views(report)}
+    known = {view.row.name: view for view in views(report, candidate)}
     if layer not in known:
         raise unknown_layer(layer, list(known))
-    search = search_of(report)
+    search = search_of(report, candidate)
     residual = next((row for row in search.ledger if row.add == layer), None) if search else None
     document = {
         **_document(known[layer]),

@@ -1,8 +1,8 @@
-"""Samples from a file for `rtc run`, and what to say of an engine's output."""
+"""Samples from files for `rtc run`, and what to say of an engine's output."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,35 @@ if TYPE_CHECKING:
     from rtc.compiler.engine import Engine
 
 
-def read(path: Path) -> Array:
-    """The array of an .npy file, or the array `x` of an .npz file; never a pickle.
+def read(path: Path, engine: Engine, *, preprocessed: bool) -> tuple[Array, Sequence[str]]:
+    """Samples (N, …) of an array file, a picture or a folder of either, and a name for each.
+
+    An array of one sample may come without its batch axis.
 
     Raises:
-        DataError: no such file, not an array, or no samples.
+        DataError: no such file, not samples, or samples that do not go together.
     """
+    from rtc.calibration.folder import IMAGES, listed_samples
+
+    if path.is_dir() or path.suffix.lower() in IMAGES:
+        return listed_samples(path, engine.preprocess)
+    array, rank = _array(path), len(engine.input.shape)
+    if engine.preprocess.layout == "hw" and not preprocessed:
+        rank -= 1  # the channel axis is not there yet
+    if array.ndim == rank - 1:
+        array = array[None]
+    if array.ndim != rank or not len(array):
+        raise DataError(
+            "not a batch of samples",
+            where=str(path),
+            seen=f"{array.dtype} {array.shape}",
+            expected=f"(samples, …) of {rank} axes, or one sample of {rank - 1}",
+        )
+    return array, [str(index) for index in range(len(array))]
+
+
+def _array(path: Path) -> Array:
+    """The array of an .npy file, or the array `x` of an .npz file; never a pickle."""
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), id="missing-file")
     try:
@@ -32,11 +55,6 @@ def read(path: Path) -> Array:
     except Exception as cause:
         expected = "an .npy file, or an .npz file with an array x"
         raise DataError("cannot be read", where=str(path), expected=expected) from cause
-    if array.ndim < 2 or not len(array):
-        seen = f"{array.dtype} {array.shape}"
-        raise DataError(
-            "not a batch of samples", where=str(path), seen=seen, expected="(samples, …)"
-        )
     return array
 
 

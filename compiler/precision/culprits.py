@@ -7,11 +7,11 @@ debugging (`ddmin`) finds a set between the two that passes and from which no la
 away. How noisy each layer is by the plan orders the search and has no say in the verdict. The
 recipe's repairs are made again for every test, as they are when the patch is in the recipe.
 
-INT8 layers are put back to the target's half type, as a pin to `half` does; where the candidate has
-no INT8, half layers are put back to float32. Only what quantises is on offer: layers with weights
-and joins, not activations, which follow them. Sums behind a float one are float as well, so a
-damaged sum can be freed at any layer that leads to it; the last that frees it is named: nothing
-more than needed then runs in float.
+INT8 layers are put back to the runtime's half type, or to float32 where it has none; where the
+candidate has no INT8, half layers are put back to float32. Only what quantises is on offer: layers
+with weights and joins, not activations, which follow them. Sums behind a float one are float as
+well, so a damaged sum can be freed at any layer that leads to it; the last that frees it is named:
+nothing more than needed then runs in float.
 
 A damaged tensor is one that is read or written in integers, so the layer that makes it and those
 that read it are named together: with one of them left, it would still be quantised.
@@ -28,7 +28,7 @@ from typing import Any
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured, to_dict
-from rtc.compiler.core.precision import Precision, PrecisionPlan
+from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.precision.ddmin import Holds, minimal
 from rtc.compiler.precision.metric import Metric
@@ -140,7 +140,7 @@ def culprits(
         before=before,
         after=after,
         surely_broken=metric.surely_fails(before),
-        layers=tuple(_culprit(session.plan, name) for name in session.plan.layers if name in names),
+        layers=tuple(_culprit(session, name) for name in session.plan.layers if name in names),
         offered=len(suspects),
         tests=len(trials.measured),
         seconds=time.perf_counter() - begun,
@@ -164,9 +164,9 @@ def _candidate(session: Session) -> str:
     return f"{session.backend.name} {session.plan.variant} for {session.plan.target}"
 
 
-def _culprit(plan: PrecisionPlan, name: str) -> Culprit:
-    planned = plan.layers[name]
-    return Culprit(name, planned.op, planned.precision, put_back(plan), planned.snr_db)
+def _culprit(session: Session, name: str) -> Culprit:
+    planned = session.plan.layers[name]
+    return Culprit(name, planned.op, planned.precision, put_back(session), planned.snr_db)
 
 
 @dataclass
@@ -200,7 +200,7 @@ class _Trials:
         if found is None:
             plan = self.session.plan
             if layers:
-                plan = self.session.replanned(dict.fromkeys(layers, put_back(plan)))
+                plan = self.session.replanned(dict.fromkeys(layers, put_back(self.session)))
             self.runtime.build(self.session.graph(plan))
             logits = self.runtime.logits()
             found = self.metric.measure(self.floats, logits, self.split.labels, self.where)

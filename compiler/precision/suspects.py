@@ -28,9 +28,13 @@ class Suspect:
     noise_db: float
 
 
-def put_back(plan: PrecisionPlan) -> Precision:
-    """What a culprit is pinned to: half where INT8 is at fault, float32 where half is."""
-    return Precision.FP32 if plan.is_float else Precision.HALF
+def put_back(session: Session) -> Precision:
+    """What a culprit is pinned to: half where INT8 is at fault, float32 where half is.
+
+    Float32 too where the runtime has no half type.
+    """
+    half = session.builder.target(session.backend).scheme.half
+    return Precision.HALF if half and not session.plan.is_float else Precision.FP32
 
 
 def suspects_of(session: Session) -> dict[str, Suspect]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
@@ -48,23 +48,65 @@ SORTS = {
 """Orders of layers: as in the graph, the most sensitive first, the largest gain or time first."""
 
 
-def views(report: Report) -> tuple[LayerView, ...]:
-    """A view of each layer of the shipped engine, in graph order."""
-    found = search_of(report)
+def views(report: Report, candidate: str = "") -> tuple[LayerView, ...]:
+    """A view of each layer of a candidate in graph order; of the shipped one, if none is named.
+
+    A float candidate has no figure of what INT8 would cost a layer: those of one that has, on the
+    same runtime, stand in.
+
+    Raises:
+        RecipeError: no such candidate was built.
+    """
+    name = candidate or report.shipped
+    rows = _layers_of(report)
+    if name not in rows:
+        raise RecipeError(
+            "no such candidate was built",
+            where="--candidate",
+            seen=repr(name),
+            expected=", ".join(rows),
+            fix=nearest(name, rows),
+            id="unknown-candidate",
+        )
+    own_snr = {
+        row.name: row.snr_db
+        for other in (*rows, name)  # its own figures go last, and count
+        if _runtime(other) == _runtime(name)
+        for row in rows[other]
+        if row.snr_db is not None
+    }
+    found = search_of(report, name)
     losses: dict[str, dict[str, LossRow]] = {}
     for row in found.losses if found else ():
         losses.setdefault(row.layer, {})[row.precision] = row
     times = found.times_us if found else {}
     return tuple(
-        LayerView(row, losses.get(row.name, {}), times.get(row.name, {})) for row in report.layers
+        LayerView(
+            replace(row, snr_db=own_snr.get(row.name)),
+            losses.get(row.name, {}),
+            times.get(row.name, {}),
+        )
+        for row in rows[name]
     )
 
 
-def search_of(report: Report) -> SearchRow | None:
-    """The search on the runtime that ships; None where there was none on it."""
-    runtime = report.shipped.rpartition(" ")[0]
-    mine = (row for row in report.searches if row.candidate.rpartition(" ")[0] == runtime)
-    return next(mine, None)
+def candidates_of(report: Report) -> tuple[str, ...]:
+    """The candidates that were built, the shipped one first."""
+    return tuple(_layers_of(report))
+
+
+def _layers_of(report: Report) -> dict[str, tuple[LayerRow, ...]]:
+    return {report.shipped: report.layers} | {o.candidate: o.layers for o in report.others}
+
+
+def search_of(report: Report, candidate: str = "") -> SearchRow | None:
+    """The search on a candidate's runtime (the shipped one's); None where there was none on it."""
+    runtime = _runtime(candidate or report.shipped)
+    return next((row for row in report.searches if _runtime(row.candidate) == runtime), None)
+
+
+def _runtime(candidate: str) -> str:
+    return candidate.rpartition(" ")[0]
 
 
 def arranged(

@@ -125,6 +125,14 @@ class LayerRow:
     pinned: bool = False
 
 
+@dataclass(frozen=True)
+class OtherPlan:
+    """A candidate that was built and does not ship, layer by layer as in `Report.layers`."""
+
+    candidate: str
+    layers: tuple[LayerRow, ...]
+
+
 Band = tuple[float, float, float]
 """An estimate with the low and the high end of its 95 % interval."""
 
@@ -253,6 +261,7 @@ class Report:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     engine_bytes: int | None = None
     searches: tuple[SearchRow, ...] = ()
+    others: tuple[OtherPlan, ...] = ()
 
     def accuracy_of(self, subject: str) -> AccuracyRow | None:
         return next((row for row in self.accuracy if row.subject == subject), None)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,42 +22,85 @@ if TYPE_CHECKING:
     from rtc.compiler.precision.difference import Change, Side
     from rtc.compiler.precision.trial import Outcome
     from rtc.compiler.precision.view import LayerView
-    from rtc.compiler.report.model import SearchRow
+    from rtc.compiler.report.model import LayerRow, LossRow, SearchRow
 
 _COLOURS = {"int8": "green", "half": "cyan", "fp32": "", "": "dim"}
 _VERDICTS = {"changed": "bold red", "unknown": "bold yellow"}
+_NAMES = ("operator", "shape", "planned", "built")
+_WIDE = 110  # columns: below, figures and reasons do not fit beside each other
 
 
 def layer_table(
-    shipped: str, found: Sequence[LayerView], search: SearchRow | None
+    candidate: str,
+    found: Sequence[LayerView],
+    search: SearchRow | None,
+    *,
+    others: Sequence[str] = (),
 ) -> RenderableType:
     """One line for each layer: what it runs in, what INT8 loses, what it takes, and why."""
-    seen = {how for view in found for how in view.times_us}
-    ways = [each.value for each in Precision if each.value in seen]
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("layer", overflow="fold", min_width=16)
-    for name in ("operator", "shape", "planned", "built"):
-        table.add_column(name)
-    for name in ("own dB", "output dB", "top-1", *(f"µs {how}" for how in ways)):
-        table.add_column(name, justify="right")
-    table.add_column("because", overflow="fold", ratio=1)
-    for view in found:
-        row = view.row
-        loss = view.losses.get(INT8)
-        drop = loss.top1_drop if loss else None
-        table.add_row(
-            Text(clean(row.name) + (" (pinned)" if row.pinned else "")),
-            Text(row.op),
-            Text(clean(row.shape)),
-            Text(row.planned, _COLOURS.get(row.planned, "")),
-            Text(row.built or row.verdict, _VERDICTS.get(row.verdict, _COLOURS[row.built])),
-            _decibels(loss.layer_snr_db if loss else row.snr_db),
-            _decibels(view.output_snr_db),
-            Text("–", "dim") if drop is None else Text(change(-drop[0])),
-            *(_time(view.times_us.get(how)) for how in ways),
-            Text(clean(row.reason), "dim"),
-        )
-    return Group(Text(f"{clean(shipped)}: {_ground(search)}"), table)
+    lines = [f"{clean(candidate)}: {_ground(search)}"]
+    if others:
+        lines.append(f"built as well, see --candidate: {clean(', '.join(others))}")
+    return Group(*(Text(line) for line in lines), _LayerTable(found))
+
+
+@dataclass(frozen=True)
+class _LayerTable:
+    """Reasons stand beside their layers where there is room, else below them."""
+
+    found: Sequence[LayerView]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= _WIDE
+        names, rows = self._cells(wide=wide)
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("layer", overflow="fold", min_width=16)
+        for name in names:
+            table.add_column(name, justify="left" if name in _NAMES else "right")
+        if wide:
+            table.add_column("because", overflow="fold", ratio=1)
+        for view, cells in zip(self.found, rows, strict=True):
+            layer = Text(clean(view.row.name) + (" (pinned)" if view.row.pinned else ""))
+            reason = [Text(clean(view.row.reason), "dim")] if wide else []
+            table.add_row(layer, *cells, *reason)
+        yield table
+        if not wide:
+            yield Text("rtc precision why BUNDLE LAYER tells the rest", "dim")
+
+    def _cells(self, *, wide: bool) -> tuple[list[str], list[list[Text]]]:
+        """The names of the columns that hold anything, and each layer's cells."""
+        odd = any(view.row.verdict in _VERDICTS for view in self.found)
+        names = _NAMES if wide else ("planned", "built") if odd else ("planned",)
+        seen = {how for view in self.found for how in view.times_us}
+        ways = [each.value for each in Precision if each.value in seen]
+        columns = {name: [_word(name, view.row) for view in self.found] for name in names}
+        losses = [view.losses.get(INT8) for view in self.found]
+        figures = {
+            "own dB": [
+                _decibels(loss.layer_snr_db if loss else view.row.snr_db)
+                for view, loss in zip(self.found, losses, strict=True)
+            ],
+            "output dB": [_decibels(view.output_snr_db) for view in self.found],
+            "top-1": [_drop(loss if wide else None) for loss in losses],
+            **{f"µs {how}": [_time(view.times_us.get(how)) for view in self.found] for how in ways},
+        }
+        columns |= {n: cells for n, cells in figures.items() if any(c.plain != "–" for c in cells)}
+        return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def _word(column: str, row: LayerRow) -> Text:
+    built = row.built or row.verdict
+    return {
+        "operator": Text(row.op),
+        "shape": Text(clean(row.shape)),
+        "planned": Text(row.planned, _COLOURS.get(row.planned, "")),
+        "built": Text(built, _VERDICTS.get(row.verdict, _COLOURS.get(row.built, ""))),
+    }[column]
+
+
+def _drop(loss: LossRow | None) -> Text:
+    drop = loss.top1_drop if loss else None
+    return Text("–", "dim") if drop is None else Text(change(-drop[0]))
 
 
 def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:

@@ -118,6 +118,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built(project: Path) -> Path:
     """The bundle of that recipe for this machine, whose latency is still pending."""
+    return _publish(project, "build", Preprocess())
+
+
+@pytest.fixture(scope="session")
+def of_pictures(project: Path) -> Path:
+    """The same for an engine whose raw samples are grey pictures."""
+    return _publish(project, "pictures", Preprocess(scale=1 / 255, layout="hw"))
+
+
+def _publish(project: Path, out: str, preprocess: Preprocess) -> Path:
     recipe = parse_recipe(strict_yaml.read(project / "recipe.yaml"), project / "recipe.yaml")
     unit = onnx_unit(project / "model.onnx")
     request = BuildRequest(loader.profile("cpu"), (1, 4, 4), threads=1)
@@ -137,7 +147,7 @@ def built(project: Path) -> Path:
             threads=request.threads,
         ),
         signature=unit.signature,
-        preprocess=Preprocess(),
+        preprocess=preprocess,
         sources={"data": splits_of(recipe).digest},
     )
     files = {
@@ -148,8 +158,8 @@ def built(project: Path) -> Path:
         "report.json": serial.to_json(waiting()),
         "report.html": html.render(waiting()).encode(),
     }
-    bundle.publish(project / "build", manifest, files)
-    return project / "build" / "tiny" / "cpu"
+    bundle.publish(project / out, manifest, files)
+    return project / out / "tiny" / "cpu"
 
 
 def waiting() -> Report:

@@ -94,6 +94,44 @@ def test_run_prints_some_and_counts_the_rest(rtc, built, project) -> None:
     assert "40 more" in lines[-1]
 
 
+def test_run_takes_one_sample_without_a_batch_axis(in_bundle, samples) -> None:
+    done = in_bundle(samples["x"][5], ["--json"])
+    assert done.code == 0, done.err
+    assert [row[0]["class"] for row in done.document["top"]] == [samples["y"][5]]
+
+
+def test_run_goes_through_a_folder_by_name(rtc, built, samples, tmp_path) -> None:
+    for index in (2, 0, 1):
+        np.save(tmp_path / f"frame{index}.npy", samples["x"][index][None])
+    document = rtc("run", built, "--input", tmp_path, "--json").document
+    assert document["names"] == ["frame0.npy", "frame1.npy", "frame2.npy"]
+    assert [row[0]["class"] for row in document["top"]] == samples["y"][:3].tolist()
+
+
+def test_run_takes_pictures(rtc, of_pictures, tmp_path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4), np.uint8)
+    for index, each in enumerate(pixels):
+        Image.fromarray(each).convert("RGB").save(tmp_path / f"{index}.png")
+    np.save(tmp_path / "pixels.npy", pixels)
+    by_array = rtc("run", of_pictures, "-i", tmp_path / "pixels.npy", "--json").document["top"]
+    (tmp_path / "pixels.npy").unlink()
+    assert rtc("run", of_pictures, "-i", tmp_path, "--json").document["top"] == by_array
+    one = rtc("run", of_pictures, "-i", tmp_path / "1.png")
+    assert one.out.startswith("1.png  ")
+    assert rtc("run", of_pictures, "-i", tmp_path / "2.png").code == 4
+
+
+def test_run_refuses_pictures_where_raw_samples_are_none(rtc, built, tmp_path) -> None:
+    from PIL import Image
+
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    done = rtc("run", built, "-i", tmp_path / "a.png")
+    assert done.code == 4
+    assert 'do not fit the layout "as-is"' in done.err
+
+
 @pytest.mark.parametrize(
     ("array", "options", "line"),
     [
@@ -101,7 +139,7 @@ def test_run_prints_some_and_counts_the_rest(rtc, built, project) -> None:
         (np.zeros((2, 1, 4, 4), np.float64), ["--preprocessed"], "seen float64"),
         (np.zeros((0, 1, 4, 4), np.float32), [], "not a batch of samples"),
         (np.zeros(3, np.float32), [], "not a batch of samples"),
-        (np.array([["a", "b"]]), [], "do not fit the engine's preprocessing"),
+        (np.full((1, 1, 4, 4), "a"), [], "do not fit the engine's preprocessing"),
     ],
 )
 def test_run_refuses_samples_that_do_not_fit(array, options, line, in_bundle) -> None:

@@ -24,7 +24,7 @@ RECIPE = {
         "classes": 10,
         "split": {"train": 0.0, "calibration": 0.6, "test": 0.4},
     },
-    "precision": {"offer": ["mix"], "search": {"seconds": 300}},
+    "precision": {"offer": ["half", "int8", "mix"], "search": {"seconds": 300}},
     "targets": ["rtx4060ti"],
     "batch": 4,
     "gates": {"top1_drop": 0.5, "parity": 0.3},
@@ -72,6 +72,33 @@ def test_show_has_a_line_for_each_layer(rtc, bundle: Path, monkeypatch) -> None:
     text = rtc("precision", "show", bundle).out
     assert "output dB" in text
     assert "plans tried" in text
+
+
+def test_candidates_that_do_not_ship_are_shown_and_fed_back(rtc, home: Path, bundle: Path) -> None:
+    found = rtc("precision", "show", bundle, "--json").document
+    others = [name for name in found["candidates"] if name != found["shipped"]]
+    assert len(others) == 2
+    for name in others:
+        shown = rtc("precision", "show", bundle, "--candidate", name, "--json").document
+        plan = bundle / "latest" / f"plan-{name.replace(' ', '-')}.yaml"
+        layers = yaml.safe_load(plan.read_text())["layers"]
+        assert {row["name"]: row["planned"] for row in shown["layers"]} == {
+            layer: decision["precision"] for layer, decision in layers.items()
+        }
+    recipe = {**RECIPE, "precision": {"offer": ["mix"], "plan": str(plan.relative_to(home))}}
+    (home / "again.yaml").write_text(yaml.safe_dump(recipe))
+    assert rtc("recipe", "check", home / "again.yaml").code == 0
+    done = rtc("precision", "show", bundle, "--candidate", "tensorrt_rtx int9")
+    assert done.code == 2
+    assert "no such candidate was built" in done.err
+
+
+def test_layers_fit_a_terminal_of_80_columns(rtc, bundle: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = rtc("precision", "show", bundle).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    assert len(lines) < 60  # a line a layer
 
 
 def test_show_sorts_and_filters(rtc, bundle: Path) -> None:
