@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rtc.calibration.rounding import emulate_half
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.outputs import OutputKind, output_kind
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
+
+_TOLD_BY = 32  # samples that tell what a model's output is
 
 
 class Oracle(Closing):
@@ -71,6 +76,14 @@ class Oracle(Closing):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def kind_of(proto: bytes, split: Split) -> OutputKind:
+    """What the model's first output is, by its values for the first samples of a split."""
+    with Oracle(proto) as oracle:
+        batches = oracle.batches(split.head(_TOLD_BY), _TOLD_BY)
+        found = [oracle.run(inputs)[oracle.outputs[0]] for _, inputs in batches]
+    return output_kind(np.concatenate(found)) if found else OutputKind.LOGITS
 
 
 def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:

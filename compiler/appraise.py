@@ -19,6 +19,7 @@ from rtc.compiler.core.errors import BuilderError, DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Pending
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.intervals import Interval
+from rtc.compiler.core.outputs import OutputKind, output_kind
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
@@ -68,6 +69,7 @@ class Appraised:
         baseline: whose latency is the yardstick.
         baseline_latency: its rows.
         notes: what a reader must know of the measurement.
+        output: what the float model gives for each class, and so every engine.
     """
 
     of: Mapping[str, Appraisal]
@@ -76,6 +78,7 @@ class Appraised:
     baseline: str
     baseline_latency: tuple[LatencyRow, ...]
     notes: tuple[str, ...] = field(default=())
+    output: OutputKind = OutputKind.LOGITS
 
 
 _APPRAISED: TypeAdapter[Appraised] = TypeAdapter(Appraised)
@@ -190,6 +193,7 @@ class _Work:
             baseline=baseline,
             baseline_latency=tuple(row for row in rows if row.subject == baseline),
             notes=compared.notes(),
+            output=output_kind(reference),
         )
 
     def _score_engine(
@@ -235,14 +239,16 @@ class _Work:
             baseline_latency=tuple(
                 self._pending(baseline, m, b) for m in MODES for b in self.batches
             ),
+            output=output_kind(reference),
         )
 
     def _score(
-        self, subject: str, logits: Array, reference: Array | None, where: str
+        self, subject: str, outputs: Array, reference: Array | None, where: str
     ) -> AccuracyRow:
         if self.test.labels is None:
             raise DataError("the test split has no labels", fix="accuracy needs them")
-        return accuracy_row(subject, logits, self.test.labels, reference, where)
+        kind = output_kind(outputs if reference is None else reference)
+        return accuracy_row(subject, outputs, self.test.labels, reference, where, kind=kind)
 
     def _foreseen(self, each: Candidate) -> tuple[LatencyRow, ...]:
         rows = [self._pending(each.name, mode, b) for mode in MODES for b in self.batches]

@@ -26,6 +26,7 @@ from rtc.compiler import sealed
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import IntegrityError, InternalError, RecipeError
 from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.unit import Signature
 from rtc.compiler.sealed import FileDigest
@@ -77,6 +78,8 @@ class Manifest:
         target: the device profile it was compiled for.
         passed: whether every gate passed.
         preprocess: from raw samples to what the engine takes.
+        output: what the engine gives for each class. Manifests tell it only where it is not logits,
+            so that those from before there was a choice are still what they were.
         sources: digest by name of what it was made from; names are relative paths.
         versions: version by name of the libraries that made it.
         certificates: the check of each pass.
@@ -91,6 +94,7 @@ class Manifest:
     engine: EngineEntry
     signature: Signature
     preprocess: Preprocess = field(default_factory=Preprocess)
+    output: OutputKind = OutputKind.LOGITS
     sources: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     certificates: tuple[Mapping[str, Any], ...] = ()
@@ -105,7 +109,14 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The content of `manifest.json`."""
-        return sealed.render(asdict(self))
+        return sealed.render(self.fields())
+
+    def fields(self) -> dict[str, Any]:
+        """JSON types."""
+        told = asdict(self)
+        if self.output is OutputKind.LOGITS:
+            del told["output"]
+        return told
 
     @classmethod
     def from_json(cls, raw: bytes, where: str = MANIFEST) -> Manifest:
@@ -152,7 +163,7 @@ def publish(
         name: _without_home(content) if name.endswith(_TEXTS) else content
         for name, content in files.items()
     }
-    head = json.loads(_without_home(canonical(asdict(manifest))))
+    head = json.loads(_without_home(canonical(manifest.fields())))
     listed = {name: asdict(found) for name, found in sealed.listing(files).items()}
     contents = {**files, MANIFEST: sealed.render({**head, "files": listed})}
     if problem := _unsound(manifest, files):
@@ -277,7 +288,7 @@ def _manifest(head: Mapping[str, Any], where: str) -> Manifest:
         manifest = _adapter().validate_json(raw, strict=True)
     except ValueError as cause:
         raise sealed.refused("is not a manifest", where) from cause
-    if canonical(asdict(manifest)) != raw:
+    if canonical(manifest.fields()) != raw:
         raise sealed.refused("has fields that no manifest has", where)
     if problem := _unsound(manifest, manifest.files):
         raise sealed.refused(problem, where)

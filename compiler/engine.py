@@ -9,6 +9,7 @@ from rtc.compiler import bundle, sealed
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError
+from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.core.unit import TensorSpec
 
@@ -21,6 +22,8 @@ class Engine(Closing):
 
     Attributes:
         manifest: what the bundle says of itself.
+        output: what it gives for each class: logits, probabilities or their logarithm. `as_logits`
+            and `log_probabilities` of `rtc.compiler.core.outputs` read either.
         preprocess: from raw samples to what the engine takes.
         device: the device that it was compiled for.
         runtime: what runs it here, "onnxruntime 1.31.1". An engine that is a graph takes other
@@ -31,6 +34,7 @@ class Engine(Closing):
         backend, request = admit(verified)
         self.manifest = verified.manifest
         self.preprocess: Preprocess = self.manifest.preprocess
+        self.output: OutputKind = self.manifest.output
         runtime = self.manifest.engine.runtime.partition(" ")[0]
         self.runtime = f"{runtime} {backend.available().version}"
         self.device = request.profile
@@ -47,7 +51,7 @@ class Engine(Closing):
         return self.manifest.signature.inputs[0]
 
     def __call__(self, inputs: Array) -> Array:
-        """Run the engine: preprocessed samples (N, …) in, logits (N, classes) out.
+        """Run the engine: preprocessed samples (N, …) in, (N, classes) out; see `output`.
 
         Raises:
             DataError: another shape or type than the engine takes, or a batch that it was not

@@ -12,6 +12,7 @@ from rtc.compiler import bundle
 from rtc.compiler.choice import Choice
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.hashing import canonical
+from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.front import Front
@@ -33,6 +34,7 @@ def pack(
     *,
     report: Report,
     preprocess: Preprocess,
+    output: OutputKind,
     identity: Mapping[str, Any],
 ) -> tuple[bundle.Manifest, dict[str, bytes]]:
     """The manifest and the files of a bundle."""
@@ -68,6 +70,7 @@ def pack(
         ),
         signature=front.model.signature,
         preprocess=preprocess,
+        output=output,
         sources={"data": identity["data"], "rtc": identity["code"]["rtc"], **identity["files"]},
         versions=identity["versions"],
         certificates=tuple(asdict(row) for row in report.certificates),

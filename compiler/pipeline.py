@@ -232,6 +232,7 @@ class _Job:
             choice,
             report=report,
             preprocess=self.data.test.preprocess,
+            output=appraised.output,
             identity=identity,
         )
         path = bundle.publish(

@@ -17,6 +17,7 @@ from rtc.compiler import bundle, files, gates, strict_yaml
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.outputs import output_kind
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.measure.latency import Bench, Subject, engine_subject
 from rtc.compiler.recipe import Recipe, load_recipe, parse_recipe
@@ -107,10 +108,10 @@ def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow
         shipped = _logits(engine, test, entry.batches[2], progress)
         there = f"{engine.runtime} on {machine()}"
     floats = reference_logits(again.verified.files["float.onnx"], test)
-    here = f"{REFERENCE} on {machine()}"
+    here, kind = f"{REFERENCE} on {machine()}", output_kind(floats)
     return (
-        accuracy_row(FLOAT_MODEL, floats, test.labels, None, here),
-        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, there),
+        accuracy_row(FLOAT_MODEL, floats, test.labels, None, here, kind=kind),
+        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, there, kind=kind),
     )
 
 

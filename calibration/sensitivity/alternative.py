@@ -48,7 +48,7 @@ class FloatGraph:
 
     Attributes:
         graph: with the shape of every tensor.
-        logits: name of the model's first output.
+        logits: name of the model's first output, be it logits or what follows from them.
         batch: the batch that the model's input is fixed to, or None.
         constants: initialisers by name.
         inputs: names of the graph's inputs.

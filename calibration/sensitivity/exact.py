@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from rtc.calibration.oracle import Oracle, session, with_outputs
+from rtc.calibration.oracle import Oracle, kind_of, session, with_outputs
 from rtc.calibration.rounding import emulate_half
 from rtc.calibration.sensitivity.alternative import Alternative, Difference, FloatGraph
 from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
@@ -38,7 +38,7 @@ def exact(
     """Measure every alternative on the samples of `split`, by unoptimised ONNX Runtime.
 
     Args:
-        proto: the float model, (n, …) to logits (n, classes), as the alternatives were made from.
+        proto: the float model, (n, …) to (n, classes), as the alternatives were made from.
         alternatives: what to measure.
         split: the samples; with labels, the drop in top-1 accuracy is measured as well.
         within_s: seconds after which no further batch is begun; the first one always is.
@@ -54,7 +54,7 @@ def exact(
     tensors = sorted({name for tail in tails for name in tail.assembly.tensors(base)})
     outputs = sorted({*tensors, base.logits} - base.inputs)
     constants = shared_constants(base, [tail.assembly for tail in tails])
-    results = Results()
+    results = Results(kind_of(proto, split))
     with Oracle(with_outputs(proto, outputs), outputs) as oracle:
         for start, inputs in _batches(oracle, split, batch_size(base, tensors), within_s):
             values = {oracle.input_name: inputs, **oracle.run(inputs)}
@@ -114,6 +114,6 @@ class _Tail:
     def run(self, values: Mapping[str, Array], reference: Reference) -> None:
         """Measure one batch, given the float model's tensors and the shared constants."""
         feeds = {name: values[name] for name in self._fed}
-        logits, signal, noise = self._session.run(self._outputs, feeds)
+        outputs, signal, noise = self._session.run(self._outputs, feeds)
         self.tally.at_layer(signal, noise)
-        self.tally.measured(reference, logits)
+        self.tally.measured(reference, outputs)

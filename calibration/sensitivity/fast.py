@@ -11,6 +11,8 @@ Three vectors for each sample answer three questions:
   Kullback-Leibler divergence to second order (Amari, Neural Computation 10 (1998) 251-276);
 - v = top-1 minus runner-up: vᵀJδ is the change of the margin, and its sign decides the class.
 
+The output is that of logits z. A model that gives probabilities p has z = ln p, so its v is v ⊘ p.
+
 Of the first two vᵀJδ = Σ s_c over the layer's channels, and both (Σ s_c)² and Σ s_c² estimate what
 is wanted. The first is right on average, and varies with the draw of u. The second takes rounding
 errors of different channels to be uncorrelated (Widrow, Kollár & Liu, IEEE Trans. Instrumentation
@@ -33,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtc.calibration.oracle import session
+from rtc.calibration.oracle import kind_of, session
 from rtc.calibration.rounding import emulate_half
 from rtc.calibration.sensitivity.alternative import Alternative, Difference, FloatGraph
 from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
@@ -44,6 +46,7 @@ from rtc.calibration.sensitivity.tally import Floats, Reference, Results, Tally
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.outputs import LEAST_PROBABILITY, OutputKind
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress, silent
 
@@ -63,7 +66,7 @@ def fast(
     """Estimate every alternative's effect from the samples of `split`.
 
     Args:
-        proto: the float model, (n, …) to logits (n, classes), as the alternatives were made from.
+        proto: the float model, (n, …) to (n, classes), as the alternatives were made from.
         alternatives: what to estimate.
         split: the samples; with labels, the drop in top-1 accuracy is estimated as well.
         seed: of the random signs.
@@ -76,14 +79,14 @@ def fast(
     """
     begun = time.perf_counter()
     base = FloatGraph(proto)
-    circuit = _Circuit(base, alternatives)
-    results = Results()
+    kind = kind_of(proto, split)
+    circuit, results = _Circuit(base, alternatives, kind), Results(kind)
     batches: list[_Batch] = []
     random = np.random.default_rng(seed)
     end = len(split) - (len(split) % base.batch if base.batch else 0)
     for start in range(0, end, circuit.batch):
         inputs = split.inputs(start, min(start + circuit.batch, end))
-        logits, found = circuit.run(inputs, random)
+        outputs, found = circuit.run(inputs, random)
         base.refuse_not_finite(
             {
                 each.float_end: answer.signal
@@ -91,7 +94,7 @@ def fast(
             },
             start,
         )
-        batches.append((results.reference(logits, split, start), found))
+        batches.append((results.reference(outputs, split, start), found))
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
         if time.perf_counter() - begun > within_s:
             break
@@ -180,7 +183,9 @@ class _Circuit:
         passes: multiply-accumulates in passes of the float model.
     """
 
-    def __init__(self, base: FloatGraph, alternatives: Sequence[Alternative]) -> None:
+    def __init__(
+        self, base: FloatGraph, alternatives: Sequence[Alternative], kind: OutputKind
+    ) -> None:
         self.changes = [Difference(base, each) for each in alternatives]
         self._classes = shapes(base.graph)[base.logits][-1]
         part = Assembly(base.model.opset_import)
@@ -188,7 +193,8 @@ class _Circuit:
         errors = [self._error(part, change, index) for index, change in enumerate(self.changes)]
         ends = [change.float_end for change in self.changes]
         gradient = Gradient(base, part)
-        back = [gradient.back(v, ends) for v in _vectors(part, base.logits, self._classes)]
+        vectors = _vectors(part, base.logits, self._classes, kind)
+        back = [gradient.back(v, ends) for v in vectors]
         self._outputs = [base.logits]
         for each, error, end in zip(alternatives, errors, ends, strict=True):
             axes = _within_channels(base, each.layer, len(gradient.shapes[end]))
@@ -210,11 +216,11 @@ class _Circuit:
         return part.error(names[change.end], change.float_end)
 
     def run(self, inputs: Array, random: np.random.Generator) -> tuple[Array, list[_Answer]]:
-        """The logits, and what each alternative does."""
+        """The output, and what each alternative does."""
         signs = random.choice(np.array([-1, 1], np.float32), (len(inputs), self._classes))
         feeds = {**self._constants, self._input: inputs, _SIGNS: signs}
         try:
-            logits, *rest = self._session.run(self._outputs, feeds)
+            outputs, *rest = self._session.run(self._outputs, feeds)
         except Exception as cause:  # the runtime's errors have no other class in common
             raise ModelError(
                 "the fast sensitivity analysis cannot run this graph's gradients",
@@ -228,7 +234,7 @@ class _Circuit:
             apart = np.array(squares, np.float64)
             whole = np.array([signs, fisher], np.float64) ** 2
             found.append(_Answer(signal, noise, apart, whole, margin))
-        return logits, found
+        return outputs, found
 
 
 def _within_channels(base: FloatGraph, layer: str, rank: int) -> list[int]:
@@ -237,7 +243,21 @@ def _within_channels(base: FloatGraph, layer: str, rank: int) -> list[int]:
     return list(range(1, rank - 1) if last else range(2, rank))
 
 
-def _vectors(part: Assembly, logits: str, classes: int) -> tuple[str, str, str]:
+def _vectors(part: Assembly, output: str, classes: int, kind: OutputKind) -> Sequence[str]:
+    """The three vectors at the model's output."""
+    import onnx
+
+    if kind is not OutputKind.PROBABILITIES:
+        return _of_logits(part, output, classes)
+    least = part.constant(np.array(LEAST_PROBABILITY, np.float32))
+    bounded = part.node("Max", [output, least])
+    counts = part.node("Cast", [part.node("Greater", [output, least])], to=onnx.TensorProto.FLOAT)
+    slope = part.node("Div", [counts, bounded])  # of ln max(p, least)
+    vectors = _of_logits(part, part.node("Log", [bounded]), classes)
+    return [part.node("Mul", [vector, slope]) for vector in vectors]
+
+
+def _of_logits(part: Assembly, logits: str, classes: int) -> Sequence[str]:
     """Random signs, the same through A = diag(√p)(1 - √p√pᵀ), and top-1 minus runner-up."""
     last = part.constant(np.array([1], np.int64))
     root = part.node("Sqrt", [part.node("Softmax", [logits], axis=1)])

@@ -22,8 +22,9 @@ class LayerSensitivity:
         precision: what it runs in, everything else in float32.
         layer_snr_db: signal-to-noise ratio at the layer: where its readers find its output, the
             activation that is fused into it included. In [-120, 120] decibels, as the next.
-        output_snr_db: the same of the model's output.
-        kl: Kullback-Leibler divergence of softmax(output) from the float model's, nats per sample.
+        output_snr_db: the same of the model's logits; of a model that gives probabilities, of their
+            logarithm.
+        kl: Kullback-Leibler divergence of its distribution from the float model's, nats per sample.
         agreement: the fraction of samples whose top-1 class stays.
         top1_drop: top-1 accuracy before minus after, a fraction; None without labels.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from rtc.calibration.sensitivity.result import LayerSensitivity
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.intervals import Interval, Z, mean_interval, paired_difference, wilson
+from rtc.compiler.core.outputs import OutputKind, as_logits, log_probabilities
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -24,27 +24,31 @@ _LIMIT_NATS = 100.0  # of a sample whose output is not finite: its class has no 
 
 
 class Reference:
-    """The float model's output on one batch: logits (n, classes), and the labels if there are any.
+    """The float model's output (n, classes) on one batch, and the labels if there are any.
+
+    Noise and margins are of the logits, those behind the probabilities where the model gives these:
+    of what a softmax saturates at, nothing could be told.
 
     Raises:
         ModelError: the output is not one row of at least two classes for each sample.
     """
 
-    def __init__(self, logits: Array, labels: Labels | None) -> None:
-        if logits.ndim != 2 or logits.shape[1] < 2:
+    def __init__(self, outputs: Array, labels: Labels | None, kind: OutputKind) -> None:
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
             raise ModelError(
                 "sensitivity is that of a classifier",
-                seen=f"output of shape {logits.shape}",
+                seen=f"output of shape {outputs.shape}",
                 expected="(samples, classes)",
                 id="not-a-classifier",
             )
-        self.logits = logits.astype(np.float64)
-        self.log_p = _log_softmax(self.logits)
+        self.kind = kind
+        self.logits = as_logits(outputs, kind)
+        self.log_p = log_probabilities(outputs, kind)
         self.power: Floats = (self.logits**2).sum(axis=1)
         second, first = np.argsort(self.logits, axis=1, kind="stable")[:, -2:].T
-        self.top1: Labels = self.logits.argmax(axis=1)
+        self.top1: Labels = outputs.argmax(axis=1)
         self.runner_up: Labels = np.where(first == self.top1, second, first)
-        rows = np.arange(len(logits))
+        rows = np.arange(len(outputs))
         self.margin: Floats = self.logits[rows, self.top1] - self.logits[rows, self.runner_up]
         self.labels = labels
 
@@ -66,14 +70,14 @@ class Tally:
         total = float(noise.sum(dtype=np.float64))
         self.layer_noise += total if math.isfinite(total) else math.inf
 
-    def measured(self, reference: Reference, logits: Array) -> None:
+    def measured(self, reference: Reference, outputs: Array) -> None:
         """Add a batch's output as it was computed."""
         with np.errstate(invalid="ignore", over="ignore"):
-            changed = logits.astype(np.float64)
+            changed = as_logits(outputs, reference.kind)
             noise = ((changed - reference.logits) ** 2).sum(axis=1)
-            ratio = reference.log_p - _log_softmax(changed)
+            ratio = reference.log_p - log_probabilities(outputs, reference.kind)
             kl = (np.exp(reference.log_p) * ratio).sum(axis=1)
-        self._add(reference, noise, kl, changed.argmax(axis=1))
+        self._add(reference, noise, kl, outputs.argmax(axis=1))
 
     def predicted(self, reference: Reference, noise: Array, kl: Array, margin: Array) -> None:
         """Add a batch's predictions: noise power, divergence, and change of the top-1 margin (n,).
@@ -94,18 +98,22 @@ class Tally:
 
 
 class Results:
-    """The float model's figures over all samples, and the rows that alternatives come to."""
+    """The float model's figures over all samples, and the rows that alternatives come to.
 
-    def __init__(self) -> None:
+    `kind` is what the model's outputs are.
+    """
+
+    def __init__(self, kind: OutputKind) -> None:
+        self.kind = kind
         self.samples = 0
         self._signal: list[Floats] = []
         self._right: list[Flags] = []
 
-    def reference(self, logits: Array, split: Split, start: int) -> Reference:
+    def reference(self, outputs: Array, split: Split, start: int) -> Reference:
         """The float model's output on the batch of `split` that begins at `start`."""
-        end = start + len(logits)
+        end = start + len(outputs)
         labels = None if split.labels is None else split.labels[start:end]
-        reference = Reference(logits, labels)
+        reference = Reference(outputs, labels, self.kind)
         self.samples = end
         self._signal.append(reference.power)
         if labels is not None:
@@ -143,9 +151,3 @@ def snr_interval(signal: Floats, noise: Floats) -> Interval:
     influence = signal / signal.mean() - noise / noise.mean()
     error = Z * float(influence.std(ddof=1)) / math.sqrt(len(signal)) * 10 / math.log(10)
     return Interval(value, max(-LIMIT_DB, value - error), min(LIMIT_DB, value + error))
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Any = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return np.asarray(result, np.float64)

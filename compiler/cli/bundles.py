@@ -97,13 +97,18 @@ def run(
 
     with load(bundle) as engine:
         given, names = samples.read(input, engine, preprocessed=preprocessed)
-        found = samples.infer(engine, given, preprocessed=preprocessed)
+        found, kind = samples.infer(engine, given, preprocessed=preprocessed), engine.output
     if output is not None:
         samples.write(output, found)
-    document = {"samples": len(found), "shape": list(found.shape), "output": str(output or "")}
+    document = {
+        "samples": len(found),
+        "shape": list(found.shape),
+        "gives": str(kind),
+        "output": str(output or ""),
+    }
     if found.ndim != 2:
         return Answer(document, f"{len(found)} samples, output {found.shape}")
-    best = samples.top_classes(found, top)
+    best = samples.top_classes(found, kind, top)
     return Answer({**document, "names": list(names), "top": best}, _classes(names, best))
 
 

@@ -12,6 +12,7 @@ from rtc.compiler.core.errors import DataError, GateError, MachineError
 
 if TYPE_CHECKING:
     from rtc.compiler.core.data import Array
+    from rtc.compiler.core.outputs import OutputKind
     from rtc.compiler.engine import Engine
 
 
@@ -90,11 +91,12 @@ def _prepared(engine: Engine, raw: Array) -> Array:
         ) from cause
 
 
-def top_classes(logits: Array, count: int) -> list[list[dict[str, Any]]]:
-    """For each row of logits its most likely classes, with their softmax probability."""
-    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = scores / scores.sum(axis=1, keepdims=True)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+def top_classes(outputs: Array, kind: OutputKind, count: int) -> list[list[dict[str, Any]]]:
+    """For each row of an engine's outputs its most likely classes, with their probability."""
+    from rtc.compiler.core.outputs import log_probabilities
+
+    probabilities = np.exp(log_probabilities(outputs, kind))
+    order = np.argsort(-outputs, axis=1, kind="stable")[:, :count]
     return [
         [{"class": int(c), "probability": float(row[c])} for c in best]
         for row, best in zip(probabilities, order, strict=True)

@@ -1,6 +1,6 @@
-"""Quality of a classifier from its logits: top-1, top-5, loss, agreement with the float model.
+"""Quality of a classifier from its outputs: top-1, top-5, loss, agreement with the float model.
 
-Every figure is `Measured` and carries its 95 % confidence interval. A model whose logits are not
+Every figure is `Measured` and carries its 95 % confidence interval. A model whose outputs are not
 finite has no quality: it is refused, never scored.
 """
 
@@ -13,37 +13,45 @@ from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import mean_interval, paired_difference, wilson
+from rtc.compiler.core.outputs import OutputKind, log_probabilities
 from rtc.compiler.report.model import AccuracyRow
 
 Labels = npt.NDArray[np.int64]
 
 
 def accuracy_row(
-    subject: str, logits: Array, labels: Labels, float_logits: Array | None, where: str
+    subject: str,
+    outputs: Array,
+    labels: Labels,
+    float_outputs: Array | None,
+    where: str,
+    *,
+    kind: OutputKind,
 ) -> AccuracyRow:
     """Score one model.
 
     Args:
-        subject: whose logits these are.
-        logits: (N, classes).
+        subject: whose outputs these are.
+        outputs: (N, classes).
         labels: class indices (N,).
-        float_logits: the float model's on the same samples; None for the float model itself.
-        where: the machine and runtime that gave the logits.
+        float_outputs: the float model's on the same samples; None for the float model itself.
+        where: the machine and runtime that gave the outputs.
+        kind: what the float model's outputs are.
 
     Raises:
-        GateError: a logit is NaN or infinite.
-        ModelError: the logits are not one row of classes for each sample.
-        DataError: no samples, or a label that no logit stands for.
+        GateError: an output is NaN or infinite.
+        ModelError: the outputs are not one row of classes for each sample.
+        DataError: no samples, or a label that no output stands for.
     """
-    scores = _checked(subject, logits, len(labels))
+    scores = _checked(subject, outputs, len(labels))
     _check_labels(subject, labels, scores.shape[1])
     rank = ranks(scores, labels)
-    agrees = None if float_logits is None else agreement(logits, float_logits, where, subject)
-    loss = mean_interval(losses(scores, labels))
+    agrees = None if float_outputs is None else agreement(outputs, float_outputs, where, subject)
+    loss = mean_interval(losses(scores, labels, kind))
     return AccuracyRow(
         subject=subject,
         top1=_fraction(rank < 1, where),
-        top5=_fraction(rank < 5, where),
+        top5=_fraction(rank < 5, where) if scores.shape[1] > 5 else None,
         loss=Measured(loss.value, "nats", where, len(labels), loss.low, loss.high),
         agreement=agrees,
         runs_on=where,
@@ -88,11 +96,12 @@ def ranks(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.int
     return before
 
 
-def losses(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
-    """Cross entropy of each row in nats: log Σ exp(l - max l) + max l - l[label]."""
-    peak = logits.max(axis=1, keepdims=True)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    total: npt.NDArray[np.float64] = np.log(np.exp(logits - peak).sum(axis=1)) + (peak - own)[:, 0]
+def losses(
+    outputs: Array, labels: Labels, kind: OutputKind = OutputKind.LOGITS
+) -> npt.NDArray[np.float64]:
+    """Cross entropy of each row in nats: the right class's probability, its logarithm, negated."""
+    own = np.take_along_axis(log_probabilities(outputs, kind), labels[:, None], axis=1)
+    total: npt.NDArray[np.float64] = -own[:, 0]
     return total
 
 
@@ -115,7 +124,7 @@ def _checked(subject: str, logits: Array, count: int) -> npt.NDArray[np.float64]
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         raise GateError(
-            f"logits of {np.count_nonzero(~finite)} of {count} samples are not finite",
+            f"outputs of {np.count_nonzero(~finite)} of {count} samples are not finite",
             where=f"{subject}, sample {int(finite.argmin())}",
             id="not-finite",
         )

@@ -12,6 +12,7 @@ from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError, RecipeError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import Flags, Interval, paired_difference, wilson
+from rtc.compiler.core.outputs import as_logits, output_kind
 from rtc.compiler.measure.accuracy import Labels
 from rtc.compiler.precision.quantity import Quantity
 from rtc.compiler.recipe import Recipe
@@ -44,22 +45,22 @@ class Metric:
         best = found.low if self.quantity is Quantity.TOP1 else found.high
         return best is not None and not self.holds(best)
 
-    def measure(self, floats: Array, logits: Array, labels: Labels | None, where: str) -> Measured:
-        """Measure logits (N, classes) against the float model's; logits that are not finite lose.
+    def measure(self, floats: Array, outputs: Array, labels: Labels | None, where: str) -> Measured:
+        """Measure outputs (N, classes) against the float model's; those that are not finite lose.
 
         Raises:
             DataError: the drop of top-1 without labels.
         """
-        seen = self._interval(floats, logits, labels)
-        return Measured(seen.value, self.unit, where, len(logits), seen.low, seen.high)
+        seen = self._interval(floats, outputs, labels)
+        return Measured(seen.value, self.unit, where, len(outputs), seen.low, seen.high)
 
-    def _interval(self, floats: Array, logits: Array, labels: Labels | None) -> Interval:
-        finite: Flags = np.asarray(np.isfinite(logits).all(axis=1))
-        own, best = logits.argmax(axis=1), floats.argmax(axis=1)
+    def _interval(self, floats: Array, outputs: Array, labels: Labels | None) -> Interval:
+        finite: Flags = np.asarray(np.isfinite(outputs).all(axis=1))
+        own, best = outputs.argmax(axis=1), floats.argmax(axis=1)
         if self.quantity is Quantity.AGREEMENT:
             return wilson(int(np.count_nonzero(finite & (own == best))), len(own))
         if self.quantity is Quantity.SNR:
-            return snr_interval(*_powers(floats, logits, finite))
+            return snr_interval(*_powers(floats, outputs, finite))
         if labels is None:
             raise DataError(
                 "a drop of top-1 needs labels", fix="--metric agreement", id="no-labels"
@@ -72,10 +73,12 @@ class Metric:
 
 
 def _powers(
-    floats: Array, logits: Array, finite: Flags
+    floats: Array, outputs: Array, finite: Flags
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Signal and noise of each sample."""
-    reference, seen = floats.astype(np.float64), np.where(finite[:, None], logits, 0.0)
+    """Signal and noise of each sample, in logits."""
+    kind = output_kind(floats)
+    reference = as_logits(floats, kind)
+    seen = as_logits(np.where(finite[:, None], outputs, 0.0), kind)
     noise = ((seen - reference) ** 2).sum(axis=1)
     return (reference**2).sum(axis=1), np.where(finite, noise, np.inf)
 

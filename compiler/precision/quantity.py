@@ -12,7 +12,8 @@ class Quantity(str, Enum):
 
     AGREEMENT: the fraction of samples with the float model's top-1 class. TOP1: top-1 accuracy of
     the float model minus the candidate's, a fraction. SNR: signal-to-noise ratio of all logits
-    against the float model's, in decibels, within ±120.
+    (those behind the probabilities, where a model gives these) against the float model's, in
+    decibels, within ±120.
     """
 
     AGREEMENT = "agreement"

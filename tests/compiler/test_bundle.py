@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rtc.compiler import bundle, sealed
 from rtc.compiler.bundle import MANIFEST, EngineEntry, Manifest, publish, verify
 from rtc.compiler.core.errors import IntegrityError, InternalError, MachineError, RecipeError
+from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.unit import Signature, TensorSpec
 
 VERSION = "1.0.0+0123456789ab"
@@ -71,6 +72,15 @@ def test_what_was_published_is_verified(tmp_path: Path, named: str) -> None:
     found = verify(tmp_path / named)
     assert (found.path, found.files, found.engine) == (made, FILES, FILES["engine.onnx"])
     assert found.manifest == dataclasses.replace(MADE, files=sealed.listing(FILES))
+
+
+def test_a_manifest_tells_what_the_engine_gives_where_that_is_not_logits() -> None:
+    """Bundles of before there was a choice hold logits, and are read as they are."""
+    whole = dataclasses.replace(MADE, files=sealed.listing(FILES))
+    assert "output" not in json.loads(whole.to_json())
+    odd = dataclasses.replace(whole, output=OutputKind.PROBABILITIES)
+    assert json.loads(odd.to_json())["output"] == "probabilities"
+    assert Manifest.from_json(odd.to_json()).output is OutputKind.PROBABILITIES
 
 
 def test_a_manifest_survives_its_json() -> None:

@@ -8,6 +8,7 @@ import pytest
 from rtc.compiler.core import intervals
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.measure import accuracy
 from rtc.compiler.report.model import AccuracyRow
 
@@ -18,7 +19,16 @@ LOGITS = np.array(
 
 
 def score(logits: np.ndarray, float_logits: np.ndarray | None = None) -> AccuracyRow:
-    return accuracy.accuracy_row("engine", logits, LABELS, float_logits, "here")
+    return scored(logits, LABELS, float_logits)
+
+
+def scored(
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    floats: np.ndarray | None = None,
+    kind: OutputKind = OutputKind.LOGITS,
+) -> AccuracyRow:
+    return accuracy.accuracy_row("engine", outputs, labels, floats, "here", kind=kind)
 
 
 def test_top1_top5_and_their_intervals() -> None:
@@ -29,8 +39,30 @@ def test_top1_top5_and_their_intervals() -> None:
     assert row.agreement is None
 
 
-def test_top5_of_fewer_than_five_classes_is_always_right() -> None:
-    assert score(LOGITS[:, :3]).top5.value == 1.0
+@pytest.mark.parametrize(("classes", "told"), [(3, False), (5, False), (6, True)])
+def test_top5_is_told_of_more_than_five_classes_only(classes: int, told: bool) -> None:
+    assert (score(LOGITS[:, :classes]).top5 is not None) is told
+
+
+def test_probabilities_have_the_loss_and_the_ranks_of_the_logits_behind_them() -> None:
+    logits = np.random.default_rng(0).normal(size=(200, 10)) * 3
+    labels = np.random.default_rng(1).integers(10, size=200)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    wanted = scored(logits, labels)
+    for outputs, kind in (
+        (p, OutputKind.PROBABILITIES),
+        (np.log(p), OutputKind.LOG_PROBABILITIES),
+    ):
+        found = scored(outputs.astype(np.float32), labels, kind=kind)
+        assert (found.top1, found.top5) == (wanted.top1, wanted.top5)
+        assert found.loss.value == pytest.approx(wanted.loss.value, rel=1e-5)
+
+
+def test_probabilities_below_the_least_still_have_an_order() -> None:
+    p = np.array([[0.0, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1.0]])
+    row = scored(p, np.array([1]), kind=OutputKind.PROBABILITIES)
+    assert (row.top1.value, row.top5.value) == (0.0, 0.0)  # sixth
+    assert row.loss.value == pytest.approx(15.94, abs=0.01)
 
 
 def test_loss_by_hand_and_for_logits_too_large_to_exponentiate() -> None:
@@ -66,7 +98,7 @@ def test_a_drop_is_before_minus_after() -> None:
 def test_logits_that_are_not_finite_are_refused_and_named(bad: float) -> None:
     broken = LOGITS.copy()
     broken[2, 3] = bad
-    with pytest.raises(GateError, match=r"engine, sample 2: logits of 1 of 4 samples") as caught:
+    with pytest.raises(GateError, match=r"engine, sample 2: outputs of 1 of 4 samples") as caught:
         score(broken)
     assert caught.value.id == "not-finite"
     with pytest.raises(GateError, match="float model, sample 2"):
@@ -82,9 +114,9 @@ def test_what_is_not_a_row_of_classes_per_sample_is_refused(shape: tuple[int, ..
 @pytest.mark.parametrize("label", [-1, 7])
 def test_a_label_without_a_class_is_refused(label: int) -> None:
     with pytest.raises(DataError, match=f"seen {label}, expected 0 to 6"):
-        accuracy.accuracy_row("engine", LOGITS, np.array([0, 1, 2, label]), None, "here")
+        scored(LOGITS, np.array([0, 1, 2, label]))
 
 
 def test_no_samples_have_no_accuracy() -> None:
     with pytest.raises(DataError, match="no samples"):
-        accuracy.accuracy_row("engine", np.zeros((0, 3)), np.zeros(0, np.int64), None, "here")
+        scored(np.zeros((0, 3)), np.zeros(0, np.int64))
