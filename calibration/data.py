@@ -1,14 +1,16 @@
-"""Samples divided into train, calibration and test; nothing is read before a split is asked for.
+"""Samples divided into train, calibration and test, read once, when first asked for.
 
 Divided by label (each class keeps its share in every split), by a seed, and without overlap: a
-sample that occurs twice, bit for bit, is used once.
+sample that occurs twice, bit for bit, is used once. What was read names the data: a data set's own
+word of what it holds may not follow its samples.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy.typing as npt
 
 from rtc.compiler.core.data import Array, Dataset, Preprocess, Split, Splits
 from rtc.compiler.core.errors import DataError
-from rtc.compiler.core.hashing import digest, file_digest
+from rtc.compiler.core.hashing import digest
 
 Indices = npt.NDArray[np.int64]
 
@@ -34,7 +36,8 @@ def load_splits(
 ) -> Splits:
     """The splits (train, calibration, test) of a data set, by fractions that add up to 1 at most.
 
-    `preprocess` goes before the data set's own. Errors are raised when a split is first asked for:
+    `preprocess` goes before the data set's own. Errors are raised when a split or the digest is
+    first asked for:
 
     Raises:
         DataError: samples and labels that do not fit together or are not numbers, a label out of
@@ -51,7 +54,7 @@ def npz_dataset(path: Path, classes: int, preprocess: Preprocess) -> Dataset:
     """
     if not path.is_file():
         raise DataError("no such file", where=str(path), id="no-data-file")
-    return Dataset(path.stem, classes, file_digest(path), preprocess, lambda: _read_npz(path))
+    return Dataset(path.stem, classes, "", preprocess, lambda: _read_npz(path))
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,14 @@ class _Splits:
 
     @cached_property
     def digest(self) -> str:
+        """Of every sample, label and group that was read, and of how they are divided."""
+        raw, labels = self._samples
+        groups = self.dataset.groups
         return digest(
             {
-                "dataset": self.dataset.digest,
+                "samples": [str(raw.dtype), list(raw.shape[1:]), digest(b"".join(self._keys))],
+                "labels": None if labels is None else digest(labels.tobytes()),
+                "groups": None if groups is None else digest(np.asarray(groups).tobytes()),
                 "classes": self.dataset.classes,
                 "fractions": list(self.fractions),
                 "seed": self.seed,
@@ -93,9 +101,15 @@ class _Splits:
         return raw, None if labels is None else _checked_labels(self.dataset, labels, len(raw))
 
     @cached_property
+    def _keys(self) -> list[bytes]:
+        """The digest of each sample's bytes."""
+        raw, _ = self._samples
+        return [hashlib.sha256(np.ascontiguousarray(sample)).digest() for sample in raw]
+
+    @cached_property
     def _parts(self) -> tuple[Indices, ...]:
         raw, labels = self._samples
-        chosen = _first_occurrences(raw)
+        chosen = _first_occurrences(self._keys)
         classes = np.zeros(len(raw), np.int64) if labels is None else labels
         groups = np.arange(len(raw)) if self.dataset.groups is None else self.dataset.groups
         divided = _divide(classes[chosen], groups[chosen], self.fractions, self.seed)
@@ -141,10 +155,9 @@ def _divide(
     return (random.permutation(np.concatenate(part)) for part in parts)
 
 
-def _first_occurrences(raw: Array) -> Indices:
+def _first_occurrences(keys: Sequence[bytes]) -> Indices:
     """Positions of the samples that no earlier one equals bit for bit."""
-    rows = np.ascontiguousarray(raw).reshape(len(raw), -1).view(np.uint8)
-    seen = {row.tobytes(): index for index, row in reversed(list(enumerate(rows)))}
+    seen = {key: index for index, key in reversed(list(enumerate(keys)))}
     return np.array(sorted(seen.values()), np.int64)
 
 

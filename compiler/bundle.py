@@ -2,10 +2,12 @@
 
     <out>/<recipe>/<target>/<version>+<digest>/          a sealed folder with `manifest.json`
     <out>/<recipe>/<target>/<version>+<digest>.failed/   likewise, when a gate failed
+    <out>/<recipe>/<target>/<version>+<digest>.2/        the same inputs, compiled afresh
     <out>/<recipe>/<target>/latest                       link to the last one that passed
 
-A failed bundle has a name of its own, so it can never stand where one that passed stood, nor where
-`latest` leads. Nothing in a bundle is used before all of it was verified.
+A name never comes to hold something else: what is compiled afresh is measured afresh, and stands
+beside what stood there. A failed bundle has a name of its own, so it can never stand where one that
+passed stood, nor where `latest` leads. Nothing in a bundle is used before all of it was verified.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ PROFILE = "profile.yaml"
 """The device that a bundle was compiled for, which need not be one that this rtc knows."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\+[0-9a-f]{12}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\+[0-9a-f]{12}(\.[1-9][0-9]{0,5})?")
+_FAILED = ".failed"
 _TEXTS = (".json", ".yaml", ".html")
 _quiet = Nobody().warned
 _ELSEWHERE = "choose another folder with --out DIR"
@@ -74,7 +77,8 @@ class Manifest:
 
     Attributes:
         name: the recipe's name.
-        version: the recipe's version and 12 digits of the digest of all inputs: "1.0.0+0123…cdef".
+        version: the recipe's version and 12 digits of the digest of all inputs: "1.0.0+0123…cdef",
+            with ".2" and so on where they were compiled afresh.
         target: the device profile it was compiled for.
         passed: whether every gate passed.
         preprocess: from raw samples to what the engine takes.
@@ -105,7 +109,7 @@ class Manifest:
     @property
     def folder(self) -> str:
         """The name of the bundle's folder."""
-        return self.version if self.passed else f"{self.version}.failed"
+        return self.version if self.passed else f"{self.version}{_FAILED}"
 
     def to_json(self) -> bytes:
         """The content of `manifest.json`."""
@@ -146,14 +150,13 @@ def publish(
     manifest: Manifest,
     files: Mapping[str, bytes],
     *,
-    replace: bool = False,
     warn: Callable[[str], None] = _quiet,
 ) -> Path:
     """Write a bundle, and let `latest` lead to it if it passed; the bundle's folder.
 
-    A bundle of the same inputs that is there already, and whole, stays (its engine may differ byte
-    for byte: builders are not deterministic) unless `replace`. A damaged one is moved
-    aside under a hidden name, and `warn` is told.
+    A bundle of that name that is there already, and whole, stays (the new one's engine and timings
+    may differ: builders are not deterministic). A damaged one is moved aside under a hidden name,
+    and `warn` is told.
 
     Raises:
         InternalError: a name, target or version that cannot name a folder; no engine.
@@ -177,11 +180,31 @@ def publish(
         damage = _damage(final, manifest)
         if damage:
             warn(f"{damage}; moved aside and written again")
-        if damage or replace or not final.is_dir():
-            _install(final, contents, keep_old=bool(damage))
+        if damage or not final.is_dir():
+            _install(final, contents, damaged=bool(damage))
         if manifest.passed:
             durable.point(home / LATEST, final.name)
     return final
+
+
+def newest(home: Path, version: str) -> str:
+    """The version, or its last compile afresh, that a target's folder has a bundle of; or ""."""
+    with durable.explained(home, elsewhere=_ELSEWHERE):
+        there = {path.name.removesuffix(_FAILED) for path in home.glob(f"{version}*")}
+    of_version = re.compile(re.escape(version) + r"(?:\.([1-9][0-9]{0,5}))?")
+    found = [match for match in map(of_version.fullmatch, there) if match]
+    return max(found, key=_number).group() if found else ""
+
+
+def afresh(version: str) -> str:
+    """The name of the next bundle of the same inputs: "1.0.0+0123…cdef.2" after the first."""
+    first, _, last = version.partition("+")
+    inputs, _, number = last.partition(".")
+    return f"{first}+{inputs}.{int(number or 1) + 1}"
+
+
+def _number(found: re.Match[str]) -> int:
+    return int(found[1] or 1)
 
 
 def make_latest(bundle: Verified) -> None:
@@ -253,11 +276,11 @@ def _bundles(target: Path) -> list[Path]:
     return sorted(path for path in found if path.name[0] != "." and not path.is_symlink())
 
 
-def _install(final: Path, contents: Mapping[str, bytes], *, keep_old: bool) -> None:
+def _install(final: Path, contents: Mapping[str, bytes], *, damaged: bool) -> None:
     with durable.drafting(final.parent) as draft:
         durable.write_files(draft, contents)
-        durable.settle(draft, final, replace=True)
-        if keep_old and draft.exists():
+        durable.settle(draft, final, replace=damaged)
+        if damaged and draft.exists():
             draft.rename(draft.with_name(f".damaged-{final.name}-{secrets.token_hex(4)}"))
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.code import referenced_code, with_code
 from rtc.compiler.core.data import Splits
-from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.errors import DataError, ModelError
 from rtc.compiler.core.hashing import canonical, file_digest
 from rtc.compiler.core.naming import REFERENCE, load_object
 from rtc.compiler.core.passes import PassContext, Statistics, TensorRange
@@ -21,9 +22,9 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.passing import run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
-from rtc.compiler.samples import dataset_of, labelled_splits_of
+from rtc.compiler.samples import dataset_of, labelled
 from rtc.compiler.source import source_unit
-from rtc.compiler.stages import Files, Stages, referenced_code, versions
+from rtc.compiler.stages import Files, Stages, versions
 
 if TYPE_CHECKING:
     from rtc.passes.assign_precision import AssignPrecision
@@ -48,11 +49,14 @@ class Front:
     certificates: tuple[CertificateRow, ...]
 
 
-def make_front(recipe: Recipe, data: Splits, stages: Stages) -> Front:
-    """Run the source, every pass of the recipe, and the observers."""
+def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None = None) -> Front:
+    """Run the source, every pass of the recipe, and the observers.
+
+    `made` is what `factory_model` gave, where it was asked already.
+    """
     _check_references(recipe)
-    unit = _source(recipe, data, stages)
-    training = PassContext(data=labelled_splits_of(recipe), seed=recipe.seed)
+    unit = _source(recipe, data, stages, made or factory_model(recipe, data))
+    training = PassContext(data=labelled(data), seed=recipe.seed)
     context = PassContext(data=data, seed=recipe.seed)
     eager = None
     details: list[tuple[str, Mapping[str, Any]]] = []
@@ -114,19 +118,33 @@ def source_files(recipe: Recipe) -> dict[str, str]:
     return {name: file_digest(recipe.resolve(name)) for name in names}
 
 
-def _source(recipe: Recipe, data: Splits, stages: Stages) -> Unit:
+def factory_model(recipe: Recipe, data: Splits) -> Unit | None:
+    """What the recipe's factory makes; None where the model is a file, which its digest names.
+
+    A factory may read weights that no recipe names, so it is called in every compile, and what it
+    gave names the model.
+    """
+    if recipe.source.level is Level.ONNX:
+        return None
+    return with_code(source_unit(recipe.source, data, recipe.seed, recipe.path.parent))
+
+
+def _source(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None) -> Unit:
     source = recipe.source
     inputs = {
         "source": source.model_dump(mode="json"),
         "files": source_files(recipe),
+        "model": made.digest if made else "",
         "seed": recipe.seed,
         "data": data.digest,
-        "code": referenced_code(source.factory),
+        "code": referenced_code([source.factory, source.options]),
         "versions": versions(("onnx",) if source.level is Level.ONNX else ("torch",)),
     }
 
     def work(_: Progress) -> tuple[Files, str]:
-        unit = source_unit(source, data, recipe.seed, recipe.path.parent)
+        unit = made or source_unit(source, data, recipe.seed, recipe.path.parent)
+        if source_files(recipe) != inputs["files"]:
+            raise ModelError("the model changed while it was read", id="model-changed")
         _check_samples(unit, data, dataset_of(recipe).classes)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
         return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rtc.compiler.code import referenced_code, with_code
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import GateError
 from rtc.compiler.core.passes import (
@@ -22,7 +23,7 @@ from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.unit import TorchModel, Unit
 from rtc.compiler.report.model import CertificateRow
-from rtc.compiler.stages import Files, Stages, referenced_code, versions
+from rtc.compiler.stages import Files, Stages, versions
 
 _CHECKED_WITH = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _RESULT = "result.json"
@@ -62,11 +63,12 @@ def run_pass(
         "plan": ctx.plan.to_dict() if ctx.plan else None,
         "reference": ctx.reference.digest if ctx.reference else None,
         "versions": versions(_CHECKED_WITH + step.uses),
-        "code": referenced_code([step.options(), _factory(unit)]),
+        "code": referenced_code([step.options(), *_factory(unit)]),
     }
 
     def work(progress: Progress) -> tuple[Files, str]:
         result = step.apply(unit, replace(ctx, progress=progress))
+        result = replace(result, unit=with_code(result.unit))
         certificates = certify(step, unit, result, ctx)
         return _to_files(result, certificates), result.summary
 
@@ -118,8 +120,9 @@ def _enough(split: Split) -> int:
     return min(_SAMPLES, max(_LEAST, _ELEMENTS // max(1, elements)))
 
 
-def _factory(unit: Unit) -> str:
-    return unit.model.factory if isinstance(unit.model, TorchModel) else ""
+def _factory(unit: Unit) -> tuple[Any, ...]:
+    """What names code in a unit: its digest tells that it changed, and this tells in which file."""
+    return (unit.model.factory, unit.model.options) if isinstance(unit.model, TorchModel) else ()
 
 
 def _to_files(result: PassResult, certificates: Sequence[CertificateRow]) -> Files:

@@ -12,30 +12,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rtc.calibration.folder import folder_digest
 from rtc.compiler import bundle
 from rtc.compiler import files as durable
 from rtc.compiler.appraise import appraise
 from rtc.compiler.assemble import assemble
 from rtc.compiler.building import Builder, Candidate, Missing
+from rtc.compiler.changes import differences, outline
 from rtc.compiler.choice import choose
+from rtc.compiler.code import referenced_code
 from rtc.compiler.core.data import Splits
-from rtc.compiler.core.errors import BuilderError, IntegrityError, MachineError
+from rtc.compiler.core.errors import BuilderError, IntegrityError, MachineError, RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Listener, Nobody
 from rtc.compiler.core.target import Backend, DeviceProfile
-from rtc.compiler.core.unit import Level
-from rtc.compiler.front import Front, make_front, source_files
+from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.front import Front, factory_model, make_front, source_files
 from rtc.compiler.measure.provenance import hardware, software
 from rtc.compiler.pace import paces
 from rtc.compiler.packing import pack, report_of
 from rtc.compiler.recipe import Recipe, load_recipe
 from rtc.compiler.report.model import Report
 from rtc.compiler.samples import splits_of
-from rtc.compiler.stages import Stages, code_digest, referenced_code, versions
+from rtc.compiler.stages import Stages, code_digest, versions
 from rtc.compiler.store import Store
 
 _LIBRARIES = (
@@ -80,7 +84,8 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
         out: the folder that bundles go under.
         store: where results of stages are kept; the user's cache when not given.
         listener: told of every stage.
-        fresh: do every stage again, and replace what is there.
+        fresh: do every stage again; a bundle that is there stays, and the new one has a name of its
+            own.
         budget: seconds to search the mix in for each target; the recipe's own when not given.
 
     Returns:
@@ -106,7 +111,8 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
     recipe.admit_code()
     _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
-    job = _Job(recipe, splits_of(recipe), Path(out), Stages(store, listener, fresh))
+    stages = Stages(store, listener, fresh, owner=recipe.name)
+    job = _Job(recipe, splits_of(recipe), Path(out), stages)
     return tuple(job.compile_for(profile, backends) for profile, backends in destinations)
 
 
@@ -168,13 +174,19 @@ class _Job:
     def compile_for(self, profile: DeviceProfile, backends: Sequence[Backend]) -> CompileResult:
         """The bundle of one target: the one that is there, or a new one."""
         identity = self._identity(profile, backends)
-        version = f"{self.recipe.version}+{digest(identity).removeprefix('sha256:')[:12]}"
-        there = None if self.stages.fresh else self._there(profile, version)
+        home = self.out / self.recipe.name / profile.name
+        first = f"{self.recipe.version}+{digest(identity).removeprefix('sha256:')[:12]}"
+        last = bundle.newest(home, first)
+        version = bundle.afresh(last) if last and self.stages.fresh else last or first
+        why = self.stages.changed("bundle", identity, target=profile.name)
+        there = self._there(profile, version)
         if there is not None:
             report = report_of(there)
             self._finished("bundle", "nothing changed: it is there already")
-            path = self.out / self.recipe.name / profile.name / there.path.name
+            path = home / there.path.name
             return CompileResult(profile.name, path, report, report.passed, reused=True)
+        if why:
+            self.stages.listener.redone("bundle", why)
         return self._make(profile, backends, version, identity)
 
     def _there(self, profile: DeviceProfile, version: str) -> bundle.Verified | None:
@@ -199,7 +211,7 @@ class _Job:
         identity: dict[str, Any],
     ) -> CompileResult:
         if self.front is None:
-            self.front = make_front(self.recipe, self.data, self.stages)
+            self.front = make_front(self.recipe, self.data, self.stages, self.made)
         built, missing = self._candidates(self.front, profile, backends)
         appraised = appraise(
             self.recipe, self.data, self.front, profile=profile, built=built, stages=self.stages
@@ -235,13 +247,8 @@ class _Job:
             output=appraised.output,
             identity=identity,
         )
-        path = bundle.publish(
-            self.out,
-            manifest,
-            files,
-            replace=self.stages.fresh,
-            warn=self.stages.listener.warned,
-        )
+        self._refuse_changes(identity)
+        path = bundle.publish(self.out, manifest, files, warn=self.stages.listener.warned)
         self._finished("bundle", path.name)
         return CompileResult(profile.name, path, report, report.passed, reused=False)
 
@@ -271,17 +278,50 @@ class _Job:
             )
         return built, missing
 
+    @cached_property
+    def made(self) -> Unit | None:
+        """What the recipe's factory makes, if it has one."""
+        return factory_model(self.recipe, self.data)
+
+    def _refuse_changes(self, identity: dict[str, Any]) -> None:
+        """What is published is of the inputs that its name tells of, or is not published.
+
+        Samples and a factory's model are in memory since they were named; files may have changed.
+
+        Raises:
+            RecipeError: a file that the recipe names was changed meanwhile.
+        """
+        after = self._files()
+        before = {name: identity[name] for name in after}
+        if after != before:
+            raise RecipeError(
+                "something that the recipe names changed while it was compiled",
+                where=str(self.recipe.path),
+                seen=differences(outline(before), outline(after)),
+                fix="compile it again",
+                id="changed-meanwhile",
+            )
+
+    def _files(self) -> dict[str, Any]:
+        """The part of a bundle's identity that is read from files."""
+        plan, calibration = self.recipe.plan(), self.recipe.calibration
+        return {
+            "files": source_files(self.recipe),
+            "calibration": folder_digest(self.recipe.resolve(calibration.path))
+            if calibration
+            else "",
+            "plan": plan.to_dict() if plan else None,
+            "code": {"rtc": code_digest(), **referenced_code(self.recipe.identity())},
+        }
+
     def _identity(self, profile: DeviceProfile, backends: Sequence[Backend]) -> dict[str, Any]:
         """Everything that the bundle's content depends on, and that is known before any work."""
-        described = self.recipe.identity()
         torch = self.recipe.source.level is Level.TORCH
-        plan = self.recipe.plan()
         return {
-            "recipe": described,
+            "recipe": self.recipe.identity(),
             "data": self.data.digest,
-            "files": source_files(self.recipe),
-            "plan": plan.to_dict() if plan else None,
-            "code": {"rtc": code_digest(), **referenced_code(described)},
+            "model": self.made.digest if self.made else "",
+            **self._files(),
             "target": asdict(profile),
             "backends": {backend.name: backend.runnable(profile).ok for backend in backends},
             "versions": versions(_LIBRARIES + (_TORCH_LIBRARIES if torch else ())),

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from rtc.compiler import pass_list, strict_yaml
+from rtc.compiler.code import forget_changed_code, forget_code_in
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
@@ -334,15 +335,19 @@ class Recipe(_Head):
     def admit_code(self) -> None:
         """Let factories be found in modules that lie beside the recipe, and only beside this one.
 
-        Two recipes may each have a `net.py`: what an earlier recipe brought in leaves.
+        Two recipes may each have a `net.py`: what an earlier recipe brought in leaves. So does what
+        was edited since it was imported.
         """
         folder = self.path.resolve().parent
         for earlier in _admitted - {folder}:
             sys.path[:] = [entry for entry in sys.path if entry != str(earlier)]
             for name, module in list(sys.modules.items()):
-                if Path(getattr(module, "__file__", None) or "/").parent == earlier:
+                beside = Path(getattr(module, "__file__", None) or "/").parent == earlier
+                if beside and name != "__main__":
                     del sys.modules[name]
+            forget_code_in(earlier)
             _admitted.discard(earlier)
+        forget_changed_code()
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
             _admitted.add(folder)

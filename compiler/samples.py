@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import call_object
 from rtc.compiler.recipe import Recipe
-from rtc.compiler.stages import referenced_code
 
 
 def splits_of(recipe: Recipe) -> Splits:
@@ -23,24 +22,20 @@ def splits_of(recipe: Recipe) -> Splits:
         RecipeError: the data set's function cannot be found or does not take the options.
         DataError: the file is not one that samples can be read from.
     """
-    splits = labelled_splits_of(recipe)
+    from rtc.calibration.data import load_splits
+
+    split, dataset = recipe.data.split, dataset_of(recipe)
+    fractions = (split.train, split.calibration, split.test)
+    splits = load_splits(dataset, fractions, recipe.seed, recipe.data.preprocess)
     if recipe.calibration is None:
         return splits
     folder = recipe.resolve(recipe.calibration.path)
-    preprocess = recipe.data.preprocess or dataset_of(recipe).preprocess
-    return _CalibratedElsewhere(splits, folder, preprocess)
+    return _CalibratedElsewhere(splits, folder, recipe.data.preprocess or dataset.preprocess)
 
 
-def labelled_splits_of(recipe: Recipe) -> Splits:
-    """The three splits of the data set itself, for training: samples in a folder have no labels.
-
-    Raises as `splits_of` does.
-    """
-    from rtc.calibration.data import load_splits
-
-    split = recipe.data.split
-    fractions = (split.train, split.calibration, split.test)
-    return load_splits(dataset_of(recipe), fractions, recipe.seed, recipe.data.preprocess)
+def labelled(data: Splits) -> Splits:
+    """The splits of the data set itself, for training: samples in a folder have no labels."""
+    return data.data if isinstance(data, _CalibratedElsewhere) else data
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,6 @@ def dataset_of(recipe: Recipe) -> Dataset:
     if data.npz is None:
         assert data.dataset is not None, "a recipe has a data set or an .npz file"
         made: Dataset = call_object(data.dataset, data.options, where="data.dataset")
-        # Not every data set's own digest can be trusted to tell of its code and options.
-        parts = [made.digest, data.dataset, data.options, referenced_code(data.dataset)]
-        return replace(made, digest=digest(parts))
+        return made
     assert data.classes is not None, "a recipe with an .npz file has classes"
     return npz_dataset(recipe.resolve(data.npz), data.classes, data.preprocess or Preprocess())

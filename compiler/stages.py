@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rtc.compiler.changes import differences, outline
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import canonical, digest, file_digest
-from rtc.compiler.core.naming import REFERENCE
 from rtc.compiler.core.progress import Listener, Nobody, Progress
 from rtc.compiler.report.model import StageRow
 from rtc.compiler.store import Store
@@ -39,8 +39,10 @@ class Stages:
     store: Store
     listener: Listener
     fresh: bool = False  # recompute everything once, and replace what the store holds
+    owner: str = ""  # whose stages these are: the recipe's name
     rows: list[tuple[str, StageRow]] = field(default_factory=list)  # by target
     made: set[str] = field(default_factory=set)  # keys of what was computed here
+    asked: set[tuple[str, str]] = field(default_factory=set)  # by target
 
     def run(self, name: str, inputs: Any, work: Work, *, target: str = "") -> Files:
         """The files of a stage: from the store, or by doing `work`.
@@ -53,17 +55,38 @@ class Stages:
         """
         key = self.store.key({"stage": name, "inputs": inputs, "code": code_digest()})
         self.listener.started(name, target)
+        given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
+        why = self.changed(name, {"rtc": code_digest(), **given}, target=target)
         with self.store.lock(key):
             again = self.fresh and key not in self.made
             kept = None if again else self.store.get(key)
+            cached = kept is not None and key not in self.made
+            if kept is None and why:
+                self.listener.redone(name, why)
             files = self._do(name, work) if kept is None else kept
             if kept is None:
                 self.store.put(key, files, replace=self.fresh)
                 self.made.add(key)
         head = json.loads(files[_HEAD])
         self.rows.append((target, StageRow(name, head["seconds"], head["found"], key)))
-        self.listener.finished(name, head["seconds"], head["found"], kept is not None)
+        self.listener.finished(name, head["seconds"], head["found"], cached)
         return files
+
+    def changed(self, name: str, inputs: Any, *, target: str = "") -> str:
+        """Which inputs of a stage are not what they were in the last compile, in words.
+
+        "" where all are the same, where there was no last compile, and from the second time on that
+        a compile has a stage of this name: a search tries many plans.
+        """
+        if (target, name) in self.asked:
+            return ""
+        self.asked.add((target, name))
+        place = self.store.key({"owner": self.owner, "target": target, "stage": name})
+        seen, before = outline(inputs), self.store.recall(place)
+        if seen == before:
+            return ""
+        self.store.remember(place, seen)
+        return "" if before is None else differences(before, seen)
 
     @contextmanager
     def together(self, name: str, target: str) -> Iterator[Stages]:
@@ -72,7 +95,7 @@ class Stages:
         In the words of the one with its name, or of the first and last of them.
         """
         part = _Part(name, self.listener)
-        inner = Stages(self.store, part, self.fresh, made=self.made)
+        inner = Stages(self.store, part, self.fresh, self.owner, made=self.made, asked=self.asked)
         self.listener.started(name, target)
         try:
             yield inner
@@ -111,6 +134,9 @@ class _Part(Nobody):
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         self.listener.progressed(self.whole, done, total, f"{stage}: {found}")
 
+    def redone(self, stage: str, why: str) -> None:
+        self.listener.redone(self.whole, why)
+
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
         self.cached &= cached
 
@@ -122,32 +148,16 @@ class _Part(Nobody):
 def code_digest() -> str:
     """A digest of rtc's own source: a result made by other code is another result."""
     packages = ("compiler", "passes", "calibration", "targets", "recipes")
-    return digest([_source_digest(f"rtc.{package}") for package in packages])
+    return digest([_package_digest(f"rtc.{package}") for package in packages])
 
 
-def referenced_code(value: Any) -> dict[str, str]:
-    """Digests of the code that a JSON value refers to as "package.module:name".
-
-    A recipe may name a model of the user's own; when its source changes, so does the key. What the
-    module imports counts as well: all of its package, or all modules beside it.
-    """
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return {name: code for item in value for name, code in referenced_code(item).items()}
-    if not isinstance(value, str) or not REFERENCE.match(value):
-        return {}
-    top = value.partition(":")[0].partition(".")[0]
-    return {} if top == "rtc" else {top: _source_digest(top)}  # rtc's own is in every key
-
-
-def _source_digest(module: str) -> str:
-    """A digest of all files of a package, or of all modules beside one; "" if it is not there."""
-    spec = importlib.util.find_spec(module)
+def _package_digest(package: str) -> str:
+    """A digest of all files of a package; "" if it is not there."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return ""
     folder = Path(spec.origin).parent
-    files = folder.rglob("*") if spec.submodule_search_locations else folder.glob("*.py")
+    files = folder.rglob("*")
     return digest(
         [
             (file.relative_to(folder).as_posix(), file_digest(file))

@@ -3,6 +3,7 @@
     <root>/entries/<key>/      a sealed folder: the result's files and `index.json`
     <root>/quarantine/…        entries that were not as they were written
     <root>/locks/<key>.lock    held while a result is looked up or made
+    <root>/last/<key>.json     notes of what was asked for last; nothing rests on them
 
 Every read is checked. A damaged entry is moved aside, told of, and counts as absent, so a store can
 cost time but can never give a wrong result; deleting it is always safe.
@@ -10,6 +11,7 @@ cost time but can never give a wrong result; deleting it is always safe.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -18,11 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rtc.compiler import files as durable
 from rtc.compiler import sealed
 from rtc.compiler.core.errors import IntegrityError, InternalError, MachineError
-from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.hashing import canonical, digest
 from rtc.compiler.core.progress import Nobody
 
 SCHEMA = 1
@@ -115,6 +118,22 @@ class Store:
                 durable.write_files(draft, {**files, INDEX: index})
                 durable.settle(draft, entry, replace=replace)
 
+    def recall(self, key: str) -> Any:
+        """The note that was left under a key; None where there is none that can be read."""
+        with self._explained(), suppress(FileNotFoundError, ValueError):
+            return json.loads((self.root / "last" / f"{key}.json").read_bytes())
+        return None
+
+    def remember(self, key: str, note: Any) -> None:
+        """Leave a note, JSON types, for the next compile."""
+        path = self.root / "last" / f"{key}.json"
+        with self._explained():
+            durable.make_folder(path.parent)
+            durable.clear_stale(path.parent)
+            with durable.drafting(path.parent) as draft:
+                durable.write_files(draft, {path.name: canonical(note)})
+                (draft / path.name).replace(path)
+
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Held by one process at a time, so that two compiles share work instead of doubling it.
@@ -159,6 +178,8 @@ class Store:
                         entry.rename(trash / entry.name)  # so that no reader sees half of it
                     count, freed = count + 1, freed + size
             self._clear_locks()
+            for note in _folders(self.root / "last"):
+                note.unlink(missing_ok=True)
         return Cleared(count, freed)
 
     def _clear_locks(self) -> None:

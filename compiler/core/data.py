@@ -73,8 +73,9 @@ class Split:
 class Dataset:
     """Where samples come from; what a data set's factory returns.
 
-    `digest` identifies the content (a digest of the files and options behind it) and is cheap:
-    nothing is decoded for it. `load` gives raw samples (N, …) and labels (N,), or None. `groups`
+    `load` gives raw samples (N, …) and labels (N,), or None; it is called once, and what it gave
+    names the data. `digest` is the data set's own word of its content, and nothing rests on it:
+    it need not follow the samples. `groups`
     (N,) numbers what samples of a class have in common (photographs of one object): those of one
     group all go to the same split. None where samples are independent.
     """
@@ -90,8 +91,8 @@ class Dataset:
 class Splits(Protocol):
     """The three splits of a recipe's data; none shares a sample with another.
 
-    `digest` identifies all samples, labels and preprocessing without reading more than it must;
-    the splits themselves are read when first asked for.
+    `digest` identifies all samples, labels and preprocessing, by what was read; nothing is read
+    before it or a split is asked for.
     """
 
     @property

@@ -19,6 +19,7 @@ class Listener(Protocol):
     """Who watches a compile. `target` is "" for stages that serve every target."""
 
     def started(self, stage: str, target: str) -> None: ...
+    def redone(self, stage: str, why: str) -> None: ...
     def progressed(self, stage: str, done: int, total: int, found: str) -> None: ...
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None: ...
     def failed(self, stage: str, why: str) -> None: ...
@@ -29,6 +30,9 @@ class Nobody:
     """A listener that does not."""
 
     def started(self, stage: str, target: str) -> None:
+        pass
+
+    def redone(self, stage: str, why: str) -> None:
         pass
 
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:

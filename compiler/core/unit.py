@@ -63,12 +63,15 @@ class TorchModel:
         options: keyword arguments of the factory, JSON types.
         weights: a safetensors file with the module's whole `state_dict`.
         edits: (module path, replacement activation), applied in order after construction.
+        code: the digest of the source that the factory stands on, where it is known: a model of the
+            same weights and other code is another.
     """
 
     factory: str
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: bytes = b""
     edits: tuple[tuple[str, str], ...] = ()
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Unit:
             "factory": self.model.factory,
             "options": dict(self.model.options),
             "edits": [list(edit) for edit in self.model.edits],
+            "code": self.model.code,
         }
         return {"unit.json": _json(head), "model.safetensors": self.model.weights}
 
@@ -132,7 +136,8 @@ class Unit:
             return cls(OnnxModel(files["model.onnx"]), signature)
         edits = tuple((path, name) for path, name in head["edits"])
         weights = files["model.safetensors"]
-        return cls(TorchModel(head["factory"], head["options"], weights, edits), signature)
+        model = TorchModel(head["factory"], head["options"], weights, edits, head["code"])
+        return cls(model, signature)
 
 
 def _json(value: object) -> bytes:

@@ -34,6 +34,7 @@ class TerminalListener:
         )
         self._running: dict[str, tuple[TaskID, str]] = {}
         self._warned: set[str] = set()
+        self._again: dict[str, list[str]] = {}  # why a stage is done again
 
     def __enter__(self) -> TerminalListener:
         self._live.start()
@@ -51,6 +52,13 @@ class TerminalListener:
         label = clean(f"{target}: {stage}" if target else stage)
         self._running[stage] = (self._live.add_task(label, total=None, found=""), label)
 
+    def redone(self, stage: str, why: str) -> None:
+        told = self._again.setdefault(stage, [])
+        if why not in told:
+            told.append(why)
+        if stage in self._running:
+            self._live.update(self._running[stage][0], found=clean(f"again: {why}"))
+
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         if stage in self._running:
             task, _ = self._running[stage]
@@ -59,6 +67,9 @@ class TerminalListener:
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
         label = self._ended(stage)
         took = "cached" if cached else duration(seconds)
+        again = self._again.pop(stage, [])
+        if again:
+            found = f"{found} (again: {'; '.join(again)})"
         line = Text.assemble(
             ("✓ ", "green"), f"{label:<{_NAME}} ", (f"{took:>{_TIME}}", "cyan"), "  ", clean(found)
         )

@@ -50,12 +50,41 @@ def test_the_seed_decides():
     assert first.digest == again.digest != other.digest
 
 
-def test_nothing_is_read_for_the_digest():
-    def never():
-        raise AssertionError("the data set was read")
+def test_the_digest_is_of_what_was_read_and_not_of_what_the_data_set_says():
+    raw, labels = images(30), labels_of(30)
+    fractions = (0.5, 0.2, 0.3)
+    first = load_splits(dataset(raw, labels), fractions, 1).digest
+    assert load_splits(dataset(raw.copy(), labels), fractions, 1).digest == first
+    said = replace(dataset(raw, labels), digest="sha256:another", name="another")
+    assert load_splits(said, fractions, 1).digest == first
 
-    splits = load_splits(Dataset("some", 3, "sha256:0", HW, never), (0.5, 0.2, 0.3), 1)
-    assert splits.digest.startswith("sha256:")
+    other, mislabelled = raw.copy(), labels.copy()
+    other[29, 3, 3] ^= 1
+    mislabelled[29] = 0
+    for changed in (
+        dataset(other, labels),
+        dataset(raw, mislabelled),
+        dataset(raw, None),
+        dataset(raw[:, :2].reshape(-1, 2, 4), labels),
+        dataset(raw.astype(np.int64), labels),
+        dataset(raw[::-1], labels),
+        replace(dataset(raw, labels), groups=np.arange(30) // 2),
+    ):
+        assert load_splits(changed, fractions, 1).digest != first
+
+
+def test_samples_are_read_once():
+    calls = []
+
+    def load():
+        calls.append(1)
+        return np.random.default_rng().random((30, 4, 4)), labels_of(30)
+
+    splits = load_splits(Dataset("some", 3, "", HW, load), (0.4, 0.3, 0.3), 1)
+    assert not calls
+    assert splits.digest == splits.digest
+    assert not keys(splits.train) & keys(splits.test)
+    assert len(calls) == 1
 
 
 def test_the_recipes_preprocessing_goes_first():

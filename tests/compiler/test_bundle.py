@@ -95,14 +95,30 @@ def test_two_folders_and_two_surroundings_give_the_same_bytes(tmp_path: Path) ->
     assert content(first) == content(second)
 
 
-def test_a_whole_bundle_of_the_same_inputs_stays_unless_replaced(tmp_path: Path) -> None:
+def test_a_name_that_is_taken_holds_what_it_held(tmp_path: Path) -> None:
     made = publish(tmp_path, MADE, FILES)
     again = {**FILES, "engine.onnx": b"built again"}
     assert publish(tmp_path, MADE, again) == made
     assert verify(made).files == FILES
-    assert publish(tmp_path, MADE, again, replace=True) == made
-    assert verify(made).files == again
     assert len(list(home(tmp_path).iterdir())) == 2
+
+
+def test_what_is_compiled_afresh_stands_beside_the_first(tmp_path: Path) -> None:
+    place = home(tmp_path)
+    assert bundle.newest(place, VERSION) == ""
+    made = [publish(tmp_path, MADE, FILES)]
+    for number, passed in ((2, True), (3, False), (4, True)):
+        name = bundle.afresh(bundle.newest(place, VERSION))
+        assert name == f"{VERSION}.{number}"
+        again = dataclasses.replace(MADE, version=name, passed=passed)
+        made.append(publish(tmp_path, again, FILES))
+    assert verify(place).path == made[-1]
+    assert verify(made[2]).manifest.version == f"{VERSION}.3"
+    assert set(bundle.list_bundles(tmp_path)) == set(made)
+    for number in range(5, 11):
+        (place / f"{VERSION}.{number}").mkdir()
+    assert bundle.newest(place, VERSION) == f"{VERSION}.10"
+    assert bundle.newest(place, f"{VERSION}.1") == ""
 
 
 @pytest.mark.parametrize("harm", [damage, shutil.rmtree, lambda made: (made / MANIFEST).unlink()])
@@ -137,7 +153,7 @@ def test_a_failed_bundle_is_kept_apart_and_never_latest(tmp_path: Path) -> None:
     ):
         verify(home(tmp_path))
     made = publish(tmp_path, MADE, FILES)
-    publish(tmp_path, FAILED, FILES, replace=True)
+    publish(tmp_path, FAILED, FILES)
     assert verify(home(tmp_path)).path == made
     assert bundle.list_bundles(tmp_path) == (made, failed)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,10 @@ class Watcher(Nobody):
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.cached: list[str] = []
+        self.why: dict[str, str] = {}
+
+    def redone(self, stage: str, why: str) -> None:
+        self.why[stage] = why
 
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
         (self.cached if cached else self.ran).append(stage)
@@ -306,7 +311,7 @@ def make(scale):
 """
 
 
-def ranges(result: CompileResult) -> object:
+def ranges(result: CompileResult) -> Any:
     return json.loads(bundle.verify(result.bundle).files["calibration.json"])
 
 
@@ -325,10 +330,92 @@ def test_code_beside_a_recipe_counts_and_never_another_recipes(tmp_path: Path) -
     first = project("one")
     scaled = project("two", data=DATA.replace("SCALE = 1.0", "SCALE = 3.0"))
     assert ranges(scaled) != ranges(first)
+    # What a data set says of itself need not follow its samples: what was read names the bundle.
+    assert scaled.bundle.name != first.bundle.name
     other = project("three", net=NET.replace("nn.ReLU()", "nn.Tanh()"))
     ops = [row.op for row in other.report.layers]
     assert "Tanh" in ops
     assert "Relu" not in ops
+
+
+DIGITS = """
+import numpy as np
+from rtc.compiler.core.data import Dataset, Preprocess
+from helper_beside import CLASSES
+def make():
+    def load():
+        x = np.random.default_rng(0).integers(0, 256, (90, 28, 28)).astype(np.uint8)
+        return np.minimum(x, int(np.loadtxt({table!r}))), np.arange(90) % CLASSES
+    preprocess = Preprocess(1 / 255, layout="hw")
+    return Dataset("mine", CLASSES, "sha256:always-the-same", preprocess, load)
+"""
+
+
+def test_a_name_holds_what_was_read_and_nothing_else(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = tmp_path / "brightest.txt"
+    (tmp_path / "data_beside.py").write_text(DIGITS.format(table=str(table)))
+    (tmp_path / "helper_beside.py").write_text("CLASSES = 3")
+    (tmp_path / "ort.yaml").write_text(
+        "{name: ort, vendor: any, kind: cpu, backends: [onnxruntime], notes: '', source: here}"
+    )
+    path = recipe(
+        data={"dataset": "data_beside:make"},
+        precision={"offer": ["fp32"]},
+        targets=["ort.yaml"],
+        measure={"seconds": 0.1, "threads": 1},
+        gates={},
+    )
+
+    def run(fresh: bool = False) -> tuple[CompileResult, Watcher]:
+        watcher, store = Watcher(), Store(tmp_path / "store")
+        (result,) = compile(
+            path, out=tmp_path / "build", store=store, listener=watcher, fresh=fresh
+        )
+        return result, watcher
+
+    table.write_text("255")
+    first, watcher = run()
+    assert watcher.cached == []
+    held = bundle.verify(first.bundle)
+    (tmp_path / "notes.py").write_text("nothing imports it")
+    assert run()[0].reused
+
+    table.write_text("51")
+    darker, watcher = run()
+    assert darker.bundle.name != first.bundle.name
+    assert ranges(darker)["input"]["seen_high"] == pytest.approx(0.2)
+    assert watcher.why["observe"] == "data changed"
+
+    table.write_text("255")
+    fresh, watcher = run(fresh=True)
+    assert fresh.bundle.name == f"{first.bundle.name}.2"
+    assert fresh.report.version == bundle.verify(fresh.bundle).manifest.version
+    assert bundle.verify(first.bundle) == held
+    found, _ = run()
+    assert (found.reused, found.bundle) == (True, fresh.bundle)
+
+    (tmp_path / "helper_beside.py").write_text("CLASSES = 4")
+    relabelled, watcher = run()
+    assert relabelled.bundle.name.partition(".2")[0] != first.bundle.name
+    assert "code changed: helper_beside.py" in watcher.why["bundle"]
+
+
+def test_what_changes_while_it_is_compiled_is_not_published(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    class Meddler(Nobody):
+        def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+            if stage == "measure":
+                with (tmp_path / "digits.onnx").open("ab") as model:
+                    model.write(b"\x32\x00")  # an empty model_version
+
+    path = recipe(precision={"offer": ["fp32"]})
+    with pytest.raises(RecipeError, match=r"file changed: digits\.onnx") as error:
+        compile(path, out=tmp_path / "b", store=Store(tmp_path / "store"), listener=Meddler())
+    assert error.value.id == "changed-meanwhile"
+    assert not list((tmp_path / "b").rglob("manifest.json"))
 
 
 @pytest.mark.parametrize(

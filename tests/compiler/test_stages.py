@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.progress import Nobody, Progress
-from rtc.compiler.stages import Files, Stages, referenced_code
+from rtc.compiler.stages import Files, Stages
 from rtc.compiler.store import Store
 
 
@@ -20,6 +19,9 @@ class Told(Nobody):
 
     def started(self, stage: str, target: str) -> None:
         self.lines.append(("started", stage, target))
+
+    def redone(self, stage: str, why: str) -> None:
+        self.lines.append(("redone", stage, why))
 
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         self.lines.append(("progressed", stage, found))
@@ -76,10 +78,8 @@ def test_a_failed_stage_is_not_kept(stages: Stages) -> None:
 
 
 def test_stages_together_are_told_of_as_one(stages: Stages) -> None:
-    told = stages.listener
-    assert isinstance(told, Told)
     for kept in ("made", "cached"):
-        told.lines.clear()
+        stages = Stages(stages.store, told := Told())
         with stages.together("both", "cpu") as part:
             part.run("one", 1, counted([], "first"), target="cpu")
             part.run("two", 1, counted([], "last"), target="cpu")
@@ -108,27 +108,57 @@ def test_a_failure_among_stages_together_is_told_and_raised(stages: Stages) -> N
     assert stages.listener.lines[-1] == ("failed", "both", "the runtime refuses")
 
 
-@pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in ("net_of_mine", "parts_of_mine", "pack_of_mine"):
-        sys.modules.pop(name, None)
+def test_what_was_made_for_another_stage_of_this_compile_is_not_from_the_cache(
+    stages: Stages,
+) -> None:
+    with stages.together("threads", "cpu") as part:
+        part.run("build", 1, counted([]), target="cpu")
+    with stages.together("openvino int8", "cpu") as part:
+        part.run("build", 1, counted([]), target="cpu")
+    assert isinstance(stages.listener, Told)
+    assert [line[-1] for line in stages.listener.lines if line[0] == "finished"] == ["made", "made"]
+    again = Stages(stages.store, Told())
+    again.run("build", 1, counted([]), target="cpu")
+    assert again.listener.lines[-1][-1] == "cached"
 
 
-def test_code_that_a_users_module_imports_counts(beside: Path) -> None:
-    (beside / "net_of_mine.py").write_text("import parts_of_mine\n")
-    (beside / "parts_of_mine.py").write_text("A = 1\n")
-    before = referenced_code({"factory": "net_of_mine:make", "lr": 0.1})
-    (beside / "parts_of_mine.py").write_text("A = 2\n")
-    assert referenced_code(["net_of_mine:make"]) != before
-    assert set(before) == {"net_of_mine"}
+OPTIONS = {"budget": 0.5, "deep": {"a": 1}}
+FIRST = {"code": {"net.py": "sha256:1"}, "data": "sha256:2", "options": OPTIONS, "unit": "sha256:3"}
 
 
-def test_all_of_a_users_package_counts(beside: Path) -> None:
-    (beside / "pack_of_mine" / "deep").mkdir(parents=True)
-    (beside / "pack_of_mine" / "__init__.py").write_text("")
-    (beside / "pack_of_mine" / "deep" / "net.py").write_text("A = 1\n")
-    before = referenced_code("pack_of_mine.deep.net:make")
-    (beside / "pack_of_mine" / "deep" / "net.py").write_text("A = 2\n")
-    assert referenced_code("pack_of_mine.deep.net:make") != before
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"code": {"net.py": "sha256:9"}}, "code changed: net.py"),
+        ({"code": {"net.py": "sha256:1", "parts.py": "sha256:4"}}, "code changed: parts.py"),
+        ({"data": "sha256:9"}, "data changed"),
+        ({"unit": "sha256:9"}, "model changed"),
+        ({"options": {**OPTIONS, "budget": 0.25}}, "option budget changed: 0.5 → 0.25"),
+        ({"options": {**OPTIONS, "deep": {"a": 2}}}, "option deep.a changed: 1 → 2"),
+        ({"files": {"m.onnx": "sha256:5"}}, "files changed"),
+        (
+            {"data": "sha256:9", "unit": "sha256:9", "code": {}, "seed": 1, "x": 2},
+            "code changed: net.py; data changed; model changed; 2 more",
+        ),
+    ],
+)
+def test_a_stage_that_is_done_again_says_why(
+    stages: Stages, changes: dict[str, object], why: str
+) -> None:
+    stages.run("s", FIRST, counted([]), target="cpu")
+    other = Stages(stages.store, Told(), owner="another recipe")
+    other.run("s", {**FIRST, "seed": 9}, counted([]), target="cpu")
+    again = Stages(stages.store, Told())
+    again.run("s", {**FIRST, **changes}, counted([]), target="cpu")
+    told = [line for line in again.listener.lines if line[0] == "redone"]
+    assert told == ([("redone", "s", why)] if why else [])
+
+
+def test_only_the_first_of_a_name_in_a_compile_is_compared_with_the_last(stages: Stages) -> None:
+    for plan in range(3):
+        stages.run("trial", {"plan": plan}, counted([]))
+    again = Stages(stages.store, Told())
+    for plan in range(5):
+        again.run("trial", {"plan": plan}, counted([]))
+    assert not [line for line in again.listener.lines if line[0] == "redone"]

@@ -1,0 +1,207 @@
+"""Which source a reference of a recipe stands on: the modules that it imports, and theirs.
+
+Read from the text, so that nothing runs for it. What is imported inside a function counts too. Of
+installed packages the release counts, and not every file. Where a file imports what its text does
+not tell (a module by a computed name, a file by its path), everything beside it counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rtc.compiler.core.hashing import digest, file_digest
+from rtc.compiler.core.naming import REFERENCE
+from rtc.compiler.core.unit import Level, Unit
+
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_BY_NAME = frozenset({"import_module", "__import__"})
+_BY_PATH = frozenset({"spec_from_file_location", "SourceFileLoader", "run_path", "run_module"})
+_counted: dict[str, tuple[Path, str]] = {}  # module: its file, and the digest that was counted
+
+
+def referenced_code(value: Any) -> dict[str, str]:
+    """Digests by file of the code behind what a JSON value refers to as "package.module:name".
+
+    Of an installed package: its release, by its name. rtc's own code is not here: it is in every
+    key anyway.
+    """
+    importlib.invalidate_caches()  # a file may be younger than what the finders know
+    found: dict[str, _Module] = {}
+    for name in _references(value):
+        _follow(name, found)
+    _counted.update((n, (m.path, m.mark)) for n, m in found.items() if m.path is not None)
+    return {each.label: each.mark for each in found.values() if each.mark}
+
+
+def with_code(unit: Unit) -> Unit:
+    """A PyTorch unit that tells which source it stands on; an ONNX unit as it is."""
+    if unit.level is Level.ONNX:
+        return unit
+    model = unit.torch
+    code = digest(referenced_code([model.factory, model.options]))
+    return replace(unit, model=replace(model, code=code))
+
+
+def forget_changed_code() -> None:
+    """Let modules be imported anew if any that was counted is not what it was then.
+
+    All of them: one that stayed the same may hold what it took from one that changed.
+    """
+    if any(not path.is_file() or file_digest(path) != seen for path, seen in _counted.values()):
+        _forget(list(_counted))
+
+
+def forget_code_in(folder: Path) -> None:
+    """Let modules that were counted, and lie in a folder or below it, be imported anew."""
+    _forget([name for name, (path, _) in _counted.items() if folder in path.resolve().parents])
+
+
+def _forget(names: list[str]) -> None:
+    for name in names:
+        sys.modules.pop(name, None)
+        _counted.pop(name, None)
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A module that was found; `path` where it is a file of the user's own."""
+
+    label: str
+    mark: str  # the file's digest, or the release it is of; "" where there is nothing to tell
+    path: Path | None = None
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The modules that a JSON value refers to."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, str) and REFERENCE.match(value):
+        yield value.partition(":")[0]
+
+
+def _follow(name: str, found: dict[str, _Module]) -> None:
+    """Add a module, the packages around it, and everything that they import."""
+    top = name.partition(".")[0]
+    if name in found or top == "rtc" or top in sys.stdlib_module_names:
+        return
+    parent = name.rpartition(".")[0]
+    if parent:
+        _follow(parent, found)
+    spec = _spec(name)
+    if spec is None:
+        return
+    origin = Path(spec.origin) if spec.has_location and spec.origin else None
+    if origin is not None and _INSTALLED & set(origin.parts):
+        found.setdefault(top, _Module(top, _release(top, origin)))
+        return
+    if origin is None:  # a folder without an __init__.py
+        found[name] = _Module(name, "")
+        return
+    package = spec.submodule_search_locations is not None
+    stem = f"{name.replace('.', '/')}/__init__" if package else name.replace(".", "/")
+    found[name] = _Module(f"{stem}{origin.suffix}", file_digest(origin), origin)
+    if origin.suffix == ".py":
+        for imported in _imports(origin, name, package=package):
+            _follow(imported, found)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module lies; neither it nor the packages around it are imported for that."""
+    top, _, rest = name.partition(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # of a module that was made by hand
+        return None
+    reached = top
+    for part in rest.split(".") if rest else ():
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        reached = f"{reached}.{part}"
+        spec = PathFinder.find_spec(reached, list(spec.submodule_search_locations))
+    return spec
+
+
+def _release(top: str, origin: Path) -> str:
+    """The release of an installed package, found by its name or by what its distribution lists."""
+    try:
+        return version(top)
+    except PackageNotFoundError:
+        pass
+    site = origin.parents[1] if origin.name.startswith("__init__.") else origin.parent
+    for record in sorted(site.glob("*.dist-info/RECORD")):
+        with record.open(encoding="utf-8", errors="replace") as lines:
+            if any(line.startswith((f"{top}/", f"{origin.name},")) for line in lines):
+                return record.parent.name.removesuffix(".dist-info").rpartition("-")[2]
+    return file_digest(origin)
+
+
+def _imports(path: Path, name: str, *, package: bool) -> Iterator[str]:
+    """The modules that a source file may import, some of which may not be there."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # whoever imports it will be told
+    around = name if package else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from _imported_from(node, around)
+        elif isinstance(node, ast.Call) and (asked := _called(node)) in _BY_NAME | _BY_PATH:
+            given = node.args[0] if node.args and asked in _BY_NAME else None
+            if isinstance(given, ast.Constant) and isinstance(given.value, str):
+                yield from _named(given.value, around)
+            else:
+                yield from _all_beside(path, around)
+
+
+def _imported_from(node: ast.ImportFrom, around: str) -> Iterator[str]:
+    base = node.module or ""
+    if node.level:
+        base = _named_from("." * node.level + base, around)
+    if base:
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _named(name: str, around: str) -> Iterator[str]:
+    resolved = _named_from(name, around) if name.startswith(".") else name
+    if resolved:
+        yield resolved
+
+
+def _named_from(relative: str, around: str) -> str:
+    """The absolute name of a relative one; "" where it leads out of the top package."""
+    try:
+        return importlib.util.resolve_name(relative, around) if around else ""
+    except ImportError:
+        return ""
+
+
+def _called(node: ast.Call) -> str:
+    """The last part of what is called: "import_module" of importlib.import_module(…)."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def _all_beside(path: Path, around: str) -> Iterator[str]:
+    """Every module that a file could mean: of its whole package, or of the folder it lies in."""
+    depth = around.count(".") + 1 if around else 0
+    root = path.parents[depth]
+    files = (root / around.partition(".")[0]).rglob("*.py") if around else root.glob("*.py")
+    for file in sorted(files):
+        parts = file.relative_to(root).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
