@@ -62,6 +62,7 @@ class Adaround(Repair):
         if ctx.plan is None:
             raise TypeError("adaround runs after assign-precision")
         graph = read(unit)
+        plain = write(read(unit), unit)  # with its weights where input_gram looks for them
         found = int8_layers(graph, ctx.plan)
         reasons = {layer.name: self._reason(layer, ctx) for layer in found}
         left = {name: reason for name, reason in reasons.items() if reason}
@@ -69,7 +70,7 @@ class Adaround(Repair):
         splits, names = learn_and_judge(ctx.calibration(), self.samples, unit), Names(graph)
         for number, layer in enumerate(found):
             if layer.name not in left:
-                learned[layer.name] = _learn(names, layer, unit, splits, ctx)
+                learned[layer.name] = _learn(names, layer, plain, splits, ctx)
             ctx.progress(number + 1, len(found), layer.name)
         details: dict[str, Any] = {"layers": learned, "left": left}
         better = [name for name, (before, after) in learned.items() if after > before]

@@ -66,8 +66,9 @@ def dead_channels(layer: Layer) -> int:
     weight = value(layer.node, 1)
     if weight is None or weight.ndim < 2:
         return 0
-    rest = tuple(axis for axis in range(weight.ndim) if axis != layer.axis)
-    return int(np.count_nonzero(~weight.any(axis=rest)))
+    groups = layer.groups if layer.op == "ConvTranspose" else 1  # of which each has its own there
+    channels = np.moveaxis(weight, layer.axis, 0).reshape(weight.shape[layer.axis], groups, -1)
+    return int(np.count_nonzero(~channels.any(axis=2)))
 
 
 def commutes(node: gs.Node) -> bool:
@@ -114,6 +115,9 @@ def _attribute_obstacle(node: gs.Node) -> str:
     scaled = any(node.attrs.get(factor, 1.0) != 1.0 for factor in ("alpha", "beta"))
     if node.op == "Gemm" and (node.attrs.get("transA", 0) or scaled):
         return "a Gemm with transA, alpha or beta has no INT8 kernel"
+    bias = value(node, 2) if node.op == "Gemm" else None
+    if bias is not None and bias.ndim == 2 and bias.shape[0] > 1:
+        return "its bias differs by sample"
     if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
         return "the weights of a grouped ConvTranspose have no one axis of output channels"
     return ""

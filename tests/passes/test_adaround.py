@@ -78,3 +78,15 @@ def test_dead_channels_transposed_convolutions_and_shared_weights():
     assert set(result.details["layers"]) == {"one", "fc1", "fc2"}
     learned = constant(quantised(result.unit, ctx), "one/weight/q")
     np.testing.assert_array_equal(learned[3], 0)
+
+
+def test_weights_that_a_node_holds():
+    values = np.random.default_rng(0).standard_normal(54)
+    unit = parse(f"""g (float[N,2,4,4] x) => (float[N,12] y) {{
+        w = Constant<value = float[3,2,3,3] {{{", ".join(f"{v:.6f}" for v in values)}}}>()
+        [conv] c = Conv(x, w)
+        y = Flatten(c)
+    }}""")
+    ctx = planned(unit, TENSORRT, Variant.INT8)
+    result = check_pass(Adaround(below_snr_db=200), unit, ctx, idempotent=False)
+    assert list(result.details["layers"]) == ["conv"]

@@ -75,6 +75,18 @@ def test_grouped_and_transposed_convolutions(groups, per_group, bias, op):
     assert check_pass(STEP, unit, samples=4).details["folded"] == 1
 
 
+def test_a_bias_that_is_left_out_by_name_is_none():
+    unit = parse(
+        """g (float[N,2,6,6] x) => (float[N,3,4,4] y) {
+        c = Conv(x, w, )
+        y = BatchNormalization(c, gamma, beta, mean, var)
+    }""",
+        w=normal(3, 2, 3, 3),
+        **norm(3),
+    )
+    assert check_pass(STEP, unit).details["folded"] == 1
+
+
 def test_shared_weights_are_copied():
     unit = parse(
         """g (float[N,2,6,6] x) => (float[N,2,2,2] y) {
