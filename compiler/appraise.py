@@ -23,7 +23,9 @@ from rtc.compiler.core.outputs import OutputKind, output_kind
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.front import Front
+from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.accuracy import accuracy_row
+from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.latency import (
     MODES,
     Bench,
@@ -157,7 +159,9 @@ class _Work:
         yardsticks = self.baselines()
         subjects = list(yardsticks)
         subjects += [
-            engine_subject(each.name, each.backend, each.built.engine, each.request)
+            engine_subject(
+                each.name, each.backend, each.built.engine, each.request, self._probe(each)
+            )
             for each in self.built
         ]
         reference = reference_logits(self.front.model.onnx.proto, self.test)
@@ -196,6 +200,11 @@ class _Work:
             output=output_kind(reference),
         )
 
+    def _probe(self, each: Candidate) -> Probe:
+        """What a candidate is held to: its graph in the reference, on test samples."""
+        model = self.front.model.onnx.proto
+        return fidelity.probe(each.graph.onnx.proto, model, self.test, self.profile)
+
     def _score_engine(
         self, bench: Bench, each: Candidate, reference: Array, scored: dict[str, AccuracyRow]
     ) -> None:
@@ -211,7 +220,6 @@ class _Work:
                     fix="rtc precision culprits names the layers behind it",
                     id="not-finite-output",
                 )
-            bench.check_batches(each.name, logits, self.recipe.batch)
             scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
         except RtcError as error:
             bench.failures.setdefault(each.name, error)

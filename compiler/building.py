@@ -25,9 +25,17 @@ from rtc.compiler.core.precision import (
     Variant,
 )
 from rtc.compiler.core.progress import Progress
-from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer, DeviceProfile
+from rtc.compiler.core.target import (
+    Backend,
+    BuildRequest,
+    Built,
+    BuiltLayer,
+    DeviceProfile,
+    Runner,
+)
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.front import Front
+from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe, Search
@@ -324,8 +332,13 @@ class Builder:
                 for step in written
                 for row in step.certificates
             ),
-            request=self.request,
+            request=replace(self.request, forms=built.forms),
         )
+
+    def probe(self, graph: Unit) -> fidelity.Probe:
+        """What engines of a graph are held to: calibration samples in the reference."""
+        samples, profile = self.context.data.calibration, self.request.profile
+        return fidelity.probe(graph.onnx.proto, self.model.onnx.proto, samples, profile)
 
     def _written(self, name: str, target: TargetContext, plan: PrecisionPlan) -> list[Passed]:
         """Each step upon the one before. All but the last are held against the float model."""
@@ -368,26 +381,29 @@ class Builder:
         return run_pass(step, unit, context, self.stages, label=f"{step.name} {name}")
 
     def built(self, backend: Backend, graph: Unit, name: str) -> Built:
-        """The engine of a graph, made in a child process.
+        """The engine of a graph, made in a child process and, where it runs, held against it.
 
         Raises:
-            ModelError, BuilderError, MachineError: the runtime does not build it.
+            ModelError, BuilderError, MachineError: the runtime does not build it, or it computes
+                something else at a batch that it is for (id "engine-differs").
         """
         profile = self.request.profile
-        asked = _REQUEST.dump_python(self.request, mode="json")
+        asked, here = _REQUEST.dump_python(self.request, mode="json"), backend.runnable(profile).ok
         inputs = {
             "graph": graph.digest,
             "backend": backend.name,
             "runtime": backend.available().version,
             "request": asked,
             "machine": hardware() if profile.kind == "cpu" else {},
+            "held": [self.model.digest, self.context.data.digest],
         }
 
         def work(_: Progress) -> tuple[Files, str]:
+            head, probe = fidelity.packed(self.probe(graph)) if here else (None, {})
             files = sandbox.run(
                 "rtc.compiler.building:build_here",
-                files={"graph.onnx": graph.onnx.proto},
-                args={"backend": backend.name, "request": asked},
+                files={"graph.onnx": graph.onnx.proto, **probe},
+                args={"backend": backend.name, "request": asked, "probe": head},
                 deadline_s=_BUILD_SECONDS,
                 memory_gb=_BUILD_GB,
                 what=f"building {name}",
@@ -417,11 +433,40 @@ def output_shapes(model: Unit) -> dict[str, str]:
 
 
 def build_here(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:
-    """Build in this process, which is a child: `graph.onnx` in, `built_to_files` out."""
+    """Build in this process, which is a child: `graph.onnx` in, `built_to_files` out.
+
+    With a `probe` the engine is held against it at the request's batches.
+    """
     from rtc.targets.loader import backend
 
-    request = _REQUEST.validate_python(args["request"])
-    return built_to_files(backend(args["backend"]).build(files["graph.onnx"], request))
+    runtime, request = backend(args["backend"]), _REQUEST.validate_python(args["request"])
+    if args["probe"] is None:
+        return built_to_files(runtime.build(files["graph.onnx"], request))
+    known = fidelity.unpacked(args["probe"], files)
+    built, runner = held(runtime, files["graph.onnx"], request, known)
+    runner.close()
+    return built_to_files(built)
+
+
+def held(
+    runtime: Backend, graph: bytes, request: BuildRequest, known: fidelity.Probe
+) -> tuple[Built, Runner]:
+    """An engine and its runner, right at every batch of the request; to be closed.
+
+    Raises:
+        RtcError: as `Backend.build_and_load` and `fidelity.settle`.
+    """
+    built, runner = runtime.build_and_load(graph, request)
+    try:
+        best = request.batches[1]
+        forms = fidelity.settled(runner, known, request.batches)
+        if forms[best] != runner.forms(best)[0]:  # its layers are others
+            runner.close()
+            built, runner = runtime.build_and_load(graph, replace(request, forms=forms))
+    except BaseException:
+        runner.close()
+        raise
+    return replace(built, forms=forms), runner
 
 
 def built_to_files(built: Built) -> dict[str, bytes]:
@@ -430,6 +475,7 @@ def built_to_files(built: Built) -> dict[str, bytes]:
         "layers": _LAYERS.dump_python(built.layers, mode="json"),
         "runtime": built.runtime,
         "binding": dict(built.binding),
+        "forms": sorted(built.forms.items()),
     }
     return {"engine.bin": built.engine, "built.json": canonical(head)}
 
@@ -442,4 +488,5 @@ def built_from_files(files: Files) -> Built:
         layers=_LAYERS.validate_python(head["layers"]),
         runtime=head["runtime"],
         binding=head["binding"],
+        forms=dict(head["forms"]),
     )

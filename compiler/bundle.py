@@ -61,6 +61,8 @@ class EngineEntry:
         binding: what it refuses to run without: {"compute_capability": "8.9"}.
         batches: smallest, best and largest batch.
         threads: CPU threads it was measured with, 0 for the runtime's own choice.
+        forms: of each batch that it was held against its graph at, how the runtime computes it.
+        held_on: the runtime and processor that it was held on, which tell its kernels; "" nowhere.
     """
 
     backend: str
@@ -69,6 +71,8 @@ class EngineEntry:
     binding: Mapping[str, str]
     batches: tuple[int, int, int]
     threads: int = 0
+    forms: Mapping[str, str] = field(default_factory=dict)
+    held_on: str = ""
 
 
 @dataclass(frozen=True)

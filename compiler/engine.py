@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rtc.compiler import bundle, sealed
@@ -10,8 +10,13 @@ from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.outputs import OutputKind
-from rtc.compiler.core.target import Backend, BuildRequest
+from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
 from rtc.compiler.core.unit import TensorSpec
+from rtc.compiler.measure import fidelity
+from rtc.compiler.measure.provenance import kernels_of
+
+GRAPH, FLOAT = "graph.onnx", "float.onnx"
+"""Files of a bundle: what its engine was built from, and the float model behind that."""
 
 
 class Engine(Closing):
@@ -38,6 +43,10 @@ class Engine(Closing):
         runtime = self.manifest.engine.runtime.partition(" ")[0]
         self.runtime = f"{runtime} {backend.available().version}"
         self.device = request.profile
+        here = kernels_of(self.runtime, request.profile.kind)
+        held = self.manifest.engine.held_on == here
+        self._held = set(request.forms) if held else set()
+        self._verified = verified
         self._runner = backend.load(verified.engine, request)
 
     @property
@@ -53,14 +62,33 @@ class Engine(Closing):
     def __call__(self, inputs: Array) -> Array:
         """Run the engine: preprocessed samples (N, …) in, (N, classes) out; see `output`.
 
+        Of a batch that the engine was not held against its graph at, on this kind of processor and
+        with this version of the runtime, the first call does that, and takes longer.
+
         Raises:
             DataError: another shape or type than the engine takes, or a batch that it was not
                 built for.
+            BuilderError: it computes something else than its graph at this batch, on this machine
+                ("engine-differs").
         """
         _check(self.input, inputs)
         _check_batch(self.batches, len(inputs))
+        if len(inputs) not in self._held:
+            self.hold(inputs[: fidelity.SAMPLES], (len(inputs),))
         outputs = self._runner.run({self.input.name: inputs})
         return outputs[self.manifest.signature.outputs[0].name]
+
+    def hold(self, inputs: Array, batches: Iterable[int]) -> None:
+        """Hold the engine against its graph on some samples, at every one of these batches.
+
+        Raises:
+            BuilderError: it computes something else ("engine-differs").
+        """
+        batches = tuple(batches)
+        known = probe_of(self._verified, inputs, self.device)
+        if known is not None:
+            fidelity.settled(self._runner, known, batches)
+        self._held.update(batches)
 
     def close(self) -> None:
         """Free what the runtime holds."""
@@ -103,7 +131,18 @@ def admit(verified: bundle.Verified) -> tuple[Backend, BuildRequest]:
             id="not-runnable",
         )
     _check_binding(entry.binding, backend.meets(profile), str(verified.path))
-    return backend, BuildRequest(profile, entry.batches, entry.threads)
+    held = {int(batch): form for batch, form in entry.forms.items()}
+    return backend, BuildRequest(profile, entry.batches, entry.threads, held)
+
+
+def probe_of(
+    verified: bundle.Verified, inputs: Array, device: DeviceProfile
+) -> fidelity.Probe | None:
+    """What a bundle's engine is held to on preprocessed samples (n, …); None without its graph."""
+    files = verified.files
+    if GRAPH not in files or FLOAT not in files:
+        return None
+    return fidelity.of_inputs(files[GRAPH], files[FLOAT], inputs, device)
 
 
 def _profile(verified: bundle.Verified) -> bytes:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from rtc.compiler.building import Builder
+from rtc.compiler.building import Builder, Candidate
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import digest
@@ -165,14 +165,14 @@ def _float_speed(ends: Mapping[Variant, Timing]) -> float:
     return max(end.speed for variant, end in ends.items() if variant is not Variant.INT8)
 
 
-def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[Variant, bytes]]:
+def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[Variant, Candidate]]:
     """The float engine and the INT8 one, of those on offer; one that fails is told of later."""
     left_out = backend.variants(builder.request.profile)
     offered = [v for v in builder.recipe.precision.offer if v not in left_out]
     halves = [v for v in (Variant.HALF, Variant.FP32) if v in offered]
     for variant in (*halves[:1], *(v for v in offered if v is Variant.INT8)):
         try:
-            yield variant, builder.candidate(backend, variant).built.engine
+            yield variant, builder.candidate(backend, variant)
         except RtcError:
             continue
 
@@ -183,28 +183,33 @@ def _timings(
     request, samples = builder.request, builder.context.data.calibration
     most = builder.with_threads(max(tried))  # mostly the number that it stays at
     engines = {
-        (backend.name, variant): engine
+        (backend.name, variant): each
         for backend in backends
-        for variant, engine in _engines(most, backend)
+        for variant, each in _engines(most, backend)
     }
     if not engines:
         return ()
     inputs = {
-        "engines": {f"{name} {v}": digest(engine) for (name, v), engine in engines.items()},
+        "engines": {f"{name} {v}": digest(e.built.engine) for (name, v), e in engines.items()},
+        "data": builder.context.data.digest,
         "runtimes": {backend.name: backend.available().version for backend in backends},
         "threads": list(tried),
         "request": _REQUEST.dump_python(request, mode="json"),
         "machine": hardware(),
     }
-    subjects = {
-        (name, variant, count): engine_subject(
-            f"{name} {variant}, {count} threads", name, engine, replace(request, threads=count)
-        )
-        for count in sorted(tried, reverse=True)
-        for (name, variant), engine in engines.items()
-    }
 
     def work(_: Progress) -> tuple[Files, str]:
+        subjects = {
+            (name, variant, count): engine_subject(
+                f"{name} {variant}, {count} threads",
+                name,
+                each.built.engine,
+                replace(request, threads=count),
+                builder.probe(each.graph),
+            )
+            for count in sorted(tried, reverse=True)
+            for (name, variant), each in engines.items()
+        }
         case = Case(FORWARD, request.batches[1])
         found, failed = timed(subjects, samples, case, builder.recipe.seed)
         for name, error in failed.items():

@@ -9,13 +9,16 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rtc.compiler import bundle
+from rtc.compiler.building import Candidate
 from rtc.compiler.choice import Choice
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.target import BuiltLayer
+from rtc.compiler.engine import FLOAT, GRAPH
 from rtc.compiler.front import Front
+from rtc.compiler.measure.provenance import kernels_of
 from rtc.compiler.plan_file import parse_plan, plan_text
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report import html, serial
@@ -44,8 +47,8 @@ def pack(
     engine_file = backend(shipped.backend).engine_file
     files = {
         engine_file: shipped.built.engine,
-        "graph.onnx": shipped.graph.onnx.proto,
-        "float.onnx": front.model.onnx.proto,
+        GRAPH: shipped.graph.onnx.proto,
+        FLOAT: front.model.onnx.proto,
         "recipe.yaml": recipe.text.encode(),
         PLAN: plan_text(shipped.plan),
         bundle.PROFILE: profile_text(shipped.request.profile),
@@ -67,6 +70,8 @@ def pack(
             binding=shipped.built.binding,
             batches=shipped.request.batches,
             threads=shipped.request.threads,
+            forms={str(batch): form for batch, form in sorted(shipped.built.forms.items())},
+            held_on=_held_on(shipped),
         ),
         signature=front.model.signature,
         preprocess=preprocess,
@@ -77,6 +82,11 @@ def pack(
         gates=tuple(asdict(row) for row in report.gates),
     )
     return manifest, files
+
+
+def _held_on(shipped: Candidate) -> str:
+    there = kernels_of(shipped.built.runtime, shipped.request.profile.kind)
+    return there if shipped.built.forms else ""
 
 
 def plan_file(candidate: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from rtc.compiler.core.closing import Closing
@@ -90,12 +90,14 @@ class BuildRequest:
     """What a build is asked for.
 
     `batches` is (smallest, best, largest) batch; `optimise_for` is the second. `threads` is the
-    number of CPU threads the engine may use, 0 for the runtime's own choice.
+    number of CPU threads the engine may use, 0 for the runtime's own choice. `forms` are those of
+    `Runner.forms` that batches were found right in; the runtime's usual one where none is given.
     """
 
     profile: DeviceProfile
     batches: tuple[int, int, int]
     threads: int = 0
+    forms: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,11 @@ class BuiltLayer:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine and what the builder says of it."""
+    """An engine and what the builder says of it.
+
+    `forms`: of each batch that the engine was held against its graph at, the form that it was right
+    in; empty where it does not run here.
+    """
 
     engine: bytes
     layers: tuple[BuiltLayer, ...]
@@ -134,12 +140,24 @@ class Built:
     binding: Mapping[
         str, str
     ]  # what the engine refuses to run without: {"compute_capability": "8.9"}
+    forms: Mapping[int, str] = field(default_factory=dict)
 
 
 class Runner(Closing):
-    """A loaded engine. Feeds and results are numpy arrays by tensor name; a context manager."""
+    """A loaded engine. Feeds and results are numpy arrays by tensor name; a context manager.
+
+    A runtime may know several ways to compute a batch: its `forms`. Which of them is right is found
+    by running them (`rtc.compiler.measure.fidelity`), not here.
+    """
 
     signature: Signature
+
+    def forms(self, batch: int) -> tuple[str, ...]:
+        """Names of the ways to compute a batch, the usual one first."""
+        return ("",)
+
+    def take(self, batch: int, form: str) -> None:
+        """Compute a batch in one of its forms from now on, whatever was bound before."""
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

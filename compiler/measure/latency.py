@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,13 +22,14 @@ import numpy.typing as npt
 
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
-from rtc.compiler.core.errors import BuilderError, RtcError
+from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import Level, Unit
-from rtc.compiler.measure import statistics, worker
+from rtc.compiler.measure import fidelity, statistics, worker
+from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.report.model import LatencyRow
 from rtc.compiler.sandbox import Worker
@@ -37,34 +39,39 @@ ROUNDS = 15  # at least; the first is not counted. Fewer make a bootstrap's inte
 SLICE_S = (0.005, 0.03)  # shortest and longest time of one subject's turn
 ENOUGH = 100  # timings below which a row is noted
 STEADY = 0.025  # coefficient of variation above which trtexec warns, too
-SAME_DB = 20.0  # least signal-to-noise ratio between an engine's answers at two batches
 DRAWN = 200  # timings kept for the picture
 _START_S = 120.0
 _ANSWER_S = 300.0
 _TIMED_BATCHES = 4  # different batches that "end-to-end" goes through
 _SENT = 64  # samples that a process is sent at once, if they are whole batches
 _LONG_MS = 50.0  # an inference that needs no other before it
-_CHECKED = 256  # samples that an engine answers at every batch
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is measured: a name, and what `sandbox.Worker` needs to start it."""
+    """Who is measured: a name, and what `sandbox.Worker` needs to start it.
+
+    `probe`: what an engine is held to at every batch before anything is asked of it.
+    """
 
     name: str
     entry: str
     files: Mapping[str, bytes]
     args: Mapping[str, Any]
     memory_gb: float | None = None
+    probe: Probe | None = None
 
 
-def engine_subject(name: str, backend: str, engine: bytes, request: BuildRequest) -> Subject:
+def engine_subject(
+    name: str, backend: str, engine: bytes, request: BuildRequest, probe: Probe | None = None
+) -> Subject:
     """An engine in the runtime that built it."""
     from pydantic import TypeAdapter
 
     asked = TypeAdapter(BuildRequest).dump_python(request, mode="json")
     args = {"backend": backend, "request": asked}
-    return Subject(name, "rtc.compiler.measure.worker:engine", {"engine": engine}, args)
+    entry, files = "rtc.compiler.measure.worker:engine", {"engine": engine}
+    return Subject(name, entry, files, args, probe=probe)
 
 
 def float_subject(name: str, unit: Unit, threads: int = 0) -> Subject:
@@ -196,7 +203,7 @@ class Bench(Closing):
         return tuple(self._workers)
 
     def start(self, subject: Subject) -> None:
-        """Start one more subject; one that does not start is among the failures."""
+        """Start one more subject; one that does not start, or is wrong, is among the failures."""
         try:
             started = Worker(
                 subject.entry,
@@ -211,6 +218,9 @@ class Bench(Closing):
             return
         started.pause()
         self._workers[subject.name] = started
+        if subject.probe is not None:
+            with suppress(RtcError):  # it is among the failures
+                self.hold(subject.name, subject.probe)
 
     def ask(
         self,
@@ -243,37 +253,22 @@ class Bench(Closing):
         """
         return self._infer(name, self._split, batch)
 
-    def check_batches(self, name: str, logits: Array, batch: int) -> None:
-        """Hold `logits`, a subject's answers at a batch, against those it gives at every other.
-
-        A runtime may compile another engine for each batch: accuracy at one says nothing of the
-        others. Rounding differs between kernels and costs some 40 dB; a wrong kernel leaves none.
+    def hold(self, name: str, known: Probe) -> None:
+        """Hold a subject against what its graph gives in the reference, at every batch.
 
         Raises:
-            BuilderError: another answer at a batch (id "batches-differ"); the subject is out.
-            RtcError: the subject's own failure.
+            BuilderError: it computes something else ("engine-differs"); it is out.
+            RtcError: the subject's own failure; it is out.
         """
-        first = self._split.head(_CHECKED)
-        for other in self._batches:
-            if other == batch:
-                continue
-            seen = self._infer(name, first, other)
-            decibels = statistics.snr_db(logits[: len(seen)], seen)
-            if not decibels >= SAME_DB:  # NaN is not
-                raise self._out(name, other, decibels)
-
-    def _out(self, name: str, batch: int, decibels: float) -> BuilderError:
-        error = BuilderError(
-            "the engine computes something else at another batch",
-            where=f"{name}, batch {batch}",
-            seen=f"{decibels:.1f} dB from its other answers",
-            expected=f"at least {SAME_DB:g} dB",
-            fix="compile for another batch, or leave this candidate out",
-            id="batches-differ",
-        )
-        self.failures[name] = error
-        self._workers.pop(name).close()
-        return error
+        head, files = fidelity.packed(known)
+        for batch in self._batches:
+            try:
+                self.ask(name, {"op": "hold", "batch": batch, "probe": head}, files)
+            except RtcError as error:
+                self.failures[name] = error
+                if name in self._workers:
+                    self._workers.pop(name).close()
+                raise
 
     def _infer(self, name: str, split: Split, batch: int) -> Array:
         parts = []

@@ -40,12 +40,20 @@ _FLAGS = (  # instructions that decide which kernels a runtime takes
     "i8mm",
     "bf16",
 )
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def machine() -> str:
     """The machine in a few words: "Intel(R) Xeon(R) Processor, 2 cores"."""
     facts = hardware()
     return f"{facts['cpu']}, {facts['cores']} cores"
+
+
+def kernels_of(runtime: str, kind: str) -> str:
+    """What tells which kernels an engine runs with here: the runtime, and the processor's kind."""
+    facts = hardware()
+    there = (facts["gpu"], facts["driver"]) if kind == "gpu" else (facts["instructions"],)
+    return "; ".join((runtime, *there))
 
 
 def device(kind: str) -> str:
@@ -67,13 +75,20 @@ def hardware() -> dict[str, str]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu_field("model name") or platform.machine(),
-        "instructions": " ".join(flag for flag in _FLAGS if flag in _cpu_flags()),
+        "instructions": _instructions(),
         "cores": str(physical_cores()),
         "threads": str(len(os.sched_getaffinity(0))),
         "memory": f"{pages / 1e9:.0f} GB",
         "gpu": gpu,
         "driver": driver,
     }
+
+
+def _instructions() -> str:
+    """The processor's, and the limit that oneDNN is told to keep, if it is."""
+    flags = [flag for flag in _FLAGS if flag in _cpu_flags()]
+    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)]
+    return " ".join(flags + limits)
 
 
 def software() -> dict[str, str]:

@@ -19,6 +19,7 @@ from rtc.compiler.core.data import Array, Preprocess
 from rtc.compiler.core.errors import BuilderError, InternalError
 from rtc.compiler.core.target import BuildRequest, Runner
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import physical_cores
 
 Files = Mapping[str, bytes]
@@ -127,6 +128,8 @@ class Session:
     """One loaded subject and the raw samples it is timed on.
 
     Requests (`op`):
+        hold: `batch`, `probe` (as `fidelity.packed` describes) → `form`: the one that the batch is
+            computed in from now on, because it is right.
         infer: `inputs` (preprocessed, as `packed` describes), `batch` → `logits`, the first output,
             computed `batch` samples at a time.
         time: `mode`, `batch`, `warmup`, `iterations` → `times`: int64 nanoseconds per batch.
@@ -153,6 +156,9 @@ class Session:
             parts = [self._run(inputs[i : i + size]).copy() for i in range(0, len(inputs), size)]
             head, content = packed(np.concatenate(parts))
             return {"logits": head}, {"logits": content}
+        if request["op"] == "hold":
+            known = fidelity.unpacked(request["probe"], files)
+            return {"form": fidelity.settle(self._runner, known, request["batch"]).form}, {}
         if request["op"] == "time":
             prepare = self._forward if request["mode"] == FORWARD else self._end_to_end
             step, check = prepare(request["batch"])

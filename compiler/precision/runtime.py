@@ -8,20 +8,22 @@ gets a new process. An engine to be timed beside has a process of its own; the t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from rtc.compiler.building import built_from_files, built_to_files
+from rtc.compiler.building import built_from_files, built_to_files, held
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.core.unit import Unit
-from rtc.compiler.measure import kernels, worker
+from rtc.compiler.measure import fidelity, kernels, worker
+from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.kernels import KernelTimes
-from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject, engine_subject
+from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
 from rtc.compiler.measure.worker import FORWARD, Files, Reply
 
 BUILT, BESIDE = "the engine of a plan", "the float engine"
@@ -39,14 +41,19 @@ class Runtime(Closing):
         backend: the runtime.
         request: what engines are built for; samples are run in its best batch.
         split: the samples, at least one.
-        beside: an engine of the same runtime and request to time the others beside.
+        beside: an engine (named `BESIDE`) to time the others beside.
 
     Raises:
-        RtcError: that engine cannot be loaded.
+        RtcError: that engine cannot be loaded, or is not what its probe says.
     """
 
     def __init__(
-        self, backend: Backend, request: BuildRequest, split: Split, *, beside: bytes | None = None
+        self,
+        backend: Backend,
+        request: BuildRequest,
+        split: Split,
+        *,
+        beside: Subject | None = None,
     ) -> None:
         self._backend, self._request = backend, request
         self._runs = backend.runnable(request.profile).ok
@@ -60,24 +67,28 @@ class Runtime(Closing):
         }
         entry = f"{__name__}:workshop"
         self._subject = Subject(BUILT, entry, {"inputs": content}, args, memory_gb=_MEMORY_GB)
-        others = []
-        if beside is not None and self._runs:
-            others.append(engine_subject(BESIDE, backend.name, beside, request))
+        others = [beside] if beside is not None and self._runs else []
         self._bench = Bench(others, split, (request.batches[1],))
         self._bench.refuse_failures()
 
-    def build(self, graph: Unit) -> Built:
+    def build(self, graph: Unit, known: Probe | None = None) -> Built:
         """Build a graph; what is asked from then on is of its engine.
+
+        Args:
+            graph: what to build.
+            known: what its engine is held to at the batches of the request.
 
         Raises:
             ModelError: the runtime does not take the graph.
-            BuilderError, MachineError: it failed, crashed, hung or ran out of memory.
+            BuilderError, MachineError: it failed, crashed, hung or ran out of memory, or the engine
+                computes something else than the graph (id "engine-differs").
         """
         self._bench.failures.pop(BUILT, None)
         if BUILT not in self._bench.running:
             self._bench.start(self._subject)
             self._bench.refuse_failures()
-        _, files = self._ask("build", {"graph.onnx": graph.onnx.proto})
+        head, probe = (None, {}) if known is None else fidelity.packed(known)
+        _, files = self._ask("build", {"graph.onnx": graph.onnx.proto, **probe}, probe=head)
         return built_from_files(files)
 
     def logits(self, count: int | None = None) -> Array:
@@ -148,7 +159,7 @@ class _Workshop:
     """Builds, and answers of what it built last.
 
     Requests (`op`):
-        build: the file `graph.onnx` → `built_to_files`, without the engine.
+        build: the file `graph.onnx`, `probe` (or None) → `built_to_files`, without the engine.
         logits: `count` → `logits` of the first samples.
         kernels: `seconds` → `microseconds` of each layer; none without a profiler.
         Any other is the loaded engine's (`worker.Session`).
@@ -169,7 +180,7 @@ class _Workshop:
 
     def ask(self, request: dict[str, Any], files: Files) -> Reply:
         if request["op"] == "build":
-            return self._build(files["graph.onnx"])
+            return self._build(request["probe"], files)
         if self._built is None or self._runner is None or self._session is None:
             raise InternalError("nothing was built that could be run")
         if request["op"] == "logits":
@@ -179,14 +190,19 @@ class _Workshop:
             return self._kernels(self._built, self._runner, request["seconds"]), {}
         return self._session.ask(request, files)
 
-    def _build(self, graph: bytes) -> Reply:
+    def _build(self, probe: Mapping[str, Any] | None, files: Files) -> Reply:
         if self._runner is not None:
             self._runner.close()
         self._built = self._runner = self._session = None
+        graph = files["graph.onnx"]
         if self._samples is None:
             built = self._backend.build(graph, self._request)
         else:
-            built, self._runner = self._backend.build_and_load(graph, self._request)
+            if probe is None:
+                built, self._runner = self._backend.build_and_load(graph, self._request)
+            else:
+                known = fidelity.unpacked(probe, files)
+                built, self._runner = held(self._backend, graph, self._request, known)
             self._session = worker.Session(self._runner, *self._samples)
         self._built = built
         return {}, {**built_to_files(built), "engine.bin": b""}
@@ -206,10 +222,9 @@ class _Workshop:
         size = self._request.batches[1]
         inputs = np.take(self._inputs, range(size), axis=0, mode="wrap")
         feeds = {runner.signature.inputs[0].name: inputs}
+        request = replace(self._request, forms=built.forms)
         try:
-            times = self._backend.layer_times(
-                built.engine, self._request, built.layers, feeds, seconds
-            )
+            times = self._backend.layer_times(built.engine, request, built.layers, feeds, seconds)
         except (BuilderError, MachineError):
             return {"microseconds": []}  # without a profiler an engine is as good
         return {"microseconds": list(times)}

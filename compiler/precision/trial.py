@@ -34,7 +34,7 @@ from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, Built
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.measure.kernels import KernelTimes
-from rtc.compiler.measure.latency import Case
+from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.provenance import device, hardware
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.measure.worker import END_TO_END, FORWARD
@@ -161,9 +161,12 @@ class Lab(Closing):
         builder, backend = self.builder, self.backend
         graph = builder.graph(backend, self.float_plan)
         name = f"{backend.name} {self.float_plan.default}"  # its candidate's, built already
-        beside = builder.built(backend, graph, name) if self.here else None
-        engine = beside.engine if beside else None
-        return Runtime(backend, builder.request, self.samples, beside=engine)
+        if not self.here:
+            return Runtime(backend, builder.request, self.samples)
+        beside = builder.built(backend, graph, name)
+        request = replace(builder.request, forms=beside.forms)
+        subject = engine_subject(BESIDE, backend.name, beside.engine, request, builder.probe(graph))
+        return Runtime(backend, builder.request, self.samples, beside=subject)
 
     def close(self) -> None:
         """End the processes."""
@@ -178,7 +181,8 @@ class Lab(Closing):
         """Try a plan, or take what was found earlier.
 
         Raises:
-            ModelError, BuilderError, MachineError: the runtime does not build or run it.
+            ModelError, BuilderError, MachineError: the runtime does not build or run it, or its
+                engine computes something else than the plan's graph.
         """
         builder, request = self.builder, self.builder.request
         inputs = {
@@ -208,7 +212,7 @@ class Lab(Closing):
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:
         graph = self._graph(plan)
-        built = self.runtime.build(graph)
+        built = self.runtime.build(graph, self.builder.probe(graph) if self.here else None)
         logits = self.runtime.logits(len(self.tried)) if self.here else self._reference_of(graph)
         agreement, drop = self._accuracy(logits)
         rows = contract(plan, built.layers, {})

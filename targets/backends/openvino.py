@@ -38,12 +38,8 @@ if TYPE_CHECKING:
 
 _HINTS = {"": "f32", "bf16": "bf16", "fp16": "f16"}
 _HALVES = {"bf16": "bf16", "f16": "fp16"}
-_MISCOMPILED = range(1, 16)
-"""Batches at which a model of fixed shape may compute garbage: INT8 matrix products without a bias.
-
-OpenVINO 2026.4.1 on AVX-512: seen at 1, 4, 6 and 8 over ten models; from 9 to 64 all were right, as
-was every batch in a model of dynamic shape.
-"""
+_FIXED, _ANY, _FILLED = "fixed shape", "any shape", "filled up"
+"""Forms of a batch: a model compiled for it, one for all batches, or a larger batch's samples."""
 _LISTED = 3  # layers that an error names
 _NOT_LAYERS = frozenset({"Const", "Input", "Output"})
 _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
@@ -142,11 +138,13 @@ class OpenVino(Backend):
 
 
 class OpenVinoRunner(Runner):
-    """One compiled model per batch size that was asked for, and one for all others.
+    """One compiled model for each batch that was asked for, and one for all others.
 
     A model of fixed shape is faster (measured at batch 1: 62 against 86 µs), so each batch of the
-    request gets its own when it is first used; the best one when the engine is loaded. Batches
-    that OpenVINO compiles wrong for this graph stay with the model for all.
+    request gets its own when it is first used; the best one when the engine is loaded. Either kind
+    has been seen to compute garbage where the other does not (2026.4: INT8 products below batch 16,
+    and FP32 attention with as many heads as tokens, of fixed shape; INT8 products of any shape). So
+    each is a form, and so is a batch filled up to one of the request's, whose model is known then.
     """
 
     def __init__(self, engine: bytes, request: BuildRequest, *, profile: bool = False) -> None:
@@ -162,25 +160,35 @@ class OpenVinoRunner(Runner):
             self._config["PERF_COUNT"] = "YES"
         if request.threads:
             self._config["INFERENCE_NUM_THREADS"] = str(request.threads)
-        wrong = _MISCOMPILED if _has_bare_integer_product(model) else ()
-        self._fixed = frozenset(request.batches).difference(wrong)
+        self._asked = tuple(sorted(set(request.batches)))
+        self._forms = dict(request.forms)
         self._requests: dict[int | None, Any] = {}
         self._best = request.batches[1]
         self._inputs: dict[str, Array] = {}
         self._bound: Any = None
+        self._count: int | None = None
         if not profile:
             self._request(self._best)
 
+    def forms(self, batch: int) -> tuple[str, ...]:
+        if batch in self._asked:
+            return (_FIXED, _ANY)
+        return (_ANY, _FILLED) if batch < self._asked[-1] else (_ANY,)
+
+    def take(self, batch: int, form: str) -> None:
+        self._forms[batch] = form
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        arrays = _contiguous(feeds)
+        arrays, count = self._filled(_contiguous(feeds))
         request = self._request(_batch(arrays))
         _place(request, arrays)
         request.infer()
-        return self._read(request)
+        return self._read(request, count)
 
     def bind(self, feeds: Mapping[str, Array]) -> None:
         """Copy the inputs, and give them a request of their own that `run` does not disturb."""
-        self._inputs = {name: array.copy() for name, array in _contiguous(feeds).items()}
+        filled, self._count = self._filled(_contiguous(feeds))
+        self._inputs = {name: array.copy() for name, array in filled.items()}
         compiled = self._request(_batch(self._inputs)).get_compiled_model()
         self._bound = compiled.create_infer_request()
         _place(self._bound, self._inputs)
@@ -189,7 +197,7 @@ class OpenVinoRunner(Runner):
         self._bound.infer()
 
     def results(self) -> dict[str, Array]:
-        return self._read(self._bound)
+        return self._read(self._bound, self._count)
 
     def close(self) -> None:
         self._bound, self._inputs = None, {}
@@ -236,12 +244,24 @@ class OpenVinoRunner(Runner):
     def _means(self) -> dict[str, float]:
         return {k.node_name: k.real_time.total_seconds() * 1e6 for k in self._bound.profiling_info}
 
-    def _read(self, request: Any) -> dict[str, Array]:
+    def _read(self, request: Any, count: int | None) -> dict[str, Array]:
         names = (spec.name for spec in self.signature.outputs)
-        return {name: request.get_tensor(name).data.copy() for name in names}
+        return {name: request.get_tensor(name).data[:count].copy() for name in names}
+
+    def _form(self, batch: int) -> str:
+        return self._forms.get(batch) or self.forms(batch)[0]
+
+    def _filled(self, arrays: dict[str, Array]) -> tuple[dict[str, Array], int | None]:
+        """The samples, or the larger batch that they are the first of and how many they are."""
+        count = _batch(arrays)
+        if self._form(count) != _FILLED:
+            return arrays, None
+        whole = range(next(size for size in self._asked if size > count))
+        filled = {name: np.take(each, whole, axis=0, mode="clip") for name, each in arrays.items()}
+        return filled, count
 
     def _request(self, batch: int) -> Any:
-        key = batch if batch in self._fixed else None
+        key = batch if self._form(batch) == _FIXED else None
         if key not in self._requests:
             compiled = _compile(self._engine, key, self._config)
             self._requests[key] = compiled.create_infer_request()
@@ -284,25 +304,6 @@ def _native_half() -> str | None:
     """The half type that OpenVINO itself chooses on this CPU: it does so where that is native."""
     hint = _core().get_property("CPU", "INFERENCE_PRECISION_HINT")
     return _HALVES.get(hint.get_type_name())
-
-
-def _has_bare_integer_product(model: ModelProto) -> bool:
-    """Whether a product of dequantised matrices has no constant added to it."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    made_by = {tensor: node.op_type for node in model.graph.node for tensor in node.output}
-    biased = {
-        tensor
-        for node in model.graph.node
-        if node.op_type == "Add" and constants.intersection(node.input)
-        for tensor in node.input
-    }
-    return any(
-        node.op_type in ("MatMul", "Gemm")
-        and len(node.input) == 2
-        and all(made_by.get(tensor) == "DequantizeLinear" for tensor in node.input)
-        and node.output[0] not in biased
-        for node in model.graph.node
-    )
 
 
 def _half(model: ModelProto) -> str:

@@ -12,7 +12,7 @@ from digits_net import digits, digits_net
 from rtc.compiler.core.errors import BuilderError, ModelError
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
-from rtc.compiler.measure.latency import Case
+from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.precision.runtime import BESIDE, BUILT, Runtime
@@ -34,7 +34,8 @@ def unit(proto: bytes) -> Unit:
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_graph_is_built_run_taken_apart_and_timed_beside_another(name: str, net: bytes) -> None:
     it = backend(name)
-    with Runtime(it, CPU, SAMPLES, beside=it.build(net, CPU).engine) as runtime:
+    beside = engine_subject(BESIDE, name, it.build(net, CPU).engine, CPU)
+    with Runtime(it, CPU, SAMPLES, beside=beside) as runtime:
         for _ in range(2):
             built = runtime.build(unit(net))
             assert built.engine == b""  # it stays where it is
