@@ -15,7 +15,7 @@ import numpy as np
 
 from rtc.calibration.normalisation import mistake, moments
 from rtc.calibration.preparation import better_preparation
-from rtc.calibration.stability import ENOUGH, Stability, stability
+from rtc.calibration.stability import LEAST, TYPICAL, WORST, Stability, stability
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import Observation
@@ -24,8 +24,6 @@ from rtc.compiler.core.progress import Progress, silent
 _BATCH = 64
 _LISTED = 5
 _SATURATED = 0.1  # of the values at one extreme, beyond what the reference has
-_LEAST = 16  # samples: the blocks that scales are compared over
-_UNSTABLE = 0.1  # half the 95 % interval of a scale, relative
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def audit(
         *_normalisation(split, reference),
         *_preparation(proto, data.test),
         *_classes(split, classes),
-        *_unsettled(stable, len(split)),
+        *_unsettled(stable),
     )
     return Audit(len(split), reference.name, faults, stable)
 
@@ -177,29 +175,29 @@ def _classes(split: Split, classes: int) -> Iterator[Fault]:
         )
 
 
-def _unsettled(found: Stability, samples: int) -> Iterator[Fault]:
-    unstable = sorted((name for name, each in found.spread.items() if each > _UNSTABLE))
+def _unsettled(found: Stability) -> Iterator[Fault]:
+    """What makes the samples too few; none where `found.enough` says that they are enough."""
+    unstable = [name for name, each in found.spread.items() if each > WORST]
+    if found.enough is None:
+        yield Fault(
+            "too-few-samples",
+            f"from {found.samples} samples nothing can be told of how far the scales are known",
+            f"take {LEAST} or more",
+        )
+    elif found.typical > TYPICAL:
+        yield Fault(
+            "too-few-samples",
+            f"with {found.samples} samples half of the scales are not known within "
+            f"{found.typical:.1%}",
+            f"take {found.enough} or more",
+        )
     if unstable:
-        worst = max(unstable, key=lambda name: found.spread[name])
+        name, spread = found.worst
         yield Fault(
             "unstable-scales",
-            f"{len(unstable)} of {len(found.spread)} scales are not known within "
-            f"{_UNSTABLE:.0%}; worst {worst}: ±{found.spread[worst]:.0%}",
+            f"{len(unstable)} of {len(found.spread)} scales are not known within {WORST:.0%}; "
+            f"worst {name}: ±{spread:.1%}",
             "add samples, or take an observer that clips (percentile, mse)",
-        )
-    typical = float(np.median(list(found.spread.values()))) if found.spread else 0.0
-    if samples < _LEAST:
-        yield Fault(
-            "too-few-samples",
-            f"from {samples} samples nothing can be told of how far the scales are known",
-            f"take {_LEAST} or more",
-        )
-    elif typical > ENOUGH:
-        needed = int(np.ceil(samples * (typical / ENOUGH) ** 2))  # it falls with the square root
-        yield Fault(
-            "too-few-samples",
-            f"with {samples} samples half of the scales are not known within {typical:.0%}",
-            f"take {needed} or more for {ENOUGH:.0%}",
         )
 
 

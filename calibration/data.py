@@ -164,7 +164,10 @@ def _first_occurrences(keys: Sequence[bytes]) -> Indices:
 def _check_samples(dataset: Dataset, raw: Array) -> None:
     if raw.dtype.kind not in "buif":
         raise DataError(
-            "the samples are not numbers", where=dataset.name, seen=f"dtype {raw.dtype}"
+            "the samples are not numbers",
+            where=dataset.name,
+            seen=f"dtype {raw.dtype}",
+            expected="an array of integers or floats, samples first",
         )
     if raw.ndim < 2 or not raw.size:
         raise DataError("there are no samples", where=dataset.name, seen=f"shape {raw.shape}")
@@ -181,15 +184,33 @@ def _check_samples(dataset: Dataset, raw: Array) -> None:
 
 def _checked_labels(dataset: Dataset, labels: Array, count: int) -> npt.NDArray[np.int64]:
     """The labels as int64 (N,), each in [0, classes)."""
-    if labels.dtype.kind not in "bui":
+    if labels.ndim > 1 and len(labels) == count:
+        one = labels.size == count
         raise DataError(
-            "the labels are not integers", where=dataset.name, seen=f"dtype {labels.dtype}"
+            "the labels are not one number for each sample",
+            where=dataset.name,
+            seen=f"labels of shape {labels.shape}",
+            expected=f"class indices of shape ({count},)",
+            fix=f"y.{'reshape(-1)' if one else 'argmax(axis=1)'} gives them",
+            id="labels",
+        )
+    if labels.dtype.kind not in "bui":
+        floats = labels.dtype.kind == "f"
+        whole = "y.astype(np.int64)" if floats else "np.unique(y, return_inverse=True)[1]"
+        raise DataError(
+            "the labels are not integers",
+            where=dataset.name,
+            seen=f"dtype {labels.dtype}",
+            expected="class indices",
+            fix=f"{whole} gives them",
+            id="labels",
         )
     if labels.shape != (count,):
         raise DataError(
             "samples and labels differ in number",
             where=dataset.name,
             seen=f"{count} samples, labels of shape {labels.shape}",
+            id="labels",
         )
     bad = np.flatnonzero((labels < 0) | (labels >= dataset.classes))
     if len(bad):
@@ -204,6 +225,14 @@ def _checked_labels(dataset: Dataset, labels: Array, count: int) -> npt.NDArray[
 
 
 def _check_preprocess(name: str, preprocess: Preprocess, raw: Array) -> None:
+    if preprocess.layout not in {*_RANKS, "as-is"}:
+        raise DataError(
+            "no such layout",
+            where=name,
+            seen=repr(preprocess.layout),
+            expected="as-is, hw, hwc or chw",
+            id="wrong-layout",
+        )
     rank = _RANKS.get(preprocess.layout, raw.ndim)
     if raw.ndim != rank:
         raise DataError(

@@ -21,8 +21,11 @@ from rtc.compiler.core.progress import Progress, silent
 _BLOCKS = 16
 _DRAWS = 500
 _BATCH = 8
-ENOUGH = 0.05
-"""A scale within 5 % of the final one is as good: 0.4 dB of quantisation noise."""
+LEAST = 16  # samples: as many as there are blocks to compare scales over
+TYPICAL = 0.05
+"""A scale within 5 % is as good as any: 0.4 dB of quantisation noise. Half of them have to be."""
+WORST = 0.1
+"""No scale may be less certain than this: 0.8 dB."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,36 @@ class Stability:
     """What a walk found.
 
     Attributes:
+        samples: how many it went over.
         spread: by tensor, half the 95 % interval of its scale, relative to it.
         curve: (samples, the error of the scales then, relative to the final ones: median, worst).
     """
 
+    samples: int
     spread: Mapping[str, float]
     curve: Sequence[tuple[int, float, float]]
 
     @property
+    def typical(self) -> float:
+        """The spread that half of the scales keep within."""
+        return float(np.median(list(self.spread.values()))) if self.spread else 0.0
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The least certain scale, and its spread."""
+        return max(self.spread.items(), key=lambda item: item[1], default=("", 0.0))
+
+    @property
     def enough(self) -> int | None:
-        """The samples from which on every scale stays within 5 %; None where none are known."""
-        late = [samples for samples, _, worst in self.curve if worst > ENOUGH]
-        after = [samples for samples, _, _ in self.curve[:-1] if samples > max(late, default=0)]
-        return min(after, default=None)
+        """The samples that both bounds ask for; None where too few were seen to tell.
+
+        A spread falls with the square root of the samples. This is the one word on how many are
+        enough: whoever says that samples are too few, or enough, goes by it.
+        """
+        if self.samples < LEAST:
+            return None
+        beyond = max(self.typical / TYPICAL, self.worst[1] / WORST)
+        return max(LEAST, int(np.ceil(self.samples * beyond**2)))
 
 
 def stability(
@@ -76,7 +96,7 @@ def stability(
             progress(end, count, f"{len(kinds)} tensors")
     random = np.random.default_rng(seed)
     return Stability(
-        {name: _spread(spans, random) for name, spans in parts.items()}, _curve(history)
+        count, {name: _spread(spans, random) for name, spans in parts.items()}, _curve(history)
     )
 
 
@@ -94,6 +114,8 @@ def _span(observer: Observer) -> float:
 
 def _spread(spans: Sequence[float], random: np.random.Generator) -> float:
     """Half the 95 % interval of the blocks' mean scale, relative to it."""
+    if not np.mean(spans):
+        return 0.0  # of a tensor that is zero throughout
     draws = random.choice(np.asarray(spans), (_DRAWS, len(spans))).mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return float((high - low) / 2 / np.mean(spans))

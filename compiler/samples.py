@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rtc.compiler.core.data import Dataset, Preprocess, Split, Splits
-from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.errors import DataError, RecipeError
 from rtc.compiler.core.hashing import digest
-from rtc.compiler.core.naming import call_object
+from rtc.compiler.core.naming import call_object, load_object
 from rtc.compiler.recipe import Recipe
+
+_ANY = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
 
 
 def splits_of(recipe: Recipe) -> Splits:
@@ -81,11 +86,43 @@ class _CalibratedElsewhere:
 def dataset_of(recipe: Recipe) -> Dataset:
     """The data set that a recipe names, whole."""
     from rtc.calibration.data import npz_dataset
+    from rtc.calibration.given import as_dataset
 
     data = recipe.data
     if data.npz is None:
         assert data.dataset is not None, "a recipe has a data set or an .npz file"
-        made: Dataset = call_object(data.dataset, data.options, where="data.dataset")
-        return made
+        return as_dataset(_called(data.dataset, data.options), data.dataset)
     assert data.classes is not None, "a recipe with an .npz file has classes"
     return npz_dataset(recipe.resolve(data.npz), data.classes, data.preprocess or Preprocess())
+
+
+def _called(reference: str, options: Mapping[str, Any]) -> Any:
+    """What a data set's function gives; that it fails is a fault of the data, not of the recipe.
+
+    Raises:
+        DataError: it fails, or wants arguments that the recipe's options do not have.
+    """
+    function = load_object(reference, where="data.dataset")
+    known = inspect.signature(function).parameters.values() if callable(function) else ()
+    wanted = [p.name for p in known if p.default is p.empty and p.kind not in _ANY]
+    missing = [name for name in wanted if name not in options]
+    if missing:
+        raise DataError(
+            "the data set's function wants arguments that the recipe does not give",
+            where=reference,
+            seen=", ".join(missing),
+            expected=f"data.options: {{{missing[0]}: …}}, or a default in the function",
+            id="missing-options",
+        )
+    try:
+        return call_object(reference, options, where="data.dataset")
+    except RecipeError as error:
+        if error.id != "user-code":
+            raise
+        raise DataError(
+            "the data set's function failed",
+            where=reference,
+            seen=error.seen,
+            fix=error.fix,
+            id=error.id,
+        ) from error

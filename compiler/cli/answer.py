@@ -107,8 +107,8 @@ def draw(text: RenderableType) -> None:
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     with printing():
         width = None if known else _PIPE_WIDTH
-        # What is drawn holds names from models and plans: never markup.
-        Console(highlight=False, markup=False, width=width).print(text)
+        # What is drawn holds names from models and plans: never markup, nor an emoji's name.
+        Console(highlight=False, markup=False, emoji=False, width=width).print(text)
 
 
 @contextmanager

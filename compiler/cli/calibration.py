@@ -15,6 +15,7 @@ from rtc.compiler.core.errors import DataError
 
 if TYPE_CHECKING:
     from rtc.calibration.audit import Audit
+    from rtc.calibration.stability import Stability
 
 app = group("calibration", "Examine the samples that quantisation ranges are taken from.")
 
@@ -73,19 +74,27 @@ def _document(found: Audit) -> dict[str, Any]:
 
 
 def _text(found: Audit) -> str:
-    enough = found.stability.enough
-    if enough:
-        told = f"from {enough} on every scale stays within 5 %"
-    else:
-        told = "some scale still moves by more than 5 % at the end"
-    worst = max(found.stability.spread.items(), key=lambda item: item[1], default=("", 0.0))
+    stable = found.stability
+    name, worst = stable.worst
     lines = [
-        f"{found.samples} calibration samples, compared with {found.reference}: {told}",
-        f"least certain scale: {worst[0]}, ±{worst[1]:.1%}",
+        f"{found.samples} calibration samples, compared with {found.reference}: {_verdict(stable)}",
+        (
+            f"half of the scales are known within {stable.typical:.1%}; "
+            f"least certain: {name}, ±{worst:.1%}"
+        ),
     ]
     for fault in found.faults:
         lines += [f"{fault.name}: {fault.seen}", f"  {fault.fix}"]
     return "\n".join(lines if found.faults else [*lines, "nothing is wrong with them"])
+
+
+def _verdict(stable: Stability) -> str:
+    if stable.enough is None:
+        return "too few to tell how many scales need"
+    few = stable.enough > stable.samples
+    return (
+        f"too few for the scales, some {stable.enough} would do" if few else "enough for the scales"
+    )
 
 
 def _failure(found: Audit) -> DataError | None:

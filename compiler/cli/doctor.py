@@ -39,8 +39,13 @@ def examine() -> tuple[Finding, ...]:
     return (_python(), *_packages(), _machine(), _gpu(), *_folders(), *_targets())
 
 
+def own_version() -> str:
+    """Rtc's version; a source tree on the path has no metadata that would tell."""
+    return _version("rtc-compiler") or "of a source tree (not installed)"
+
+
 def _python() -> Finding:
-    found = f"{platform.python_version()} at {sys.executable}, rtc {version('rtc-compiler')}"
+    found = f"{platform.python_version()} at {sys.executable}, rtc {own_version()}"
     return Finding("python", ok=True, found=found)
 
 

@@ -90,14 +90,14 @@ def doctor() -> Answer:
 
 
 def _findings(findings: tuple[Finding, ...]) -> RenderableType:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        found = escape(finding.found)
+        mark = Text("ok", "green") if finding.ok else Text("--", "yellow")
+        found = Text(finding.found)
         if finding.fix:
-            found += f"\n[bold]{escape(finding.fix)}[/]"
+            found.append(f"\n{finding.fix}", "bold")
         table.add_row(mark, finding.subject, found)
     return table

@@ -34,9 +34,9 @@ _EXTRAS = {
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from rtc.compiler.cli.doctor import own_version
 
-        say(f"rtc {version('rtc-compiler')}")
+        say(f"rtc {own_version()}")
         raise typer.Exit
 
 
@@ -130,10 +130,13 @@ def _as_rtc_error(error: BaseException) -> RtcError:
 def _machine(error: BaseException) -> MachineError | None:
     """What this machine lacks, where that is what an exception says."""
     if isinstance(error, ModuleNotFoundError):
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        fix = f"pip install 'rtc-compiler[{extra}]'"
-        missing = MachineError(f"{error.name} is not installed", fix=fix, id="missing-extra")
-        return missing if extra else None
+        top = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(top)
+        if extra is None and top in {"", "rtc"}:
+            return None
+        fix = f"pip install 'rtc-compiler[{extra}]'" if extra else f"install what has {top} in it"
+        name = "missing-extra" if extra else "missing-module"
+        return MachineError(f"{error.name} is not installed", fix=fix, id=name)
     if isinstance(error, OSError) and error.errno is not None:
         where = str(error.filename or "")
         return MachineError(os.strerror(error.errno), where=where, id="os-error")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rtc.compiler.core.errors import RecipeError, RtcError
+from rtc.compiler.core.errors import RecipeError, RtcError, first_line
 
 REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 """How a recipe refers to an object: "package.module:name"."""
@@ -29,7 +29,7 @@ def load_object(reference: str, *, where: str) -> Any:
     """The object that "package.module:attribute" names.
 
     Raises:
-        RecipeError: not of that form, no such module, no such attribute.
+        RecipeError: not of that form, no such module, one that fails, no such attribute.
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
@@ -45,6 +45,16 @@ def load_object(reference: str, *, where: str) -> Any:
         if cause.name is not None and not f"{module_name}.".startswith(f"{cause.name}."):
             raise  # the module exists; something that it imports does not
         raise RecipeError(f"no module named {module_name}", where=where) from cause
+    except RtcError:
+        raise
+    except Exception as cause:
+        raise RecipeError(
+            "this module of the recipe's cannot be imported",
+            where=f"{where}: {module_name}",
+            seen=_told(cause),
+            fix="mend it",
+            id="user-code",
+        ) from cause
     try:
         return getattr(module, attribute)
     except AttributeError as cause:
@@ -74,10 +84,14 @@ def call_object(reference: str, options: Mapping[str, Any], *, where: str) -> An
         raise RecipeError(
             "this function of the recipe's failed",
             where=f"{where}: {reference}",
-            seen=f"{type(cause).__name__}: {cause}",
+            seen=_told(cause),
             fix="mend it, or the options that the recipe gives it",
             id="user-code",
         ) from cause
+
+
+def _told(cause: Exception) -> str:
+    return f"{type(cause).__name__}: {first_line(cause)}"
 
 
 def _check_options(function: Any, options: Mapping[str, Any], reference: str) -> None:

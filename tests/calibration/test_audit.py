@@ -5,10 +5,11 @@ import pytest
 from check_pass import parse
 from digits_net import digits, digits_net
 
-from rtc.calibration.audit import audit
+from rtc.calibration.audit import _unsettled, audit
 from rtc.calibration.normalisation import mistake, moments
 from rtc.calibration.preparation import better_preparation
-from rtc.calibration.stability import stability
+from rtc.calibration.stability import Stability, stability
+from rtc.compiler.cli.calibration import _verdict
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.passes import Observation
 
@@ -50,6 +51,26 @@ def test_a_clean_set_has_no_fault(model, clean):
     assert result.faults == ()
     assert (result.samples, result.reference) == (len(clean.calibration), "train")
     assert result.stability.enough < result.samples
+
+
+@pytest.mark.parametrize(
+    ("samples", "spreads", "enough", "names"),
+    [
+        (160, (0.01, 0.02, 0.03), 26, []),
+        (160, (0.05, 0.05, 0.1), 160, []),
+        (160, (0.02, 0.06, 0.07), 231, ["too-few-samples"]),
+        (160, (0.01, 0.02, 0.2), 640, ["unstable-scales"]),
+        (160, (0.06, 0.06, 0.2), 640, ["too-few-samples", "unstable-scales"]),
+        (15, (0.01, 0.02, 0.03), None, ["too-few-samples"]),
+        (160, (), 16, []),
+    ],
+)
+def test_samples_are_enough_or_too_few_and_never_both(samples, spreads, enough, names):
+    found = Stability(samples, {str(i): each for i, each in enumerate(spreads)}, ())
+    assert found.enough == enough
+    assert [fault.name for fault in _unsettled(found)] == names
+    assert (enough is not None and enough <= samples) == (not names)
+    assert _verdict(found).startswith("enough") == (not names)
 
 
 def doubled(raw, labels):

@@ -56,3 +56,43 @@ def test_calibration_samples_of_another_shape_are_named_with_their_folder(tmp_pa
         _ = splits.calibration
     assert (error.value.seen, error.value.expected) == ("5", "4")
     assert error.value.where == str(tmp_path / "here")
+
+
+FUNCTIONS = """
+import numpy as np
+X, Y = np.random.default_rng(0).random((6, 4)), np.arange(6) % 3
+def needs(root, size=3): return X, Y
+def fails(): return X / ZERO
+def takes(**options): return X, Y
+value = X
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("needs", DataError, "wants arguments that the recipe does not give (seen root, expected"),
+        ("fails", DataError, "failed (seen NameError: name 'ZERO' is not defined"),
+        ("value", RecipeError, "not a function"),
+        ("absent", RecipeError, "has no 'absent'"),
+        ("takes", None, ""),
+        ("broken", RecipeError, "cannot be imported (seen SyntaxError: "),
+    ],
+)
+def test_a_data_sets_function_that_cannot_be_called_is_named(
+    tmp_path, monkeypatch, name, kind, words
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = FUNCTIONS if name != "broken" else "def broken(:"
+    (tmp_path / f"functions_{name}.py").write_text(text)
+    given = recipe(tmp_path, "")
+    section = given.data.model_copy(
+        update={"npz": None, "classes": None, "dataset": f"functions_{name}:{name}"}
+    )
+    given = given.model_copy(update={"data": section})
+    if kind is None:
+        assert len(splits_of(given).test) == 6
+        return
+    with pytest.raises(kind) as error:
+        splits_of(given)
+    assert words in str(error.value)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 
 from rtc.compiler.cli import doctor
@@ -28,6 +30,26 @@ def test_doctor_looks_at_everything(rtc) -> None:
     assert "onnxruntime" in found["required packages"]["found"]
     assert found["target cpu"]["ok"]
     assert {"python", "gpu", "cache", "current folder"} <= found.keys()
+
+
+def test_doctor_draws_no_markup_and_shows_brackets_as_they_are(rtc, monkeypatch) -> None:
+    finding = doctor.Finding("x", ok=False, found="a:smile: [red]b[/]", fix="pip install 'y[z]'")
+    monkeypatch.setattr(doctor, "examine", lambda: (finding, doctor.Finding("target t", True, "")))
+    lines = [line.split() for line in rtc("doctor").out.splitlines()]
+    assert lines[:3] == [
+        ["--", "x", "a:smile:", "[red]b[/]"],
+        ["pip", "install", "'y[z]'"],
+        ["ok", "target", "t"],
+    ]
+
+
+def test_a_source_tree_has_no_version_and_that_is_no_crash(rtc, monkeypatch) -> None:
+    def unknown(distribution: str) -> str:
+        raise PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(doctor, "version", unknown)
+    assert "rtc of a source tree" in doctor._python().found
+    assert rtc("--version").out == "rtc of a source tree (not installed)\n"
 
 
 def test_doctor_names_the_command_that_installs_what_is_missing() -> None:

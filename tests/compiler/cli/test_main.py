@@ -104,6 +104,8 @@ def test_every_kind_of_error_has_its_exit_code(kind, monkeypatch, capsys) -> Non
     [
         (KeyError("x"), 70, "KeyError: 'x'; this is a bug of rtc"),
         (ModuleNotFoundError("no", name="torch"), 5, "pip install 'rtc-compiler[torch]'"),
+        (ModuleNotFoundError("no", name="pandas.io"), 5, "install what has pandas in it"),
+        (ModuleNotFoundError("no", name="rtc.compiler.x"), 70, "a bug of rtc"),
         (ModuleNotFoundError("no", name="openvino.x"), 5, "pip install 'rtc-compiler[openvino]'"),
         (OSError(28, "full", "/cache"), 5, "/cache: No space left on device"),
         (MemoryError(), 5, "out of memory"),
