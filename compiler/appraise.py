@@ -39,7 +39,13 @@ from rtc.compiler.measure.provenance import device, hardware, machine, physical_
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
 from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.recipe import Recipe
-from rtc.compiler.report.model import FLOAT_MODEL, SHIPPED_ENGINE, AccuracyRow, LatencyRow
+from rtc.compiler.report.model import (
+    FLOAT_MODEL,
+    INCOMING_MODEL,
+    SHIPPED_ENGINE,
+    AccuracyRow,
+    LatencyRow,
+)
 from rtc.compiler.stages import Files, Stages, versions
 from rtc.targets import roofline
 
@@ -68,6 +74,8 @@ class Appraised:
         of: appraisals by the candidate's name.
         failed: why a candidate has none, by name.
         float_model: the float ONNX model in the reference.
+        incoming: the model that came in, where graph passes changed what it computes; its agreement
+            is with the float model.
         baseline: whose latency is the yardstick.
         baseline_latency: its rows.
         notes: what a reader must know of the measurement.
@@ -80,6 +88,7 @@ class Appraised:
     baseline: str
     baseline_latency: tuple[LatencyRow, ...]
     notes: tuple[str, ...] = field(default=())
+    incoming: AccuracyRow | None = None
     output: OutputKind = OutputKind.LOGITS
 
 
@@ -101,6 +110,7 @@ def appraise(
     here = {each.name for each in built if backend(each.backend).runnable(profile).ok}
     inputs = {
         "model": front.model.digest,
+        "incoming": front.incoming.digest if front.incoming else "",
         "eager": front.eager.digest if front.eager else "",
         "engines": {each.name: digest(each.built.engine) for each in built},
         "graphs": {each.name: each.graph.digest for each in built},
@@ -193,7 +203,8 @@ class _Work:
                 if name in sound
             },
             failed=failures,
-            float_model=self._score(FLOAT_MODEL, reference, None, f"{REFERENCE} on {machine()}"),
+            float_model=self._score_float(FLOAT_MODEL, reference),
+            incoming=self._score_incoming(reference),
             baseline=baseline,
             baseline_latency=tuple(row for row in rows if row.subject == baseline),
             notes=compared.notes(),
@@ -242,7 +253,8 @@ class _Work:
         return Appraised(
             of=of,
             failed=failed,
-            float_model=self._score(FLOAT_MODEL, reference, None, f"{REFERENCE} on {machine()}"),
+            float_model=self._score_float(FLOAT_MODEL, reference),
+            incoming=self._score_incoming(reference),
             baseline=baseline,
             baseline_latency=tuple(
                 self._pending(baseline, m, b) for m in MODES for b in self.batches
@@ -257,6 +269,18 @@ class _Work:
             raise DataError("the test split has no labels", fix="accuracy needs them")
         kind = output_kind(outputs if reference is None else reference)
         return accuracy_row(subject, outputs, self.test.labels, reference, where, kind=kind)
+
+    def _score_float(
+        self, subject: str, logits: Array, reference: Array | None = None
+    ) -> AccuracyRow:
+        return self._score(subject, logits, reference, f"{REFERENCE} on {machine()}")
+
+    def _score_incoming(self, reference: Array) -> AccuracyRow | None:
+        unit = self.front.incoming
+        if unit is None:
+            return None
+        logits = reference_logits(unit.onnx.proto, self.test)
+        return self._score_float(INCOMING_MODEL, logits, reference)
 
     def _foreseen(self, each: Candidate) -> tuple[LatencyRow, ...]:
         rows = [self._pending(each.name, mode, b) for mode in MODES for b in self.batches]

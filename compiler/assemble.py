@@ -54,7 +54,12 @@ def assemble(
         batch=recipe.batch,
         device=_device(profile, shipped),
         gates=choice.gates,
-        accuracy=(*_trained(front), appraised.float_model, choice.appraisal.accuracy),
+        accuracy=(
+            *_trained(front),
+            *([appraised.incoming] if appraised.incoming else []),
+            appraised.float_model,
+            choice.appraisal.accuracy,
+        ),
         latency=(*appraised.baseline_latency, *choice.appraisal.latency),
         candidates=choice.rows,
         layers=shipped.layers,
@@ -75,10 +80,11 @@ def _headline(choice: Choice, appraised: Appraised, batch: int) -> str:
     if not choice.passed:
         return f"{name} fails: {gates.reasons(choice.gates)}"
     parts = [f"Ships {name}", _speed_words(choice, appraised, batch)]
-    before, after = appraised.float_model.top1, choice.appraisal.accuracy.top1
+    first = appraised.incoming or appraised.float_model
+    before, after = first.top1, choice.appraisal.accuracy.top1
     if isinstance(before, Measured) and isinstance(after, Measured):
         change = (after.value - before.value) * 100
-        parts.append(f"top-1 {change:+.2f} pt against the float model")
+        parts.append(f"top-1 {change:+.2f} pt against the {first.subject}")
     return ": ".join(parts[:1]) + ": " + ", ".join(part for part in parts[1:] if part)
 
 
@@ -129,6 +135,7 @@ def _notes(
     notes += [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
     notes += _cut_short(searches)
     notes += _chance(appraised.float_model, front)
+    notes += _since_it_came_in(appraised)
     notes += _since_training(choice, front)
     notes += appraised.notes
     notes += [
@@ -158,6 +165,24 @@ def _chance(float_model: AccuracyRow, front: Front) -> list[str]:
     note = (
         f"The float model's top-1, {top1.value * 100:.2f} %, is no better than guessing among"
         f" {width} classes: are weights, labels and data.preprocess the model's own?"
+    )
+    return [note]
+
+
+def _since_it_came_in(appraised: Appraised) -> list[str]:
+    """Accuracies beside the float model's own do not tell what passes did to that model."""
+    if appraised.incoming is None:
+        return []
+    before, after = appraised.incoming.top1, appraised.float_model.top1
+    same = appraised.incoming.agreement
+    assert isinstance(before, Measured)
+    assert isinstance(after, Measured)
+    assert isinstance(same, Measured)
+    note = (
+        f"Passes changed what the model that came in computes: top-1 {100 * before.value:.2f} %"
+        f" became {100 * after.value:.2f} % ({100 * (after.value - before.value):+.2f} pt) in the"
+        f" float model, and {100 * same.value:.2f} % of the test samples kept their class. The gate"
+        " on top-1 counts from the model that came in."
     )
     return [note]
 

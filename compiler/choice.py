@@ -159,6 +159,7 @@ def _judge(
         float_model=appraised.float_model,
         latency=find(appraisal.latency, "end-to-end", batch),
         layers=candidate.layers,
+        incoming=appraised.incoming,
     )
     return gates.judge(asked, found)
 

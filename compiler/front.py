@@ -40,6 +40,8 @@ class Front:
         statistics: ranges of the tensors that may be quantised.
         details: what each pass found, by name, in the order they ran.
         certificates: of every pass.
+        incoming: the ONNX model before the first graph pass that changed what it computes; None
+            where none did.
     """
 
     model: Unit
@@ -47,6 +49,7 @@ class Front:
     statistics: Statistics
     details: tuple[tuple[str, Mapping[str, Any]], ...]
     certificates: tuple[CertificateRow, ...]
+    incoming: Unit | None = None
 
 
 def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None = None) -> Front:
@@ -58,13 +61,15 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None =
     unit = _source(recipe, data, stages, made or factory_model(recipe, data))
     training = PassContext(data=labelled(data), seed=recipe.seed)
     context = PassContext(data=data, seed=recipe.seed)
-    eager = None
+    eager = incoming = None
     details: list[tuple[str, Mapping[str, Any]]] = []
     certificates: list[CertificateRow] = []
     for step in recipe.passes:
         if unit.level is Level.TORCH:
             eager = unit
         passed = run_pass(step, unit, training if step.takes is Level.TORCH else context, stages)
+        if step.takes is Level.ONNX and incoming is None and passed.another_function:
+            incoming = unit
         unit = passed.unit
         details.append((step.name, passed.details))
         certificates += passed.certificates
@@ -72,7 +77,7 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None =
     if recipe.calibration is not None:
         _warn_of_other_samples(data, stages.listener)
     statistics = _observe(recipe, unit, data, stages)
-    return Front(unit, eager, statistics, tuple(details), tuple(certificates))
+    return Front(unit, eager, statistics, tuple(details), tuple(certificates), incoming)
 
 
 def _warn_of_dead_channels(model: Unit, listener: Listener) -> None:

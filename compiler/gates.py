@@ -17,6 +17,8 @@ _ROUNDING = 1e-9  # two fractions of samples differ by less only where floats ro
 class Findings:
     """What the gates look at, for one engine.
 
+    A drop of top-1 counts from the model that came in, where graph passes changed what it computes:
+    `incoming`; elsewhere that is what the float model computes.
     `latency` is the engine's end-to-end row at the recipe's batch; a gate on it waits while that
     row is estimated or pending, since an estimate can neither pass nor fail anything.
     """
@@ -25,6 +27,7 @@ class Findings:
     float_model: AccuracyRow
     latency: LatencyRow
     layers: Sequence[LayerRow]
+    incoming: AccuracyRow | None = None
 
 
 def drop_kept(drop: float, limit: float) -> bool:
@@ -68,8 +71,11 @@ def _value(evidence: Evidence | None) -> float | None:
 
 
 def _top1_drop(limit: float, found: Findings) -> GateRow:
-    before, after = _value(found.float_model.top1), _value(found.engine.top1)
-    asked = f"drop ≤ {limit * 100:.2f} pt"
+    first = found.incoming or found.float_model
+    before, after = _value(first.top1), _value(found.engine.top1)
+    asked = f"drop ≤ {limit * 100:.2f} pt" + (
+        f" from the {first.subject}" if found.incoming else ""
+    )
     if before is None or after is None:
         return GateRow("top1_drop", asked, "not measured", passed=False, reason="not measured")
     drop = before - after

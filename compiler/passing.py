@@ -43,6 +43,11 @@ class Passed:
     details: Mapping[str, Any]
     certificates: tuple[CertificateRow, ...]
 
+    @property
+    def another_function(self) -> bool:
+        """Whether the model may compute something else now."""
+        return any(row.before != row.after for row in self.certificates if not row.exact)
+
 
 def run_pass(
     step: Pass, unit: Unit, ctx: PassContext, stages: Stages, *, label: str = ""

@@ -247,7 +247,8 @@ class Gates(Section):
     """What must hold, or the compile ends with exit code 8."""
 
     top1_drop: Fraction | None = 0.01
-    """Largest drop of top-1 accuracy against the float model, as a fraction."""
+    """Largest drop of top-1 accuracy, as a fraction: against the ONNX model that came in where
+    graph passes changed what it computes, against the float model elsewhere."""
     latency_ms: Positive | None = None
     """Largest median latency at the recipe's batch, end to end, in milliseconds."""
     fps: Positive | None = None

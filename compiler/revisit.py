@@ -24,6 +24,7 @@ from rtc.compiler.measure.latency import Bench, Subject, engine_subject
 from rtc.compiler.recipe import Recipe, load_recipe, parse_recipe
 from rtc.compiler.report.model import (
     FLOAT_MODEL,
+    INCOMING_MODEL,
     SHIPPED_ENGINE,
     AccuracyRow,
     GateRow,
@@ -213,7 +214,8 @@ def _gates(report: Report, recipe: Recipe) -> tuple[GateRow, ...]:
     rows = report.latency_of(report.shipped, "end-to-end", recipe.batch)
     if engine is None or floats is None or not rows:
         return report.gates
-    found = gates.Findings(engine, floats, rows[-1], report.layers)
+    incoming = report.accuracy_of(INCOMING_MODEL)
+    found = gates.Findings(engine, floats, rows[-1], report.layers, incoming)
     now = {row.name: row for row in gates.judge(recipe.gates, found)}
     return tuple(now.get(r.name, r) if r.passed is None else r for r in report.gates)
 

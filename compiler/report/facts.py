@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from rtc.compiler.core.evidence import Pending
 from rtc.compiler.report.figures import figure, points, rate, significant, size
-from rtc.compiler.report.model import FLOAT_MODEL, SHIPPED_ENGINE, LatencyRow, Report
+from rtc.compiler.report.model import (
+    FLOAT_MODEL,
+    INCOMING_MODEL,
+    SHIPPED_ENGINE,
+    LatencyRow,
+    Report,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ def facts(report: Report) -> tuple[Fact, ...]:
 
 def _top1(report: Report) -> Fact | None:
     engine, model = report.accuracy_of(SHIPPED_ENGINE), report.accuracy_of(FLOAT_MODEL)
+    incoming = report.accuracy_of(INCOMING_MODEL)
     if engine is None:
         return None
     shown = figure(engine.top1)
@@ -40,6 +47,10 @@ def _top1(report: Report) -> Fact | None:
     if model is not None:
         change = points(model.top1, engine.top1)
         details.insert(0, f"float {figure(model.top1).text}" + (f", {change}" if change else ""))
+    if incoming is not None:
+        change = points(incoming.top1, engine.top1)
+        came = f"{INCOMING_MODEL} {figure(incoming.top1).text}"
+        details.insert(0, came + (f", {change}" if change else ""))
     return Fact("top-1", shown.kind, shown.text, tuple(details))
 
 

@@ -12,6 +12,9 @@ FLOAT_MODEL = "float model"
 SHIPPED_ENGINE = "shipped engine"
 """The two subjects of `AccuracyRow` that every report has, and that the summary compares."""
 
+INCOMING_MODEL = "model that came in"
+"""The ONNX model before graph passes that changed what it computes; there only where some did."""
+
 
 @dataclass(frozen=True)
 class GateRow:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rtc.compiler import gates
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
 from rtc.compiler.recipe import Gates
-from rtc.compiler.report.model import AccuracyRow, GateRow, LatencyRow, LayerRow
+from rtc.compiler.report.model import INCOMING_MODEL, AccuracyRow, GateRow, LatencyRow, LayerRow
 
 
 def fraction(value: float) -> Measured:
@@ -40,6 +42,16 @@ def test_top1_drop_passes_at_the_limit_and_fails_beyond_it() -> None:
     failed = judged(Gates(top1_drop=0.0099, parity=None))["top1_drop"]
     assert failed.passed is False
     assert "1.00 points" in failed.reason
+
+
+def test_top1_drop_counts_from_the_model_that_came_in_where_a_pass_changed_it() -> None:
+    latency = LatencyRow("engine", "end-to-end", 32, Measured(2.0, "ms", "here", 100))
+    incoming = replace(quality(0.98), subject=INCOMING_MODEL)
+    found = gates.Findings(quality(0.95), quality(0.95), latency, [], incoming)
+    (row,) = gates.judge(Gates(top1_drop=0.029, parity=None), found)
+    assert not row.passed
+    assert row.asked == "drop ≤ 2.90 pt from the model that came in"
+    assert row.found == "+3.00 pt (98.00 → 95.00 %)"
 
 
 def test_parity_is_agreement_with_the_float_model() -> None:
