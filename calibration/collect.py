@@ -69,6 +69,7 @@ def _observe(
     `where` is what errors name: the layer of each tensor, and the index of the first sample.
     """
     values = {oracle.input_name: inputs, **oracle.run(inputs)}
+    values = {tensor: np.atleast_1d(values[tensor]) for tensor in observers}
     finite = pool.map(lambda tensor: observers[tensor].update(values[tensor]), observers)
     for tensor, fine in zip(observers, finite, strict=True):
         if not fine:

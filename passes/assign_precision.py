@@ -29,7 +29,7 @@ from rtc.passes.graph import read, write
 from rtc.passes.layers import Layer, origin, weighted_layers
 from rtc.passes.observing import observations
 from rtc.passes.patterns import by_name, matching
-from rtc.passes.precision_policy import Policy, computes
+from rtc.passes.precision_policy import Policy, computing
 from rtc.passes.residual_policy import ResidualRules
 from rtc.passes.residuals import residuals
 
@@ -166,7 +166,7 @@ class AssignPrecision(Pass):
             return {}
         _refuse_another(given.model, model, "model")
         _refuse_another(given.target, ctx.where().profile.name, "target")
-        names = [node.name for node in graph.nodes if computes(node)]
+        names = computing(graph)
         for name, decision in given.layers.items():
             if name not in names:
                 raise RecipeError(
@@ -192,7 +192,7 @@ def _resolved(
 ) -> dict[str, Precision]:
     """The pinned precision by layer name."""
     asked = {pattern: Precision(precision) for pattern, precision in pin.items()}
-    names = [node.name for node in graph.nodes if computes(node)]
+    names = computing(graph)
     for name in (each for each in asked if each in names):
         _refuse_impossible(name, asked[name], layers, policy)
 

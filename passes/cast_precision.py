@@ -21,7 +21,7 @@ from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit
-from rtc.passes.graph import Names, dtype_of, is_constant, moves, read, write
+from rtc.passes.graph import Names, carrying, dtype_of, is_constant, moves, read, write
 from rtc.passes.half import half_dtype, half_obstacle, retyped
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class _Writer:
     def __init__(self, graph: gs.Graph, plan: PrecisionPlan, half: str) -> None:
         self.graph, self.plan, self.half = graph, plan, half
         self.dtype = half_dtype(half)
+        self.carrying = carrying(graph)
         self.names = Names(graph)
         self.made: dict[tuple[int, np.dtype[Any]], Any] = {}  # by tensor and type, casts included
         self.casts = self.half_nodes = 0
@@ -108,6 +109,8 @@ class _Writer:
         self.half_nodes += bool(new) and not moves(node)
 
     def _goes_half(self, node: gs.Node) -> bool:
+        if node.name not in self.carrying:
+            return False
         if moves(node):
             return bool(dtype_of(node.inputs[0]) == self.dtype)
         precision = self.plan.precision_of(node.name)

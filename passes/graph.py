@@ -1,8 +1,10 @@
 """ONNX models as graphsurgeon graphs and back: the same bytes for the same graph.
 
 A graph that `read` gives has what every pass may rely on: unique node names, no `Constant` nodes
-(their values are initialisers), no control flow and no local functions. `write` keeps everything
-that graphsurgeon drops (metadata, documentation), sorts nodes stably and infers shapes again.
+(their values are initialisers), no control flow and no local functions, and of each tensor the type
+and shape that it has, not those that the file states (rtc.calibration.tensors). `write` keeps
+everything that graphsurgeon drops (metadata, documentation), sorts nodes stably and infers shapes
+again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import gc
 import heapq
 from typing import TYPE_CHECKING, Any
 
+from rtc.calibration.tensors import typed
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.unit import OnnxModel, Unit
 
@@ -62,10 +65,7 @@ def read(unit: Unit) -> gs.Graph:
     model = onnx.load_model_from_string(unit.onnx.proto)
     _refuse_nested(model)
     _drop_default_inputs(model.graph)
-    try:
-        model = onnx.shape_inference.infer_shapes(model)
-    except onnx.shape_inference.InferenceError as cause:
-        raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
+    _infer_anew(model, trusting=True)
     with G_LOGGER.suppress():  # it prints to our standard output
         graph = gs.import_onnx(model)
     _constants_to_initialisers(graph)
@@ -87,18 +87,24 @@ def write(graph: gs.Graph, unit: Unit) -> Unit:
     model.metadata_props.extend(before.metadata_props)
     model.doc_string, model.domain = before.doc_string, before.domain
     model.model_version = before.model_version
-    model = onnx.shape_inference.infer_shapes(model)
+    typed(model, trusting=True)
     return Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
 
 
 def named(unit: Unit) -> Unit:
-    """The unit itself where every node has a name of its own, else one where it has.
+    """A model from outside: every node gets a name of its own, every tensor the type that it has.
 
-    Layers are known by their node's name from here to the report.
+    Layers are known by their node's name from here to the report. What the file states of its
+    tensors is not believed: somebody may have freed the batch without a thought of it.
+
+    Raises:
+        ModelError: as `read`.
     """
     import onnx
 
     model = onnx.load_model_from_string(unit.onnx.proto)
+    _infer_anew(model)
+    unit = Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
     names = [node.name for node in model.graph.node]
     return unit if all(names) and len(set(names)) == len(names) else write(read(unit), unit)
 
@@ -127,6 +133,37 @@ def dtype_of(tensor: Any) -> np.dtype[Any] | None:
     if kind is None:
         return None
     return tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else np.dtype(kind)
+
+
+def carrying(graph: gs.Graph) -> frozenset[str]:
+    """Names of the nodes that compute something of the values of the graph's inputs.
+
+    The others compute with constants and with the sizes of tensors alone.
+    """
+    tensors = {id(each) for each in graph.inputs}
+    found = set()
+    for node in graph.nodes:
+        if node.op not in ("Shape", "Size") and any(id(each) in tensors for each in node.inputs):
+            found.add(node.name)
+            tensors |= {id(each) for each in node.outputs}
+    return frozenset(found)
+
+
+def reads_data_alone(node: gs.Node, carried: frozenset[str]) -> bool:
+    """Whether all that a node reads is computed of samples: no constant, no mask made of sizes.
+
+    What is not may well be infinite, and has no range to quantise.
+    """
+    makers = [tensor.inputs[0].name if tensor.inputs else "" for tensor in node.inputs]
+    constant = any(is_constant(tensor) for tensor in node.inputs)
+    return not constant and carried.issuperset(name for name in makers if name)
+
+
+def has_a_range(tensor: Any) -> bool:
+    """Whether a tensor may be quantised: float32, and not one number for all samples."""
+    import numpy as np
+
+    return dtype_of(tensor) == np.float32 and tensor.shape != []
 
 
 def is_output(graph: gs.Graph, tensor: Any) -> bool:
@@ -185,6 +222,15 @@ def _refuse_nested(model: onnx.ModelProto) -> None:
             fix="inline them: onnx.inliner.inline_local_functions",
             id="local-functions",
         )
+
+
+def _infer_anew(model: onnx.ModelProto, *, trusting: bool = False) -> None:
+    import onnx
+
+    try:
+        typed(model, trusting=trusting)
+    except onnx.shape_inference.InferenceError as cause:
+        raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
 
 
 def _drop_default_inputs(graph: onnx.GraphProto) -> None:

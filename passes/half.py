@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtc.passes.graph import is_constant
+from rtc.passes.graph import dtype_of, is_constant
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,8 @@ def retyped(node: gs.Node, opset: int, half: str) -> tuple[list[int], list[int]]
     """Indices of the inputs and outputs that change type together when a node goes half.
 
     None where they cannot: the operator's output type does not come from its inputs (Cast,
-    ConstantOfShape, …), or it does not take the half type.
+    ConstantOfShape, …), it does not take the half type, or what it computes are no float32 numbers
+    (a product of sizes).
     """
     import onnx
 
@@ -42,6 +43,10 @@ def retyped(node: gs.Node, opset: int, half: str) -> tuple[list[int], list[int]]
         return None
     inputs = _sharing(schema.inputs, variable, len(node.inputs))
     outputs = _sharing(schema.outputs, variable, len(node.outputs))
+    together = [*(node.inputs[i] for i in inputs), *(node.outputs[i] for i in outputs)]
+    floats = (np.dtype(np.float32), half_dtype(half))
+    if any(each.name and dtype_of(each) not in floats for each in together):
+        return None
     return (inputs, outputs) if inputs else None
 
 

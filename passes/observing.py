@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Observation
+from rtc.passes.graph import carrying, has_a_range, reads_data_alone
 from rtc.passes.layers import JOINS, activations, origin, output_of
 from rtc.passes.patterns import by_name, matching
 
@@ -36,17 +35,23 @@ def observations(
     Raises:
         RecipeError: a pattern that matches no layer, or two kinds for one layer or one tensor.
     """
-    nodes = [node for node in graph.nodes if node.op in WEIGHTED or node.op in JOINS]
+    carried = carrying(graph)
+    nodes = [
+        node
+        for node in graph.nodes
+        if (node.name in carried and node.op in WEIGHTED)
+        or (node.op in JOINS and reads_data_alone(node, carried))
+    ]
     kinds = _kinds([node.name for node in nodes], by_layer)
     chosen: dict[str, str] = {}
     outputs: dict[str, str] = {}
     for node in nodes:
         for tensor in activations(node):
             source = origin(tensor)
-            if source.dtype == np.float32:
+            if has_a_range(source):
                 _choose(chosen, source.name, kinds.get(node.name))
         result = origin(output_of(graph, node))
-        if result.dtype == np.float32:
+        if has_a_range(result):
             outputs[result.name] = kinds.get(node.name, "")
     return frozenset(
         Observation(name, kind or default) for name, kind in (outputs | chosen).items()

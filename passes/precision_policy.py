@@ -20,7 +20,7 @@ from rtc.compiler.core.precision import (
     Variant,
 )
 from rtc.compiler.core.target import QuantScheme
-from rtc.passes.graph import dtype_of, is_constant, moves
+from rtc.passes.graph import carrying, dtype_of, is_constant, moves
 from rtc.passes.half import half_obstacle
 from rtc.passes.layers import (
     JOINS,
@@ -97,13 +97,13 @@ class Policy:
         what joins branches is INT8 only where the runtime quantises outputs (`quantise_outputs`),
         a residual Add where its policy quantises.
         """
-        known = dict(decisions)
+        known, named = dict(decisions), frozenset(computing(graph))
         for node in graph.nodes:
             if node.name in known:
                 continue
             if node.name in residuals:
                 known[node.name] = self._residual(node, residuals[node.name])
-            elif computes(node):
+            elif node.name in named:
                 known[node.name] = self._follower(graph, node, known)
         order = [node.name for node in graph.nodes if node.name in known]
         return {name: known[name] for name in order}
@@ -182,8 +182,18 @@ class Policy:
         return default, settled
 
 
+def computing(graph: gs.Graph) -> tuple[str, ...]:
+    """Names of the nodes whose precision is to be decided, in graph order.
+
+    They compute floats of the model's inputs. What is computed of sizes alone stays as it is: half
+    a pixel is lost from 2048 on in FP16.
+    """
+    carried = carrying(graph)
+    return tuple(node.name for node in graph.nodes if node.name in carried and computes(node))
+
+
 def computes(node: gs.Node) -> bool:
-    """Whether a node computes floats: it has a precision to decide."""
+    """Whether a node computes floats, be it of sizes alone."""
     kinds = [dtype_of(tensor) for tensor in node.outputs]
     return not moves(node) and any(kind is not None and kind.kind == "f" for kind in kinds)
 

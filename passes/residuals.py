@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from rtc.passes.graph import dtype_of
+from rtc.passes.graph import carrying, has_a_range, reads_data_alone
 from rtc.passes.layers import FUSED, activations, commutes, producer
 
 if TYPE_CHECKING:
@@ -48,14 +46,15 @@ class Residual:
 
 def residuals(graph: gs.Graph) -> tuple[Residual, ...]:
     """Every residual Add, in graph order."""
-    depths = _depths(graph)
-    return tuple(_residual(node, depths) for node in graph.nodes if _is_residual(node))
+    carried = carrying(graph)
+    depths = _depths(graph, carried)
+    return tuple(_residual(node, depths) for node in graph.nodes if _is_residual(node, carried))
 
 
-def _is_residual(node: gs.Node) -> bool:
+def _is_residual(node: gs.Node, carried: frozenset[str]) -> bool:
     if node.op != "Add" or len({tensor.name for tensor in activations(node)}) != 2:
         return False
-    return dtype_of(node.outputs[0]) == np.float32
+    return reads_data_alone(node, carried) and all(map(has_a_range, node.inputs))
 
 
 def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
@@ -71,15 +70,15 @@ def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
 def _end(tensor: Any, depths: Mapping[str, int]) -> str:
     maker = producer(tensor)
     while maker is not None and (commutes(maker) or maker.op in FUSED or maker.op == "Add"):
-        makers = [each.inputs[0] for each in activations(maker) if each.inputs]
+        makers = [n for each in activations(maker) for n in each.inputs if n.name in depths]
         maker = max(makers, key=lambda node: depths[node.name], default=None)
     return maker.name if maker is not None else ""
 
 
-def _depths(graph: gs.Graph) -> dict[str, int]:
-    """Nodes on the longest path from a graph input to each node, itself counted."""
+def _depths(graph: gs.Graph, carried: frozenset[str]) -> dict[str, int]:
+    """Nodes on the longest path from a graph input to each node of `carried`, itself counted."""
     deep: dict[str, int] = {}
-    for node in graph.nodes:
+    for node in (each for each in graph.nodes if each.name in carried):
         makers = [maker.name for tensor in node.inputs for maker in tensor.inputs]
-        deep[node.name] = 1 + max((deep[maker] for maker in makers), default=0)
+        deep[node.name] = 1 + max((deep.get(maker, 0) for maker in makers), default=0)
     return deep

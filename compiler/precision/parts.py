@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.core.unit import Unit
-from rtc.passes.graph import is_constant, read
+from rtc.passes.graph import carrying, is_constant, read
 from rtc.passes.layers import FUSED, commutes, producer
-from rtc.passes.precision_policy import computes
+from rtc.passes.precision_policy import computing
 
 if TYPE_CHECKING:
     import onnx
@@ -59,9 +59,13 @@ def network(model: Unit) -> Network:
     parts: dict[str, str] = {}
     reads: dict[str, tuple[str, ...]] = {}
     elements = {each.name: _per_sample(each.shape) for each in graph.inputs}
+    computed, carried = frozenset(computing(graph)), carrying(graph)
     for node in graph.nodes:
+        if node.name not in carried:
+            owners[node.name] = ""
+            continue
         sources = [each for each in node.inputs if each.name and not is_constant(each)]
-        passes_on = commutes(node) or node.op in FUSED or not computes(node)
+        passes_on = commutes(node) or node.op in FUSED or node.name not in computed
         if passes_on and sources and sources[0].name in carriers:
             carrier = carriers[sources[0].name]
             carriers |= {each.name: carrier for each in node.outputs}

@@ -71,3 +71,12 @@ def test_samples_of_another_shape_are_a_data_error():
     with pytest.raises(DataError) as error:
         collect(UNIT.onnx.proto, observe("a"), split_of(np.zeros((4, 3))))
     assert (error.value.id, error.value.seen, error.value.expected) == ("wrong-shape", "3", "2")
+
+
+def test_one_number_for_a_whole_batch_has_a_range_as_well():
+    unit = parse("""g (float[N,2] x) => (float[N,2] y) {
+        m = ReduceMax<keepdims = 0>(x)
+        y = Add(x, m)
+    }""")
+    seen = collect(unit.onnx.proto, observe("m"), split_of(np.linspace(-1, 3, 80).reshape(40, 2)))
+    assert seen["m"].high == 3.0

@@ -92,11 +92,11 @@ def context_for(unit: Unit, count: int = 32) -> PassContext:
     return PassContext(random_samples(unit, count))
 
 
-def parse(text: str, **initialisers: np.ndarray) -> Unit:
+def parse(text: str, opsets: str = '"" : 20', **initialisers: np.ndarray) -> Unit:
     """A unit from ONNX's text format; large weights are given as arrays by name."""
     import onnx
 
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]>\n{text}')
+    model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]>\n{text}")
     for name, values in initialisers.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     return unit_of(model.SerializeToString())

@@ -188,3 +188,75 @@ def _tensorrt_layers(unit):
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config) is not None, listener.errors
     return listener.layers
+
+
+SHAPES = """g (float[N,3,4,4] x) => (float[N,5] y)
+<int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64 three = {3}, int64[1] first = {0}> {
+    [conv] c = Conv(x, w)
+    [shape] s = Shape(c)
+    [n] n = Gather(s, zero)
+    [c] k = Gather(s, one)
+    [h] h = Gather(s, two)
+    [w] v = Gather(s, three)
+    [ch] kh = Mul(k, h)
+    [chw] khw = Mul(kh, v)
+    [n1] n1 = Unsqueeze(n, first)
+    [m1] m1 = Unsqueeze(khw, first)
+    [to] to = Concat<axis = 0>(n1, m1)
+    [flat] f = Reshape(c, to)
+    [fc] y = MatMul(f, head)
+}"""
+
+
+@pytest.mark.parametrize(("half", "nodes"), [("fp16", 2), ("bf16", 1)])  # no Conv in BF16
+def test_integers_of_shape_arithmetic_stay_integers(half, nodes):
+    random = np.random.default_rng(2)
+    unit = parse(
+        SHAPES,
+        w=random.standard_normal((2, 3, 1, 1)).astype(np.float32),
+        head=random.standard_normal((32, 5)).astype(np.float32),
+    )
+    result = cast(unit, replace(TENSORRT, half=half), Variant.HALF)
+    assert "kh = Mul(k, h)" in equations(result.unit)
+    assert "to = Concat(n1, m1)" in equations(result.unit)
+    assert result.details == {"casts": 2, "half_nodes": nodes}
+
+
+def test_floats_computed_of_sizes_stay_float32():
+    """In FP16 the size 4099 would be 4100."""
+    unit = parse(
+        """g (float[N,4099] x) => (float[N,4099] y) <int64 one = {1}> {
+        [double] a = Add(x, x)
+        [sizes] s = Shape(a)
+        [width] w = Gather(s, one)
+        [float] f = Cast<to = 1>(w)
+        [share] i = Reciprocal(f)
+        [scaled] y = Mul(a, i)
+    }"""
+    )
+    lines = equations(cast(unit, TENSORRT, Variant.HALF).unit)
+    assert "i = Reciprocal(f)" in lines
+    assert "i/fp16 = Cast(i)" in lines
+
+
+@pytest.mark.parametrize("variant", [Variant.HALF, Variant.MIX])
+def test_operators_that_onnx_does_not_know_stay_float(variant):
+    random = np.random.default_rng(3)
+    unit = parse(
+        """g (float[N,3,4,4] x) => (float[N,5] y) {
+        [fused] a = com.microsoft.FusedConv<activation = "Relu", kernel_shape = [1,1]>(x, w)
+        [gelu] g = com.microsoft.Gelu(a)
+        [pool] p = GlobalAveragePool(g)
+        [flat] f = Flatten(p)
+        [fc] y = MatMul(f, head)
+    }""",
+        opsets='"" : 17, "com.microsoft" : 1',
+        w=random.standard_normal((32, 3, 1, 1)).astype(np.float32),
+        head=random.standard_normal((32, 5)).astype(np.float32),
+    )
+    ctx = planned(unit, TENSORRT, variant, min_snr_db=0.0)
+    quantised = InsertQdq().apply(unit, ctx).unit
+    lines = equations(check_pass(STEP, quantised, ctx).unit)
+    assert "a = FusedConv(x, w)" in lines
+    assert "g = Gelu(a)" in lines
+    assert any(line.startswith("y/fp16 = MatMul(f") for line in lines)

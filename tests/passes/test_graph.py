@@ -3,7 +3,7 @@ import pytest
 from check_pass import equations, parse, unit_of
 
 from rtc.compiler.core.errors import ModelError
-from rtc.passes.graph import named, read, write
+from rtc.passes.graph import carrying, named, read, write
 
 
 def test_reading_and_writing_keeps_the_model():
@@ -70,3 +70,49 @@ def test_a_node_without_its_inputs_is_a_model_error():
     with pytest.raises(ModelError) as error:
         read(unit)
     assert error.value.id == "bad-shapes"
+
+
+def test_stale_shapes_are_not_read():
+    unit = parse("""g (float[N,3,8,8] x) => (float[1,3,1,1] y) <float[1,3,8,8] a> {
+        a = Relu(x)
+        y = GlobalAveragePool(a)
+    }""")
+    graph = read(unit)
+    assert graph.nodes[0].outputs[0].shape == ["N", 3, 8, 8]
+    model = onnx.load_model_from_string(write(graph, unit).onnx.proto)
+    shapes = [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
+    assert shapes == ["N", 3, 1, 1]
+
+
+def test_what_carries_the_samples_and_what_their_sizes():
+    graph = read(
+        parse("""g (float[N,3,8,8] x) => (float[N,3,16,16] y) <float[1] two = {2}> {
+        [relu] a = Relu(x)
+        [sizes] s = Shape(a)
+        [floats] f = Cast<to = 1>(s)
+        [double] d = Mul(f, two)
+        [whole] w = Cast<to = 7>(d)
+        [constant] c = Neg(two)
+        [scaled] b = Mul(a, c)
+        [enlarged] y = Resize<mode = "nearest">(b, , , w)
+    }""")
+    )
+    assert carrying(graph) == {"relu", "scaled", "enlarged"}
+
+
+def test_a_model_from_outside_is_not_believed_what_it_states():
+    unit = parse(
+        """g (float[N,4] x) => (float[N,4] y) <float[1,4] a, float[1,4] b> {
+        [gelu] a = com.microsoft.Gelu(x)
+        [relu] b = Relu(a)
+        [minus] y = Neg(b)
+    }""",
+        opsets='"" : 17, "com.microsoft" : 1',
+    )
+    made = named(unit)
+    states = onnx.load_model_from_string(made.onnx.proto).graph.value_info
+    shapes = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in states
+    }
+    assert shapes == {"a": ["N", 4], "b": ["N", 4]}
+    assert named(made).digest == made.digest

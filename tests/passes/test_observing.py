@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from check_pass import parse
 from nets import residual
 
 from rtc.compiler.core.errors import RecipeError
@@ -50,3 +52,25 @@ def test_a_pattern_that_matches_nothing_is_an_error():
         kinds({"cnov1": "mse"})
     assert error.value.id == "unmatched-observer"
     assert "conv1" in error.value.fix
+
+
+def test_neither_scalars_nor_sizes_nor_masks_are_observed():
+    """What is one number for all samples, or none of theirs, has no range to quantise."""
+    unit = parse(
+        """g (float[N,3,4] x) => (float[N,3,5] y)
+<float[1] half = {0.5}, float[3,4] mask = {0,0,0,0,0,0,0,0,0,0,0,0}> {
+        [mean] m = ReduceMean<keepdims = 0>(x)
+        [sum] m2 = Add(m, m)
+        [shift] a = Sub(x, m2)
+        [sizes] s = Shape(a)
+        [floats] f = Cast<to = 1>(s)
+        [halved] g = Mul(f, half)
+        [joined] j = Concat<axis = 0>(f, g)
+        [total] t = ReduceSum<keepdims = 0>(j)
+        [masked] b = Add(a, mask)
+        [scaled] c = Mul(b, t)
+        [fc] y = MatMul(c, w)
+    }""",
+        w=np.ones((4, 5), np.float32),
+    )
+    assert {each.tensor for each in observations(read(unit), "minmax", {})} == {"c", "y"}

@@ -72,10 +72,13 @@ def test_what_is_no_residual():
         [twice] b = Add(a, a)
         [bias] c = Add(b, k)
         [plus] d = Mul(c, x)
-        [join] y = Add(x, d)
+        [mask] s = Shape(d)
+        [made] m = ConstantOfShape(s)
+        [masked] e = Add(d, m)
+        [join] y = Add(x, e)
     }"""
     assert found(text, w=W, k=np.ones((1, 4, 1, 1), np.float32)) == [
-        ("join", "d", "x", ("plus", ""))
+        ("join", "e", "x", ("plus", ""))
     ]
 
 

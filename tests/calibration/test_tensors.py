@@ -1,0 +1,94 @@
+"""What is known of every tensor's type: found anew, whatever the file states."""
+
+import onnx
+import pytest
+
+from rtc.calibration.tensors import TensorType, tensor_types, typed
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+
+
+def types_of(text, opsets='"" : 17', **options):
+    model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]>\n{text}")
+    typed(model, **options)
+    return tensor_types(model.graph)
+
+
+def test_what_the_file_states_of_inner_tensors_is_not_believed():
+    known = types_of("""g (float[N,3,8,8] x) => (float[N,3,4,4] y) <float[1,3,8,8] a> {
+        a = Relu(x)
+        y = AveragePool<kernel_shape = [2,2], strides = [2,2]>(a)
+    }""")
+    assert known["a"] == TensorType(FLOAT, ("N", 3, 8, 8))
+
+
+def test_values_of_shape_arithmetic_are_followed():
+    known = types_of("""g (float[N,3,8,8] x) => (float[N,K] y) <int64[1] rest = {192}> {
+        batch = Shape<end = 1>(x)
+        to = Concat<axis = 0>(batch, rest)
+        r = Reshape(x, to)
+        y = Relu(r)
+    }""")
+    assert known["to"] == TensorType(INT64, (2,))
+    assert known["r"] == TensorType(FLOAT, ("N", 192))
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [("1,12", ("N", 12)), ("N,12", ("N", 12)), ("N,7", ("N", 12)), ("M,K", ("N", 12))],
+)
+def test_a_stale_shape_of_an_output_gives_way(stated, expected):
+    known = types_of(f"g (float[N,3,4] x) => (float[{stated}] y) {{ y = Flatten(x) }}")
+    assert known["y"].shape == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [("1,4", ("N", 4)), ("N,4", ("N", 4)), ("M,4", ("M", 4))]
+)
+def test_a_batch_of_one_is_stale_where_the_input_is_free_and_nobody_knows(stated, expected):
+    known = types_of(f"""g (float[N,8] x, int64[2] to) => (float[{stated}] y) {{
+        y = Reshape(x, to)
+    }}""")
+    assert known["y"].shape == expected
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_operators_that_onnx_does_not_know_are_asked_of_the_runtime(trusting):
+    known = types_of(
+        """g (float[N,8] x) => (float[N,8] y) {
+        g = com.microsoft.Gelu(x)
+        s = com.microsoft.QuickGelu(g)
+        r = Relu(s)
+        y = Neg(r)
+    }""",
+        '"" : 17, "com.microsoft" : 1',
+        trusting=trusting,
+    )
+    assert known["s"] == known["r"] == TensorType(FLOAT, ("N", 8))
+
+
+def test_one_that_nobody_knows_leaves_its_readers_unknown():
+    known = types_of(
+        """g (float[N,8] x) => (float[N,8] y) <float[N,8] a> {
+        r = Relu(x)
+        a = own.Thing(r)
+        b = Neg(a)
+        y = Relu(b)
+    }""",
+        '"" : 17, "own" : 1',
+    )
+    assert known["r"].shape == ("N", 8)
+    assert not {"a", "b"} & known.keys()
+    assert known["y"] == TensorType(FLOAT, ("N", 8))
+
+
+def test_a_rank_that_the_runtime_does_not_tell_is_not_taken_for_a_scalars():
+    known = types_of(
+        """g (float[N,8] x, int64[K] to) => (float[N,8] y) {
+        r = Reshape(x, to)
+        g = com.microsoft.Gelu(r)
+        y = Reshape(g, to)
+    }""",
+        '"" : 17, "com.microsoft" : 1',
+    )
+    assert known["g"] == TensorType(FLOAT, None)
