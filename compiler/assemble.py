@@ -26,6 +26,8 @@ from rtc.compiler.report.model import (
     StageRow,
 )
 
+_NAMED = 4  # layers in a sentence
+
 
 def assemble(
     recipe: Recipe,
@@ -67,6 +69,7 @@ def assemble(
         stages=tuple(stages),
         curves=_curves(front),
         notes=_notes(choice, appraised, front, searches),
+        doubts=_doubts(choice, appraised),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
         searches=searches,
@@ -126,15 +129,9 @@ def _curves(front: Front) -> tuple[Curve, ...]:
 def _notes(
     choice: Choice, appraised: Appraised, front: Front, searches: Sequence[SearchRow]
 ) -> tuple[str, ...]:
-    """What a reader must know: changed layers first, then doubts, then how steady it was."""
-    layers = choice.candidate.layers
-    notes = [f"The builder changed {row.name}: {row.reason}." for row in changed(layers)]
-    if untold := unknown(layers):
-        names = ", ".join(row.name for row in untold)
-        notes.append(f"The builder does not tell which precision it gave {names}.")
-    notes += [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
+    """What a reader should know besides the doubts: what went wrong, then how steady it was."""
+    notes = [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
     notes += _cut_short(searches)
-    notes += _chance(appraised.float_model, front)
     notes += _since_it_came_in(appraised)
     notes += _since_training(choice, front)
     notes += appraised.notes
@@ -142,6 +139,25 @@ def _notes(
         f"{stage}: {details['because']}" for stage, details in front.details if "because" in details
     ]
     return tuple(notes)
+
+
+def _doubts(choice: Choice, appraised: Appraised) -> tuple[str, ...]:
+    """What may make the result mean something else than it says; the worst first."""
+    layers = choice.candidate.layers
+    doubts = _chance(appraised.float_model)
+    if broken := changed(layers):
+        told = _some([f"{row.name} ({row.planned} → {row.built})" for row in broken])
+        doubts.append(f"The builder changed {len(broken)} of {len(layers)} layers: {told}.")
+    if untold := unknown(layers):
+        told = _some([row.name for row in untold])
+        doubts.append(f"The builder does not tell which precision it gave {told}.")
+    return tuple(doubts)
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of them; the table of layers has all."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
@@ -154,17 +170,19 @@ def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
     ]
 
 
-def _chance(float_model: AccuracyRow, front: Front) -> list[str]:
+def _chance(float_model: AccuracyRow) -> list[str]:
     """A model that guesses passes every gate that compares with it."""
-    width = front.model.signature.outputs[0].shape[-1]
-    top1 = float_model.top1
-    if not isinstance(top1, Measured) or not isinstance(width, int) or top1.low is None:
+    top1, guess = float_model.top1, float_model.guess
+    better = gates.better_than_guessing(float_model)
+    if better or not isinstance(top1, Measured):
         return []
-    if top1.low > 1 / width:
-        return []
+    if better is None or not isinstance(guess, Measured):
+        few = f"{top1.samples:,} test samples, or labels that are all the same,"
+        return [f"Nothing tells the float model from guessing: {few} could not."]
     note = (
-        f"The float model's top-1, {top1.value * 100:.2f} %, is no better than guessing among"
-        f" {width} classes: are weights, labels and data.preprocess the model's own?"
+        f"The float model's top-1, {top1.value * 100:.2f} %, is no better than guessing"
+        f" ({guess.value * 100:.2f} % with the same answers in any order): are weights, labels and"
+        " data.preprocess the model's own?"
     )
     return [note]
 
@@ -195,7 +213,7 @@ def _since_training(choice: Choice, front: Front) -> list[str]:
         return []
     drop = (shipped.value - trained["top1"]) * 100
     note = (
-        f"From the trained model to what ships, every pass included, top-1 goes from"
+        f"From the trained model to this engine, every pass included, top-1 goes from"
         f" {trained['top1'] * 100:.2f} % to {shipped.value * 100:.2f} % ({drop:+.2f} pt)."
     )
     return [note]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from rtc.compiler.contract import contract
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical, digest
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import Pass, PassContext, Statistics, TargetContext
 from rtc.compiler.core.precision import (
     LayerDecision,
@@ -79,6 +81,7 @@ class Missing:
     variant: Variant
     state: str  # "failed", or "left out" where the runtime gains nothing from it
     reason: str
+    search: SearchRow | None = None
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,27 @@ class Builder:
         """Every variant that the recipe offers, on one runtime, with so many threads where it says.
 
         A variant whose build fails, or needs more memory than there is, is a row with its reason;
-        so is one where this runtime cannot keep a pin. The others go on. `unsearched`: why a mix
-        that takes a search is left out.
+        so is one where this runtime cannot keep a pin. The others go on. One whose plan comes to
+        no INT8 is the float variant that it equals: it is left out, and that one is built in its
+        place where it is not on offer. `unsearched`: why a mix that takes a search is left out.
         """
         left_out = dict(backend.variants(self.request.profile))
         if unsearched and self.search is not None:
             left_out.setdefault(Variant.MIX, unsearched)
+        offered = {each for each in self.recipe.precision.offer if each not in left_out}
         for variant in self.recipe.precision.offer:
             if variant in left_out:
                 yield _missing(backend, variant, "left out", left_out[variant])
-            else:
-                count = (threads or {}).get(variant, self.request.threads)
-                yield self._tried(backend, variant, count)
+                continue
+            count = (threads or {}).get(variant, self.request.threads)
+            found = self._tried(backend, variant, count)
+            if isinstance(found, Candidate) and found.variant is not variant:
+                reason = f"{_without_int8(found.plan)}: it is {found.name}"
+                yield replace(_missing(backend, variant, "left out", reason), search=found.search)
+                if found.variant in offered:
+                    continue
+                offered.add(found.variant)
+            yield found
 
     def _tried(self, backend: Backend, variant: Variant, threads: int) -> Candidate | Missing:
         try:
@@ -165,17 +177,25 @@ class Builder:
     def candidate(self, backend: Backend, variant: Variant) -> Candidate:
         """One variant on one runtime: plan, graph, engine, contract.
 
-        The mix is the recipe's plan where that is for this device, else what the search finds.
+        The mix is the recipe's plan where that is for this device, else what the search finds. The
+        candidate has the name of what its plan comes to, see `_named`.
         """
-        if variant is not Variant.MIX:
-            return self.realise(backend, self.plan(backend, variant))
-        if self.search is None:
-            return self.realise(backend, self.plan(backend, variant, self._given))
-        from rtc.compiler.precision.decide import decided
+        given, row = self._given if variant is Variant.MIX else None, None
+        if variant is Variant.MIX and self.search is not None:
+            from rtc.compiler.precision.decide import decided
 
-        found = decided(self, backend, self.search)
-        plan = self.plan(backend, variant, found.plan)
-        return replace(self.realise(backend, plan), search=found.row)
+            found = decided(self, backend, self.search)
+            given, row = found.plan, found.row
+        plan = self._named(backend, self.plan(backend, variant, given))
+        return replace(self.realise(backend, plan), search=row)
+
+    def _named(self, backend: Backend, plan: PrecisionPlan) -> PrecisionPlan:
+        """A plan by the name of what it comes to: without INT8 it may be a float variant's."""
+        if not plan.is_float or plan.variant in (Variant.FP32, Variant.HALF):
+            return plan
+        floats = (self.plan(backend, variant) for variant in (Variant.FP32, Variant.HALF))
+        alike = next((each for each in floats if plan.computes_as(each)), None)
+        return alike or replace(plan, variant=Variant.MIX)
 
     def target(self, backend: Backend) -> TargetContext:
         """What the passes know of this device with that runtime."""
@@ -412,6 +432,13 @@ class Builder:
             return files, f"{layers} kernels, {size(len(files['engine.bin']))}"
 
         return built_from_files(self.stages.run(f"build {name}", inputs, work, target=profile.name))
+
+
+def _without_int8(plan: PrecisionPlan) -> str:
+    """That a plan has no layer in INT8, with the reason that most layers give."""
+    reasons = Counter(each.because for each in plan.layers.values() if each.op in WEIGHTED)
+    why = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
+    return f"no layer runs in INT8{why}"
 
 
 def _missing(backend: Backend, variant: Variant, state: str, reason: str) -> Missing:

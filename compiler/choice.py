@@ -30,6 +30,8 @@ MARGIN = 1.1  # how much faster an estimate must be: a roofline does not tell cl
 class Choice:
     """The candidate that ships, its gates, and a row for every candidate, fastest first.
 
+    Where a gate failed nothing ships: then it is the one that would have.
+
     `others` are the candidates that were built and do not ship.
     """
 
@@ -185,10 +187,10 @@ def _row(
     doubt: str,
     otherwise: str,
 ) -> CandidateRow:
-    if candidate is shipped:
-        state, reason = "shipped", gates.reasons(judged)
-    elif _failures(judged):
+    if _failures(judged):  # of the best as well, where none passes: then nothing ships
         state, reason = "refused", gates.reasons(judged)
+    elif candidate is shipped:
+        state, reason = "shipped", ""
     else:
         state, reason = otherwise, doubt
     return CandidateRow(

@@ -43,6 +43,12 @@ def parity_kept(agreement: float, limit: float) -> bool:
 def judge(gates: Gates, found: Findings) -> tuple[GateRow, ...]:
     """A row for each gate that the recipe names; `passed` is None while a figure is pending."""
     rows = []
+    if gates.chance is not None:
+        rows.append(_chance(gates.chance, found.float_model))
+    if gates.top1 is not None:
+        rows.append(_top1(gates.top1, found.engine))
+    if gates.loss is not None:
+        rows.append(_loss(gates.loss, found.engine))
     if gates.top1_drop is not None:
         rows.append(_top1_drop(gates.top1_drop, found))
     if gates.parity is not None:
@@ -68,6 +74,55 @@ def reasons(rows: Iterable[GateRow]) -> str:
 
 def _value(evidence: Evidence | None) -> float | None:
     return evidence.value if isinstance(evidence, Measured) else None
+
+
+def better_than_guessing(model: AccuracyRow, least: float = 0.0) -> bool | None:
+    """Whether a model's top-1 exceeds guessing's by more than `least`, beyond doubt.
+
+    None where the samples could tell it of no model: too few, or all of one class.
+    """
+    top1, guess = model.top1, model.guess
+    if not isinstance(top1, Measured) or not isinstance(guess, Measured) or guess.high is None:
+        return None
+    return top1.value > guess.high + least
+
+
+def _chance(least: float, model: AccuracyRow) -> GateRow:
+    beyond = f" by {least * 100:.2f} pt" if least else ""
+    asked = f"the float model beats guessing{beyond}"
+    better = better_than_guessing(model, least)
+    if better is None:
+        reason = "too few samples, or all of one class: guessing would look the same"
+        return GateRow("chance", asked, "not to be told", True, reason, model.top1)
+    assert isinstance(model.top1, Measured)
+    assert isinstance(model.guess, Measured)
+    assert model.guess.high is not None
+    top1, guess = (f"{each.value * 100:.2f} %" for each in (model.top1, model.guess))
+    found = f"{top1} against {guess}, at most {model.guess.high * 100:.2f} %"
+    reason = (
+        ""
+        if better
+        else f"the float model's top-1, {top1}, is not surely above guessing's, {guess}"
+    )
+    return GateRow("chance", asked, found, better, reason, model.top1)
+
+
+def _top1(least: float, engine: AccuracyRow) -> GateRow:
+    asked, value = f"top-1 ≥ {least * 100:.2f} %", _value(engine.top1)
+    if value is None:
+        return GateRow("top1", asked, "not measured", passed=False, reason="not measured")
+    passed = value >= least - _ROUNDING
+    found = f"{value * 100:.2f} %"
+    return GateRow("top1", asked, found, passed, "" if passed else f"it is {found}", engine.top1)
+
+
+def _loss(most: float, engine: AccuracyRow) -> GateRow:
+    asked, value = f"loss ≤ {most:g} nats", _value(engine.loss)
+    if value is None:
+        return GateRow("loss", asked, "not measured", passed=False, reason="not measured")
+    found = f"{value:.4f} nats"
+    passed = value <= most
+    return GateRow("loss", asked, found, passed, "" if passed else f"it is {found}", engine.loss)
 
 
 def _top1_drop(limit: float, found: Findings) -> GateRow:

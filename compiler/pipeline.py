@@ -226,6 +226,7 @@ class _Job:
             accurate=search is not None and search.objective == "accuracy",
         )
         own = [row for each in built for row in each.certificates]
+        searched = [each.search for each in built]
         report = assemble(
             self.recipe,
             self.front,
@@ -235,7 +236,7 @@ class _Job:
             appraised=appraised,
             certificates=(*self.front.certificates, *own),
             stages=self.stages.rows_of(profile.name),
-            searches=[each.search for each in built if each.search],
+            searches=[row for row in (*searched, *(m.search for m in missing)) if row],
             provenance={**identity, "software": software()},
         )
         manifest, files = pack(

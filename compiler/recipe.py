@@ -257,6 +257,13 @@ class Gates(Section):
     """strict: fail when the builder ran a layer in another precision than planned."""
     parity: Fraction | None = 0.98
     """Smallest fraction of samples on which the engine agrees with the float model's top-1."""
+    chance: Fraction | None = 0.0
+    """By how much the float model's top-1 must exceed guessing beyond doubt, as a fraction; null
+    lets a model that only guesses pass."""
+    top1: Fraction | None = None
+    """Smallest top-1 accuracy of the engine, as a fraction."""
+    loss: Positive | None = None
+    """Largest mean loss of the engine, its cross entropy in nats."""
 
 
 class _Head(Section):

@@ -169,8 +169,18 @@ def completed(again: Revisited, rows: Sequence[LatencyRow], notes: Sequence[str]
     kept = [r for r in report.latency if (r.subject, r.mode, r.batch) not in measured]
     found = replace(report, latency=(*kept, *rows), notes=(*report.notes, *notes))
     judged = _gates(found, again.recipe)
-    passed = gates.all_passed(judged)
-    return replace(found, gates=judged, passed=passed, headline=_headline(found, rows, judged))
+    passed, reasons = gates.all_passed(judged), gates.reasons(judged)
+    candidates = tuple(
+        replace(row, state="refused", reason=reasons) if reasons and row.state == "shipped" else row
+        for row in report.candidates
+    )
+    return replace(
+        found,
+        gates=judged,
+        passed=passed,
+        headline=_headline(found, rows, judged),
+        candidates=candidates,
+    )
 
 
 def publish(again: Revisited, report: Report) -> tuple[Path, Path]:

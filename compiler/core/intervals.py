@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Flags = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # 1.96
@@ -67,6 +68,32 @@ def paired_difference(before: Flags, after: Flags) -> Interval:
         difference - math.sqrt(max(0.0, down1**2 - 2 * phi * down1 * up2 + up2**2)),
         difference + math.sqrt(max(0.0, up1**2 - 2 * phi * up1 * down2 + down2**2)),
     )
+
+
+def guessing(answers: Labels, labels: Labels) -> Interval:
+    """The share of right answers where they know nothing of the labels: its mean, and 95 % of it.
+
+    Over all orders in which the same answers could have been given. So whoever always names the
+    most frequent class guesses, however often that is right; and whoever knows a rare one from it
+    does not, even where naming the frequent one always would be right more often.
+
+    Source: the mean is the chance agreement of J. Cohen, "A coefficient of agreement for nominal
+    scales", Educational and Psychological Measurement 20 (1960) 37-46; the variance over orders
+    W. Hoeffding, "A combinatorial central limit theorem", Ann. Math. Stat. 22 (1951) 558-566.
+
+    Args:
+        answers: class indices (N,).
+        labels: class indices (N,).
+    """
+    n, size = len(labels), int(max(answers.max(), labels.max())) + 1
+    given, right = (np.bincount(x, minlength=size).astype(np.float64) for x in (answers, labels))
+    pairs = float(given @ right)
+    mean = pairs / n**2
+    if n < 2:
+        return Interval(mean, 0.0, 1.0)
+    spread = pairs - float((given * right) @ (given + right)) / n + (pairs / n) ** 2
+    error = Z * math.sqrt(max(0.0, spread) / (n - 1)) / n
+    return Interval(mean, max(0.0, mean - error), min(1.0, mean + error))
 
 
 def _correlation(both: int, lost: int, won: int, neither: int) -> float:

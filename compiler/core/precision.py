@@ -126,6 +126,11 @@ class PrecisionPlan:
         """Whether no layer is planned in INT8, be it by its variant or by a pin."""
         return all(d.precision is not Precision.INT8 for d in self.layers.values())
 
+    def computes_as(self, other: PrecisionPlan) -> bool:
+        """Whether every layer, be it a residual Add, has the same precision in both."""
+        names = self.layers.keys() | other.layers.keys()
+        return all(self.precision_of(name) is other.precision_of(name) for name in names)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "plan": 1,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
-from rtc.compiler.core.intervals import mean_interval, paired_difference, wilson
+from rtc.compiler.core.intervals import guessing, mean_interval, paired_difference, wilson
 from rtc.compiler.core.outputs import OutputKind, log_probabilities
 from rtc.compiler.report.model import AccuracyRow
 
@@ -55,6 +55,7 @@ def accuracy_row(
         loss=Measured(loss.value, "nats", where, len(labels), loss.low, loss.high),
         agreement=agrees,
         runs_on=where,
+        guess=_guess(scores.argmax(axis=1), labels, where),
     )
 
 
@@ -103,6 +104,14 @@ def losses(
     own = np.take_along_axis(log_probabilities(outputs, kind), labels[:, None], axis=1)
     total: npt.NDArray[np.float64] = -own[:, 0]
     return total
+
+
+def _guess(answers: Labels, labels: Labels, where: str) -> Measured | None:
+    """What guessing would come to; None where not even right answers could be told from it."""
+    if guessing(labels, labels).high >= 1:
+        return None
+    found = guessing(answers, labels)
+    return Measured(found.value, "fraction", where, len(labels), found.low, found.high)
 
 
 def _fraction(flags: npt.NDArray[np.bool_], where: str) -> Measured:

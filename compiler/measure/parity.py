@@ -256,8 +256,10 @@ def _bounded(reference: Array, result: Array, bound: Bounded, split: Split) -> V
     drop = accuracy.top1_drop(reference, result, split.labels, WHERE)
     assert drop.low is not None
     assert drop.high is not None
-    span = f"95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f}"
-    return drop.value <= bound.limit, f"drops by {100 * drop.value:.2f} points ({span})"
+    word, sign = ("drops", 1) if drop.value >= 0 else ("rises", -1)
+    value, *ends = (100 * sign * each for each in (drop.value, drop.low, drop.high))
+    span = f"95 % interval {min(ends):.2f} to {max(ends):.2f}"
+    return drop.value <= bound.limit, f"{word} by {value:.2f} points ({span})"
 
 
 def _sound(reference: Array, result: Array) -> Verdict:

@@ -57,7 +57,11 @@ class CertificateRow:
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """Quality of one model on the test set. Fractions between 0 and 1; loss in nats."""
+    """Quality of one model on the test set. Fractions between 0 and 1; loss in nats.
+
+    `guess` is the top-1 that the same answers would have if they knew nothing of the labels, with
+    95 % of what it then comes to; None where these samples could not tell that from knowing.
+    """
 
     subject: str  # "float model", "shipped engine", "teacher", …
     top1: Evidence
@@ -65,6 +69,7 @@ class AccuracyRow:
     loss: Evidence
     agreement: Evidence | None  # with the float model; None for the float model itself
     runs_on: str
+    guess: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a bundle's report says, verdict first."""
+    """Everything that a bundle's report says, verdict first.
+
+    `shipped` is the bundle's engine; where a gate failed, the one that would have been shipped.
+    `doubts` are what may make the result mean something else than it says, `notes` what else a
+    reader should know.
+    """
 
     recipe: str
     version: str
@@ -261,6 +271,7 @@ class Report:
     stages: tuple[StageRow, ...]
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     engine_bytes: int | None = None
     searches: tuple[SearchRow, ...] = ()
@@ -268,6 +279,10 @@ class Report:
 
     def accuracy_of(self, subject: str) -> AccuracyRow | None:
         return next((row for row in self.accuracy if row.subject == subject), None)
+
+    def called(self, row: AccuracyRow) -> str:
+        """A row's subject in words: nothing ships where a gate failed."""
+        return self.shipped if row.subject == SHIPPED_ENGINE and not self.passed else row.subject
 
     def latency_of(self, subject: str, mode: str, batch: int) -> tuple[LatencyRow, ...]:
         """The rows of one case: one, or an estimate and what the device has yet to measure."""

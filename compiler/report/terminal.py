@@ -18,7 +18,6 @@ from rtc.compiler.core.evidence import Evidence
 from rtc.compiler.report.facts import Fact, facts
 from rtc.compiler.report.figures import amount, clean, factor, figure, significant
 from rtc.compiler.report.model import (
-    AccuracyRow,
     CandidateRow,
     GateRow,
     LatencyRow,
@@ -68,7 +67,8 @@ def summary(reports: Sequence[Report], bundles: Sequence[Path]) -> RenderableTyp
     for report in reports:
         table.add_column(Text(clean(f"{report.recipe} → {report.target}")))
     table.add_row("verdict", *(_verdict(report) for report in reports))
-    table.add_row("ships", *(Text(clean(report.shipped), "bold") for report in reports))
+    ships = any(report.passed for report in reports)
+    table.add_row("ships" if ships else "not shipped", *(_shipped(each, ships) for each in reports))
     found = [{fact.title: fact for fact in facts(report)} for report in reports]
     for title in dict.fromkeys(title for column in found for title in column):
         table.add_row(title, *(_fact(column.get(title)) for column in found))
@@ -77,7 +77,8 @@ def summary(reports: Sequence[Report], bundles: Sequence[Path]) -> RenderableTyp
         for bundle in bundles
         for title, path in (("bundle", bundle), ("report", bundle / "report.html"))
     ]
-    return Group(table, "", *places)
+    doubts = [_doubt(text, report.target) for report in reports for text in report.doubts]
+    return Group(table, "", *doubts, *([""] if doubts else []), *places)
 
 
 def details(report: Report) -> RenderableType:
@@ -87,8 +88,9 @@ def details(report: Report) -> RenderableType:
         (clean(f"{report.recipe} {report.version} → {report.target}"), "dim"), "\n",
     )  # fmt: skip
     parts: list[RenderableType] = [head]
+    parts += [_doubt(text) for text in report.doubts]
     parts += [_gates(report.gates)] if report.gates else []
-    parts += [_accuracy(report.accuracy)] if report.accuracy else []
+    parts += [_accuracy(report)] if report.accuracy else []
     parts += [_latency(report.latency)] if report.latency else []
     parts += [_candidates(report.candidates)] if report.candidates else []
     parts += [_layers(report.layers)] if report.layers else []
@@ -99,6 +101,16 @@ def details(report: Report) -> RenderableType:
 def _marked(kind: str, text: str) -> Text:
     """A figure with the mark of its kind; a measured one needs none."""
     return Text(f"≈ {text} est." if kind == "estimated" else text, _STYLES.get(kind, ""))
+
+
+def _shipped(report: Report, others: bool) -> Text:
+    """The engine; where a gate failed and `others` ship, with the word that it does not."""
+    word = "not shipped: " if others and not report.passed else ""
+    return Text(clean(word + report.shipped), "bold" if report.passed else "")
+
+
+def _doubt(text: str, target: str = "") -> Text:
+    return Text(clean(f"! {target}: {text}" if target else f"! {text}"), "bold yellow")
 
 
 def _verdict(report: Report) -> Text:
@@ -144,12 +156,14 @@ def _gates(rows: Iterable[GateRow]) -> Table:
     return table
 
 
-def _accuracy(rows: Iterable[AccuracyRow]) -> Table:
-    table = _table("\nAccuracy", "model", "top-1", "top-5", "loss", "agreement", "runs on")
-    for row in rows:
+def _accuracy(report: Report) -> Table:
+    five = any(row.top5 for row in report.accuracy)
+    columns = ("model", "top-1", *(["top-5"] if five else []), "loss", "agreement", "runs on")
+    table = _table("\nAccuracy", *columns)
+    for row in report.accuracy:
         top1 = evidence_text(row.top1, spread=True)
-        rest = (evidence_text(item) for item in (row.top5, row.loss, row.agreement))
-        _add(table, row.subject, top1, *rest, row.runs_on)
+        figures = (*([row.top5] if five else []), row.loss, row.agreement)
+        _add(table, report.called(row), top1, *map(evidence_text, figures), row.runs_on)
     return table
 
 

@@ -188,12 +188,13 @@ def test_a_faster_engine_that_fails_a_gate_is_refused() -> None:
     assert "top-1 fell by 49.00 points" in told.rows[0].reason
 
 
-def test_where_none_passes_the_one_that_fails_fewest_gates_ships_as_failed() -> None:
+def test_where_none_passes_nothing_ships_and_the_one_that_fails_fewest_gates_is_kept() -> None:
     slow = Gates(latency_ms=0.5)
     wrong = appraisal(measured(1), top1=0.5, over_float=Interval(2.0, 1.9, 2.1))
     told = chosen({Variant.INT8: wrong, Variant.FP32: appraisal(measured(2))}, gates=slow)
     assert told.candidate.name == "rt fp32"
     assert not told.passed
+    assert [row.state for row in told.rows] == ["refused", "refused"]
 
 
 @pytest.mark.parametrize(("ms", "ships"), [(1.0, "rt int8"), (1.8, "rt int8"), (1.9, "rt fp32")])

@@ -30,7 +30,7 @@ def judged(
     return {gate.name: gate for gate in gates.judge(asked, found)}
 
 
-NONE = {"top1_drop": None, "parity": None}
+NONE = {"top1_drop": None, "parity": None, "chance": None}
 
 
 def test_only_gates_that_the_recipe_names_are_judged() -> None:
@@ -48,7 +48,7 @@ def test_top1_drop_counts_from_the_model_that_came_in_where_a_pass_changed_it() 
     latency = LatencyRow("engine", "end-to-end", 32, Measured(2.0, "ms", "here", 100))
     incoming = replace(quality(0.98), subject=INCOMING_MODEL)
     found = gates.Findings(quality(0.95), quality(0.95), latency, [], incoming)
-    (row,) = gates.judge(Gates(top1_drop=0.029, parity=None), found)
+    (row,) = gates.judge(Gates(**{**NONE, "top1_drop": 0.029}), found)
     assert not row.passed
     assert row.asked == "drop ≤ 2.90 pt from the model that came in"
     assert row.found == "+3.00 pt (98.00 → 95.00 %)"
@@ -73,6 +73,39 @@ def test_neither_an_estimate_nor_nothing_passes_or_fails_a_latency_gate() -> Non
         assert gates.all_passed([row])
 
 
+def guessed(top1: float, high: float | None, asked: Gates | None = None) -> GateRow:
+    guess = None if high is None else Measured(high - 0.02, "fraction", "here", 1000, 0, high)
+    model = replace(quality(top1), guess=guess)
+    latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
+    found = gates.Findings(quality(0.99), model, latency, [])
+    return gates.judge(asked or Gates(), found)[0]
+
+
+def test_a_float_model_that_guesses_fails_whatever_the_engine_does() -> None:
+    row = guessed(0.11, 0.12)
+    assert (row.name, row.passed) == ("chance", False)
+    assert row.found == "11.00 % against 10.00 %, at most 12.00 %"
+    assert guessed(0.0, 0.12).passed is False  # below chance
+    assert guessed(0.13, 0.12).passed
+    assert guessed(0.13, 0.12, Gates(chance=0.05)).passed is False
+    assert guessed(0.11, 0.12, Gates(chance=None)).name != "chance"
+
+
+def test_samples_that_cannot_tell_knowing_from_guessing_fail_nobody() -> None:
+    row = guessed(1.0, None)
+    assert row.passed
+    assert "too few samples" in row.reason
+
+
+def test_gates_in_absolute_values() -> None:
+    rows = judged(Gates(**NONE, top1=0.95, loss=0.1))
+    assert rows["top1"].passed
+    assert rows["loss"].passed
+    rows = judged(Gates(**NONE, top1=0.96, loss=0.09))
+    assert (rows["top1"].passed, rows["loss"].passed) == (False, False)
+    assert rows["top1"].reason == "it is 95.00 %"
+
+
 def test_a_strict_contract_names_the_layers_that_broke_it() -> None:
     row = judged(Gates(**NONE, contract="strict"), verdict="changed")["contract"]
     assert row.passed is False
@@ -85,7 +118,7 @@ def test_too_few_samples_are_noted_where_they_leave_the_drop_open() -> None:
     engine = AccuracyRow("engine", fraction(0.96), fraction(1.0), fraction(0.1), few, "here")
     latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
     (row,) = gates.judge(
-        Gates(top1_drop=0.01, parity=None), gates.Findings(engine, quality(0.96), latency, [])
+        Gates(**{**NONE, "top1_drop": 0.01}), gates.Findings(engine, quality(0.96), latency, [])
     )
     assert row.passed
     assert "3 samples are few" in row.reason

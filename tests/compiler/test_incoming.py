@@ -64,7 +64,7 @@ def written(folder: Path, equalize: dict[str, object]) -> Recipe:
         "batch": 4,
         "targets": ["cpu.yaml"],
         "measure": {"seconds": 0.1, "threads": 1},
-        "gates": {"top1_drop": 0.05, "parity": None},
+        "gates": {"top1_drop": 0.05, "parity": None, "chance": None},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(text))
     return load_recipe(folder / "recipe.yaml")

@@ -171,7 +171,7 @@ def compile_recipe(of: Entrant, what: Trained, folder: Path, *, samples: int, th
         # All cores: rtc may find that fewer of them are faster.
         "measure": {"threads": 0 if threads == physical_cores() else threads},
         # Random weights classify nothing: what agrees with them is no measure of a compiler.
-        "gates": {"top1_drop": of.drop, "parity": None},
+        "gates": {"top1_drop": of.drop, "parity": None, "chance": None},
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -37,6 +37,38 @@ def edit(here):
     return change
 
 
+def test_a_model_that_guesses_fails_a_gate_that_a_recipe_can_lift(rtc, here, edit) -> None:
+    edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.1, threads: 1}")
+    samples = dict(np.load(here / "samples.npz"))
+    labels = np.random.default_rng(0).permutation(samples["y"])
+    np.savez(here / "samples.npz", x=samples["x"], y=labels)
+    done = rtc("compile", "recipe.yaml", "--target", "cpu")
+    assert done.code == 8, done.err
+    assert "chance" in done.err
+    assert "FAIL: chance" in done.out
+    assert "not shipped" in done.out
+    edit("gates: {", "gates: {chance: null, ")
+    done = rtc("compile", "recipe.yaml", "--target", "cpu")
+    assert done.code == 0, done.err
+    told = done.out.replace("\n", " ")
+    assert told.index("PASS") < told.index("is no better than guessing") < told.index("bundle  ")
+
+
+@pytest.mark.parametrize("offer", ["[int8]", "[fp32, int8, mix]"])
+def test_a_candidate_without_int8_has_the_name_of_what_it_is(rtc, here, edit, offer) -> None:
+    edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.1, threads: 1}")
+    edit("offer: [fp32]", f"search: null, offer: {offer}, pin: {{'*': fp32}}")
+    done = rtc("compile", "recipe.yaml", "--target", "cpu", "--json", "--quiet")
+    assert done.code == 0, done.err
+    (result,) = json.loads(done.out)["results"]
+    rows = {row["name"]: row for row in result["report"]["candidates"]}
+    assert result["report"]["shipped"] in ("onnxruntime fp32", "openvino fp32")
+    for asked in {"[int8]": ["int8"]}.get(offer, ["int8", "mix"]):
+        row = rows[f"onnxruntime {asked}"]
+        assert row["state"] == "left out"
+        assert row["reason"] == "no layer runs in INT8 (pinned to fp32): it is onnxruntime fp32"
+
+
 def test_a_failed_gate_is_exit_code_8_and_a_bundle_that_is_not_the_latest(rtc, here, edit) -> None:
     edit("latency_ms: 10000.0", "latency_ms: 1e-9")
     edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.1, threads: 1}")

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rtc.compiler.core import intervals
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels"),
+    [([0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 2]), ([0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 3])],
+)
+def test_guessing_is_what_all_orders_of_the_answers_come_to(
+    answers: list[int], labels: list[int]
+) -> None:
+    shares = [np.mean(np.array(each) == labels) for each in itertools.permutations(answers)]
+    found = intervals.guessing(np.array(answers), np.array(labels))
+    assert found.value == pytest.approx(np.mean(shares))
+    assert found.high == pytest.approx(min(1.0, np.mean(shares) + intervals.Z * np.std(shares)))
+
+
+def test_guessing_of_answers_that_are_all_the_same_is_right_as_often_as_these() -> None:
+    labels = np.array([0] * 9 + [1])
+    found = intervals.guessing(np.zeros(10, np.int64), labels)
+    assert (found.low, found.value, found.high) == pytest.approx((0.9, 0.9, 0.9))
 
 
 @pytest.mark.parametrize(

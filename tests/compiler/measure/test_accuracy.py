@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rtc.compiler import gates
 from rtc.compiler.core import intervals
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
@@ -74,6 +75,25 @@ def test_loss_by_hand_and_for_logits_too_large_to_exponentiate() -> None:
 
 def test_a_constant_output_is_right_for_one_class_only() -> None:
     assert accuracy.ranks(np.zeros((3, 3)), np.array([0, 1, 2])).tolist() == [0, 1, 2]
+
+
+def told_from_guessing(answers: list[int], labels: list[int]) -> bool | None:
+    return gates.better_than_guessing(scored(np.eye(3)[answers], np.array(labels)))
+
+
+def test_what_guesses_is_told_from_what_knows() -> None:
+    rare = [0] * 90 + [1] * 10
+    assert told_from_guessing([0] * 100, rare) is False  # 90 % right, and knows nothing
+    assert told_from_guessing([0] * 80 + [1] * 20, rare) is True  # as often right, and knows
+    assert told_from_guessing([1] * 90 + [2] * 10, rare) is False  # never right
+    draw = np.random.default_rng(0)
+    assert told_from_guessing(*draw.integers(3, size=(2, 500)).tolist()) is False
+
+
+def test_few_samples_or_one_class_tell_nothing() -> None:
+    assert told_from_guessing([0, 1], [0, 1]) is None
+    assert told_from_guessing([0] * 50, [0] * 50) is None
+    assert told_from_guessing([0], [0]) is None
 
 
 def test_agreement_counts_equal_predictions_whatever_the_labels() -> None:

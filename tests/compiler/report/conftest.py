@@ -299,4 +299,5 @@ def failed_report(cpu_report: Report) -> Report:
         passed=False,
         headline="Refused by a gate: top-1 fell by 2.40 points",
         gates=(gate, *cpu_report.gates[1:]),
+        candidates=tuple(replace(row, state="refused") for row in cpu_report.candidates),
     )

@@ -197,7 +197,8 @@ def test_markup_in_names_is_text(cpu_report: Report) -> None:
     hostile = replace(
         cpu_report,
         recipe=ATTACK, headline=ATTACK, shipped=ATTACK, layers=(layer,), gates=(gate,),
-        notes=(ATTACK,), provenance={ATTACK: {ATTACK: [ATTACK]}}, device={ATTACK: ATTACK},
+        notes=(ATTACK,), doubts=(ATTACK,), provenance={ATTACK: {ATTACK: [ATTACK]}},
+        device={ATTACK: ATTACK},
         curves=(Curve(ATTACK, ATTACK, (0.5,), (1.0,), 1.0),),
         latency=(replace(cpu_report.latency[0], subject=ATTACK, mode=ATTACK),),
     )  # fmt: skip
@@ -206,6 +207,24 @@ def test_markup_in_names_is_text(cpu_report: Report) -> None:
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
     assert ATTACK in page.texts
+
+
+def test_doubts_stand_under_the_headline(cpu_report: Report) -> None:
+    html = render(replace(cpu_report, doubts=("the model guesses",)))
+    assert html.index("<h1>") < html.index("the model guesses") < html.index("<main")
+
+
+def test_nothing_ships_where_a_gate_failed(cpu_report: Report, failed_report: Report) -> None:
+    texts = Page(render(failed_report)).texts
+    assert "Not shipped" in texts
+    assert not [text for text in texts if text in ("Ships", "ships", "shipped", "shipped engine")]
+    assert "Ships" in Page(render(cpu_report)).texts
+
+
+def test_top5_is_a_column_where_a_model_has_it(cpu_report: Report) -> None:
+    assert "Top-5" in Page(render(cpu_report)).texts
+    few = tuple(replace(row, top5=None) for row in cpu_report.accuracy)
+    assert "Top-5" not in Page(render(replace(cpu_report, accuracy=few))).texts
 
 
 def test_control_characters_do_not_reach_the_page(cpu_report: Report) -> None:

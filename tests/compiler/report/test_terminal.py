@@ -51,8 +51,33 @@ def test_the_summary_compares_the_targets(cpu_report: Report, rtx_report: Report
     assert str(BUNDLE / "report.html") in text
 
 
-def test_a_failed_gate_is_named_in_the_summary(failed_report: Report) -> None:
-    assert "FAIL: top1_drop" in drawn(summary([failed_report], [BUNDLE]))
+def test_a_failed_gate_is_named_in_the_summary_and_nothing_ships(
+    failed_report: Report, rtx_report: Report
+) -> None:
+    alone = drawn(summary([failed_report], [BUNDLE]))
+    assert "FAIL: top1_drop" in alone
+    rows = {line[:20].strip(): line[20:].split() for line in alone.splitlines()}
+    assert rows["not shipped"] == ["openvino", "int8"]
+    assert "ships" not in rows
+    both = drawn(summary([failed_report, rtx_report], [BUNDLE, BUNDLE]))
+    assert "not shipped: openvino int8" in both
+    shown = drawn(details(failed_report))
+    assert "shipped engine" not in shown
+    assert "ships" not in shown.lower()
+
+
+def test_doubts_stand_under_the_table_and_under_the_headline(cpu_report: Report) -> None:
+    report = replace(cpu_report, doubts=("the model guesses",))
+    text = drawn(summary([report], [BUNDLE]))
+    assert text.index("engine  ") < text.index("! cpu: the model guesses") < text.index("bundle  ")
+    shown = drawn(details(report))
+    assert shown.index(report.headline) < shown.index("! the model guesses") < shown.index("Gates")
+
+
+def test_top5_is_a_column_where_a_model_has_it(cpu_report: Report) -> None:
+    assert "top-5" in drawn(details(cpu_report))
+    few = tuple(replace(row, top5=None) for row in cpu_report.accuracy)
+    assert "top-5" not in drawn(details(replace(cpu_report, accuracy=few)))
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -94,7 +119,7 @@ def test_names_cannot_steer_the_terminal_or_colour_themselves(cpu_report: Report
     gate = replace(cpu_report.gates[0], name=hostile, found=hostile)
     report = replace(
         cpu_report, recipe=hostile, headline=hostile, shipped=hostile, layers=(layer,),
-        gates=(gate,), notes=(hostile,),
+        gates=(gate,), notes=(hostile,), doubts=(hostile,),
     )  # fmt: skip
     shown = drawn(details(report), 300) + drawn(summary([report], [Path(hostile)]), 300)
     assert not {"\x1b", "\x07", "\x9b"} & set(shown)
