@@ -14,7 +14,7 @@ rounded, because the runtime keeps integers between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,8 +65,9 @@ def _mentions_half(graph: onnx.GraphProto) -> bool:
 def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
     for tensor in graph.initializer:
         yield tensor.name, tensor.data_type
-    for each in (*graph.input, *graph.value_info, *graph.output):
-        yield each.name, each.type.tensor_type.elem_type
+    for each in (*graph.input, *graph.output, *graph.value_info):
+        if each.type.tensor_type.elem_type:  # a tensor that was made an output may have none there
+            yield each.name, each.type.tensor_type.elem_type
 
 
 def _widen(graph: onnx.GraphProto, types: dict[str, int]) -> None:
@@ -177,6 +178,20 @@ def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
     import onnx
 
     return onnx.helper.make_node("Cast", [source], [result], to=to)
+
+
+def widened(emulated: bytes, tensors: Iterable[str]) -> dict[str, str]:
+    """The float32 tensor that holds each of `tensors` in a model that `emulate_half` gave."""
+    import onnx
+
+    graph = onnx.load_model_from_string(emulated).graph
+    made = {name for node in graph.node for name in node.output}
+    return {name: f"{name}/wide" if f"{name}/wide" in made else name for name in tensors}
+
+
+def rounded(source: str, result: str, half: str) -> list[onnx.NodeProto]:
+    """Nodes that make `result` of `source`: float32, rounded as "fp16" or "bf16" would hold it."""
+    return _round(source, result, _BY_NAME[half])
 
 
 def _round(source: str, result: str, half: int) -> list[onnx.NodeProto]:

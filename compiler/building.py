@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe, Search
 from rtc.compiler.report.figures import size
 from rtc.compiler.report.model import CertificateRow, LayerRow, SearchRow
-from rtc.compiler.stages import Files, Stages
+from rtc.compiler.stages import Files, Stages, versions
 
 if TYPE_CHECKING:
     from rtc.passes.assign_precision import AssignPrecision
@@ -95,6 +95,7 @@ class Builder:
         request: what engines are built for.
         stages: where results are kept.
         sharers: runtimes that share the time to search in.
+        half_losses: what was found of each half type, for all builders of this model.
     """
 
     recipe: Recipe
@@ -103,6 +104,7 @@ class Builder:
     request: BuildRequest
     stages: Stages
     sharers: int = 1
+    half_losses: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -211,7 +213,7 @@ class Builder:
     ) -> PrecisionPlan:
         """What one variant gives each layer on one runtime: by `given`, options and pins."""
         name = f"{backend.name} {variant}"
-        step = self._assigning(variant, given)
+        step = self._assigning(backend, variant, given)
         plan = self._pass(step, self.model, name, target=self.target(backend)).plan
         assert plan is not None, "assign-precision gives a plan"
         return plan
@@ -250,7 +252,7 @@ class Builder:
         Raises:
             RecipeError: as `AssignPrecision.apply`, for these pins.
         """
-        step = self._assigning(plan.variant, plan)
+        step = self._assigning(backend, plan.variant, plan)
         context = replace(self.context, target=self.target(backend))
         by_name = step.resolved(self.model, context, pin)  # a name beats any pin of the recipe
         residuals = {**step.residuals, **(policies or {})}
@@ -259,7 +261,9 @@ class Builder:
         assert changed is not None, "assign-precision gives a plan"
         return changed
 
-    def _assigning(self, variant: Variant, given: PrecisionPlan | None) -> AssignPrecision:
+    def _assigning(
+        self, backend: Backend, variant: Variant, given: PrecisionPlan | None
+    ) -> AssignPrecision:
         from rtc.passes.assign_precision import AssignPrecision
 
         options = self.recipe.precision
@@ -271,7 +275,41 @@ class Builder:
             pin=dict(options.pin),
             given=given,
             residuals=dict(options.residuals),
+            half_losses=self._half_losses(backend, variant),
         )
+
+    def _half_losses(self, backend: Backend, variant: Variant) -> Mapping[str, str]:
+        """Why a node cannot be half, by name; looked at where the graph may come to hold halves.
+
+        A runtime that takes one float type for the whole model has no choice of nodes.
+        """
+        target = self.target(backend)
+        scheme, pins = target.scheme, self.recipe.precision.pin.values()
+        offered = variant in (Variant.HALF, Variant.MIX) or Precision.HALF in pins
+        if scheme.half is None or not scheme.half_in_graph or not offered:
+            return {}
+        if scheme.half not in self.half_losses:
+            self.half_losses[scheme.half] = self._look_at_half(target, scheme.half)
+        return self.half_losses[scheme.half]
+
+    def _look_at_half(self, target: TargetContext, half: str) -> Mapping[str, str]:
+        inputs = {
+            "model": self.model.digest,
+            "half": half,
+            "data": self.context.data.digest,
+            "versions": versions(("numpy", "onnx", "onnxruntime")),
+        }
+
+        def work(progress: Progress) -> tuple[Files, str]:
+            from rtc.passes.half_loss import half_losses
+
+            found = half_losses(self.model, replace(self.context, target=target, progress=progress))
+            nodes = "node stays" if len(found) == 1 else "nodes stay"
+            return {"half.json": canonical(found)}, f"{len(found)} {nodes} float"
+
+        files = self.stages.run(f"range of {half}", inputs, work, target=target.profile.name)
+        losses: dict[str, str] = json.loads(files["half.json"])
+        return losses
 
     def steps(self, plan: PrecisionPlan, *, trial: bool = False) -> tuple[Pass, ...]:
         """The passes that write a plan into the model, in order; a float plan needs no mending.

@@ -51,6 +51,7 @@ class AssignPrecision(Pass):
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat all else.
         residuals: policy of residual Adds by name or glob, likewise.
+        half_losses: why a node cannot be half, by name (`rtc.passes.half_loss`); it beats pins.
         given: a plan to keep instead of deciding: that of a search, or one that a person edited.
             Its layers with weights, its pinned ones and its residual Adds count; the others follow.
     """
@@ -65,6 +66,7 @@ class AssignPrecision(Pass):
     min_snr_db: float = 20.0
     pin: Mapping[str, Precision] = field(default_factory=dict)
     residuals: Mapping[str, ResidualPolicy] = field(default_factory=dict)
+    half_losses: Mapping[str, str] = field(default_factory=dict)
     given: PrecisionPlan | None = None
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
@@ -81,7 +83,9 @@ class AssignPrecision(Pass):
             DataError: a layer whose output is not finite on those samples.
         """
         target = ctx.where()
-        policy = Policy(Variant(self.variant), target.scheme, self.min_snr_db)
+        policy = Policy(
+            Variant(self.variant), target.scheme, self.min_snr_db, dict(self.half_losses)
+        )
         graph = read(unit).cleanup()  # a layer that nothing reads has no precision
         layers = {layer.name: layer for layer in weighted_layers(graph)}
         pins = _resolved(self.pin, graph, layers, policy)

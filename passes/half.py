@@ -1,4 +1,4 @@
-"""What can run in a half type: by operator, and by the size of its constants."""
+"""What can run in a half type: by operator, and by what is left of its constants."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.calibration.decibels import decibels
+from rtc.compiler.core.data import Array
 from rtc.passes.graph import dtype_of, is_constant
 
 if TYPE_CHECKING:
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 _ONNX_TYPE = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
-_LARGEST = {"fp16": 65504.0, "bf16": float(np.finfo(np.float32).max)}
+LARGEST = {"fp16": 65504.0, "bf16": 255 * 2.0**120}
+"""The largest finite number of each half type."""
+_NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}  # the least with all its bits
+_LEAST_DB = 20.0  # of a constant; INT8 leaves more of most layers
 
 
 def half_dtype(half: str) -> np.dtype[Any]:
@@ -55,9 +60,27 @@ def half_obstacle(node: gs.Node, opset: int, half: str) -> str:
     places = retyped(node, opset, half)
     if places is None:
         return f"{node.op} has no {half} form"
-    constants = [node.inputs[i].values for i in places[0] if is_constant(node.inputs[i])]
-    peak = max((float(np.abs(each).max(initial=0.0)) for each in constants), default=0.0)
-    return f"a constant of {peak:.3g} overflows {half}" if peak > _LARGEST[half] else ""
+    constants = (node.inputs[i].values for i in places[0] if is_constant(node.inputs[i]))
+    return next((loss for each in constants if (loss := loss_of(each, half))), "")
+
+
+def loss_of(values: Array, half: str) -> str:
+    """What numbers lose in a half type, or "" where nearly all is left of them.
+
+    Infinities stay what they are; finite ones that become infinite, or zero, do not.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64)
+    peak = float(np.abs(finite).max(initial=0.0))
+    if peak == 0.0 or _NORMAL[half] <= peak <= LARGEST[half]:
+        return ""
+    with np.errstate(over="ignore"):
+        near = finite.astype(half_dtype(half)).astype(np.float64)
+    if not np.isfinite(near).all():
+        return f"a constant of {peak:.3g} overflows {half}"
+    noise = float(np.square(near - finite).sum())
+    if decibels(float(np.square(finite).sum()), noise) >= _LEAST_DB:
+        return ""
+    return f"a constant of {peak:.3g} is {float(np.abs(near).max()):.3g} in {half}"
 
 
 def _sharing(

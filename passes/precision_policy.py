@@ -8,7 +8,7 @@ where its signal-to-noise ratio allows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.operators import WEIGHTED
@@ -43,11 +43,15 @@ _IMAGE_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Policy:
-    """What decides: the candidate, the target's scheme, the least SNR in decibels for INT8."""
+    """What decides: the candidate, the target's scheme, the least SNR in decibels for INT8.
+
+    `half_losses`: why a node cannot be half, by name, as samples show it (rtc.passes.half_loss).
+    """
 
     variant: Variant
     scheme: QuantScheme
     min_snr_db: float
+    half_losses: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def default(self) -> Precision:
@@ -156,12 +160,20 @@ class Policy:
         nodes = {node.name: node for node in graph.nodes}
         settled = dict(decisions)
         for name, decision in decisions.items():
-            if decision.precision is not Precision.HALF:
-                continue
-            obstacle = half_obstacle(nodes[name], graph.opset, self.scheme.half)
+            obstacle = self._half_obstacle(graph, nodes[name], decision, self.scheme.half)
             if obstacle:
                 settled[name] = replace(decision, precision=Precision.FP32, because=obstacle)
         return self.default, settled
+
+    def _half_obstacle(
+        self, graph: gs.Graph, node: gs.Node, decision: LayerDecision, half: str
+    ) -> str:
+        """Why a node stays float. An INT8 one reads and writes the default type."""
+        loss = self.half_losses.get(node.name, "")
+        if decision.precision is Precision.HALF:
+            return half_obstacle(node, graph.opset, half) or loss
+        integer = decision.precision is Precision.INT8 and not decision.pinned
+        return loss if integer and self.default is Precision.HALF else ""
 
     def _one_float_type(self, decisions: Decisions) -> tuple[Precision, Decisions]:
         """One type for every float layer, because the runtime takes no more.

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from check_pass import parse
 
-from rtc.calibration.oracle import Oracle, evaluate, with_outputs
-from rtc.calibration.rounding import emulate_half
+from rtc.calibration.oracle import Oracle, evaluate, session, with_outputs
+from rtc.calibration.rounding import emulate_half, widened
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.operators import HALF_KEY
@@ -37,6 +37,25 @@ def test_fp16_overflows_and_bf16_does_not():
     body = "s = Mul(h, b)\n r = Div(s, b)"
     assert run(in_half("fp16", body), [100.0])["y"].tolist() == [np.inf]
     assert run(in_half("bf16", body), [100.0])["y"].tolist() == [100.0]
+
+
+def test_fp16_ends_where_it_does_and_keeps_its_small_numbers():
+    """65520 is the first that rounds to infinity; 2^-24 is the last step, and half of it is 0."""
+    values = [65504.0, 65519.0, 65520.0, -65520.0, 2**-24, 1.5 * 2**-24, 2**-25, 1e-12, 1e-5]
+    step = 2.0**-24
+    expected = [65504.0, 65504.0, np.inf, -np.inf, step, 2 * step, 0.0, 0.0, 168 * step]
+    assert run(in_half("fp16", "r = Identity(h)"), values)["y"].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_a_tensor_in_half_is_rounded_where_it_is_looked_at_too(kind):
+    """As an output its type is left to be inferred."""
+    unit = in_half(kind, "s = Add(h, b)\n t = Add(s, o)\n r = Sub(t, b)")
+    emulated = emulate_half(with_outputs(unit.onnx.proto, ["s"]))
+    name = widened(emulated, ["s"])["s"]
+    run = session(with_outputs(emulated, [name]))
+    (seen,) = run.run([name], {"x": np.array([3.0], np.float32)})
+    assert seen.tolist() == [{"fp16": 2052.0, "bf16": 2048.0}[kind]]
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
