@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan
@@ -41,8 +41,10 @@ def unknown(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
 
 
 def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
-    built = _computes_in(owners)
-    verdict, why = _judge(decision, built, owners)
+    found = [each.precision_of.get(name, each.precision) for each in owners]
+    built = _widest(found)
+    kinds = {each.kind for each, own in zip(owners, found, strict=True) if own is built}
+    verdict, why = _judge(decision, built, kinds)
     return LayerRow(
         name=name,
         op=decision.op,
@@ -56,24 +58,23 @@ def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape
     )
 
 
-def _computes_in(owners: Sequence[BuiltLayer]) -> Precision | None:
-    """The widest precision among the kernels that carry the layer; None where none computes."""
+def _widest(found: Iterable[Precision | None]) -> Precision | None:
+    """The widest precision among the kernels that carry a layer; None where none computes."""
     width = list(Precision)  # from the widest to the narrowest
-    found = [layer.precision for layer in owners if layer.precision is not None]
-    return min(found, key=width.index) if found else None
+    return min((each for each in found if each is not None), key=width.index, default=None)
 
 
 def _judge(
-    decision: LayerDecision, built: Precision | None, owners: Sequence[BuiltLayer]
+    decision: LayerDecision, built: Precision | None, kinds: Collection[str]
 ) -> tuple[str, str]:
     if built is None and decision.op in WEIGHTED:  # weights are multiplied somewhere
         return "unknown", "the builder names no kernel that computes it"
     if built is None:
-        return "folded", "" if owners else "the builder lists no kernel for it"
+        return "folded", "" if kinds else "the builder lists no kernel for it"
     if built is decision.precision:
         return "kept", ""
     if decision.op not in WEIGHTED and built is Precision.INT8:
         # A layer without weights between two INT8 layers only passes their integers on.
         return "kept", "runs on its neighbours' INT8 values"
-    kernels = ", ".join(sorted({layer.kind for layer in owners if layer.precision is built}))
+    kernels = ", ".join(sorted(kinds))
     return "changed", f"planned {decision.precision}, the builder runs {built} ({kernels})"

@@ -108,11 +108,13 @@ class BuiltLayer:
         name: the runtime's name for it.
         kind: the runtime's operator or kernel type.
         onnx_nodes: names of the ONNX nodes fused into it; empty where the builder added it.
-        precision: what it computes in; None where it only moves data.
+        precision: what it computes in, the widest where it has several; None where it only moves
+            data.
         inputs, outputs: (tensor, datatype, format or layout) as the runtime names them.
         bytes_per_sample: activations read and written for each sample of a batch, if known.
         bytes_fixed: weights, and whatever else is read or written at any batch, if known.
         flops_per_sample: multiply-accumulates × 2 for each sample, if known.
+        precision_of: what single ONNX nodes compute in, where that is not `precision`.
     """
 
     name: str
@@ -124,6 +126,7 @@ class BuiltLayer:
     bytes_per_sample: int | None = None
     bytes_fixed: int | None = None
     flops_per_sample: int | None = None
+    precision_of: Mapping[str, Precision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

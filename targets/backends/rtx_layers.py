@@ -124,12 +124,14 @@ def built_layers(
         new = [nodes[name] for name in layer.nodes if name not in counted]
         counted.update(layer.nodes)
         per_sample, fixed = _traffic(layer, elements, batch)
+        precision, others = _precision(layer, mine, sizes)
         layers.append(
             BuiltLayer(
                 name=layer.name,
                 kind=layer.kind,
                 onnx_nodes=tuple(node.name or node.output[0] for node in mine),
-                precision=_precision(layer, mine, sizes),
+                precision=precision,
+                precision_of=others,
                 inputs=tuple((t.name, t.datatype, t.format) for t in layer.inputs),
                 outputs=tuple((t.name, t.datatype, t.format) for t in layer.outputs),
                 bytes_per_sample=per_sample,
@@ -153,28 +155,37 @@ def _each_node_once(
     return tuple(replace(layer, nodes=owned(layer)) for layer in plan)
 
 
-def _precision(layer: PlanLayer, nodes: Sequence[NodeProto], sizes: Sizes) -> Precision | None:
-    """What a layer computes in.
+def _precision(
+    layer: PlanLayer, nodes: Sequence[NodeProto], sizes: Sizes
+) -> tuple[Precision | None, dict[str, Precision]]:
+    """What a layer computes in, and what single nodes do where that is not all alike.
 
     INT8 is a kernel that takes INT8 values with INT8 weights, or nothing but INT8 values. Any other
     kernel of the library computes in its inputs' type. A generated one casts and quantises on its
-    way, so its tensors do not tell; but the network is strongly typed, so the ONNX graph does.
+    way, as does one whose inputs differ, so its tensors do not tell; but the network is strongly
+    typed, so the ONNX graph does.
     """
     computing = [node for node in nodes if node.op_type not in NOT_COMPUTING]
     if not computing:
-        return None
+        return None, {}
     inputs = {tensor.datatype for tensor in layer.inputs}
     constants = {tensor.datatype for tensor in layer.constants}
     generated = layer.kind == _BETWEEN
     if inputs == {"Int8"} and not (generated and constants):
-        return Precision.INT8
+        return Precision.INT8, {}
     if not generated and "Int8" in inputs & constants:
-        return Precision.INT8
+        return Precision.INT8, {}
     found = {_FLOATS[datatype] for datatype in inputs if datatype in _FLOATS}
+    types: dict[str, Precision] = {}
     if generated or len(found) != 1:
-        types = (sizes.types.get(node.output[0], 0) for node in computing)
-        found = {_ONNX_FLOATS[kind] for kind in types if kind in _ONNX_FLOATS} or found
-    return min(found, key=list(Precision).index, default=None)  # the widest
+        types = {
+            node.name or node.output[0]: _ONNX_FLOATS[kind]
+            for node in computing
+            if (kind := sizes.types.get(node.output[0], 0)) in _ONNX_FLOATS
+        }
+        found = set(types.values()) or found
+    widest = min(found, key=list(Precision).index, default=None)
+    return widest, {name: kind for name, kind in types.items() if kind is not widest}
 
 
 def _elements(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from check_pass import parse
@@ -45,6 +47,16 @@ def test_the_widest_kernel_of_a_layer_counts() -> None:
     rows = contract(plan(gemm=("Gemm", Precision.INT8)), layers, {})
     assert rows[0].built == "half"
     assert rows[0].verdict == "changed"
+
+
+def test_a_node_of_a_kernel_that_casts_on_its_way_has_its_own_precision() -> None:
+    layer = replace(kernel(Precision.FP32, "sum", "root"), precision_of={"sum": Precision.HALF})
+    asked = plan(sum=("Add", Precision.HALF), root=("Sqrt", Precision.FP32))
+    rows = contract(asked, [layer], {})
+    assert [(row.name, row.verdict, row.built) for row in rows] == [
+        ("sum", "kept", "half"),
+        ("root", "kept", "fp32"),
+    ]
 
 
 def test_a_float_layer_that_the_builder_narrows_is_changed_too() -> None:
