@@ -11,9 +11,11 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +99,7 @@ class _Splits:
     def _samples(self) -> tuple[Array, npt.NDArray[np.int64] | None]:
         raw, labels = self.dataset.load()
         _check_samples(self.dataset, raw)
-        _check_preprocess(self.dataset.name, self.preprocess, raw)
+        check_preprocess(self.dataset.name, self.preprocess, raw)
         return raw, None if labels is None else _checked_labels(self.dataset, labels, len(raw))
 
     @cached_property
@@ -224,7 +226,12 @@ def _checked_labels(dataset: Dataset, labels: Array, count: int) -> npt.NDArray[
     return labels.astype(np.int64)
 
 
-def _check_preprocess(name: str, preprocess: Preprocess, raw: Array) -> None:
+def check_preprocess(name: str, preprocess: Preprocess, raw: Array) -> None:
+    """Hold a preprocessing against raw samples (N, …); one is enough.
+
+    Raises:
+        DataError: no such layout, or one that does not fit their rank or channels.
+    """
     if preprocess.layout not in {*_RANKS, "as-is"}:
         raise DataError(
             "no such layout",
@@ -255,22 +262,51 @@ def _check_preprocess(name: str, preprocess: Preprocess, raw: Array) -> None:
             )
 
 
+def npz_headers(path: Path) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]:
+    """Shape and type of the arrays x and y of an .npz file, read from their headers alone.
+
+    Raises:
+        DataError: not an .npz file, or without these arrays.
+    """
+    with _explained(path), zipfile.ZipFile(path) as archive:
+        _check_arrays(path, [name.removesuffix(".npy") for name in archive.namelist()])
+        found = []
+        for name in ("x.npy", "y.npy"):
+            with archive.open(name) as stream:
+                first = np.lib.format.read_magic(stream) == (1, 0)
+                later = np.lib.format.read_array_header_2_0
+                header = np.lib.format.read_array_header_1_0 if first else later
+                shape, _, dtype = header(stream)
+                found.append((shape, dtype))
+        return tuple(found)
+
+
 def _read_npz(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
+    # numpy leaves its own stream open where a file is truncated
+    with _explained(path), path.open("rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError("not an .npz file but a single array", where=str(path))
+        _check_arrays(path, archive.files)
+        return archive["x"], archive["y"]
+
+
+def _check_arrays(path: Path, names: Sequence[str]) -> None:
+    missing = {"x", "y"} - set(names)
+    if missing:
+        raise DataError(
+            f"the file has no array {' and no '.join(sorted(missing))}",
+            where=str(path),
+            seen=", ".join(sorted(names)) or "no arrays",
+            expected="x (samples) and y (labels)",
+            id="wrong-arrays",
+        )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as stream:  # numpy leaves its own open where a file is truncated
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("not an .npz file but a single array", where=str(path))
-            missing = {"x", "y"} - set(archive.files)
-            if missing:
-                raise DataError(
-                    f"the file has no array {' and no '.join(sorted(missing))}",
-                    where=str(path),
-                    seen=", ".join(sorted(archive.files)) or "no arrays",
-                    expected="x (samples) and y (labels)",
-                    id="wrong-arrays",
-                )
-            return archive["x"], archive["y"]
+        yield
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
         raise DataError(
             f"not an .npz file of plain numbers: {cause}", where=str(path), id="unreadable-data"

@@ -18,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rtc.compiler.core.errors import first_line
 from rtc.compiler.core.hashing import digest, file_digest
-from rtc.compiler.core.naming import REFERENCE
+from rtc.compiler.core.naming import REFERENCE, nearest
 from rtc.compiler.core.unit import Level, Unit
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -40,6 +41,68 @@ def referenced_code(value: Any) -> dict[str, str]:
         _follow(name, found)
     _counted.update((n, (m.path, m.mark)) for n, m in found.items() if m.path is not None)
     return {each.label: each.mark for each in found.values() if each.mark}
+
+
+def missing_parts(reference: str) -> Iterator[tuple[str, str]]:
+    """What is not there of an object that "package.module:name" names: what, and how to mend it.
+
+    Nothing for text of another form. Told from the text of modules alone: an attribute that a
+    module makes when it runs counts as there.
+    """
+    if not REFERENCE.match(reference):
+        return
+    importlib.invalidate_caches()
+    module, _, attribute = reference.partition(":")
+    spec = _spec(module)
+    if spec is None:
+        yield f"no module named {module}", ""
+        return
+    found: dict[str, _Module] = {}
+    _follow(module, found)
+    for each in (each for each in found.values() if each.path is not None):
+        yield from _not_importable(each)
+    if spec.has_location and spec.origin and spec.origin.endswith(".py"):
+        names = _defined(Path(spec.origin))
+        if names is not None and attribute not in names:
+            yield f"{module} has no {attribute!r}", nearest(attribute, names)
+
+
+def _not_importable(module: _Module) -> Iterator[tuple[str, str]]:
+    """Why importing a module of the user's would fail: its text, or a package that is not there."""
+    assert module.path is not None, "a module of the user's own"
+    if module.path.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(module.path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        yield f"{module.label} is not Python: {first_line(error)}", "mend it"
+        return
+    for node in tree.body:  # what stands deeper may never be imported
+        given = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            given = [node.module]
+        for top in (name.partition(".")[0] for name in given):
+            if top not in sys.stdlib_module_names and top != "rtc" and _spec(top) is None:
+                yield f"{module.label} imports {top}, which is not there", f"install {top}"
+
+
+def _defined(path: Path) -> set[str] | None:
+    """The names that a module's text defines at its top; None where it may define any."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name.partition(".")[0])
+    dynamic = {"*", "__getattr__", "globals", "exec", "setattr", "vars", "_LazyModule"}
+    called = {_called(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return None if dynamic & (names | called) else names
 
 
 def with_code(unit: Unit) -> Unit:
@@ -120,6 +183,8 @@ def _follow(name: str, found: dict[str, _Module]) -> None:
 def _spec(name: str) -> ModuleSpec | None:
     """Where a module lies; neither it nor the packages around it are imported for that."""
     top, _, rest = name.partition(".")
+    if top == "rtc":  # what lies around it is no secret, and installed in a way of its own
+        return _of_rtc(name)
     try:
         spec = importlib.util.find_spec(top)
     except ValueError:  # of a module that was made by hand
@@ -131,6 +196,13 @@ def _spec(name: str) -> ModuleSpec | None:
         reached = f"{reached}.{part}"
         spec = PathFinder.find_spec(reached, list(spec.submodule_search_locations))
     return spec
+
+
+def _of_rtc(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def _release(top: str, origin: Path) -> str:

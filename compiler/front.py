@@ -150,14 +150,14 @@ def _source(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None) -> 
         unit = made or source_unit(source, data, recipe.seed, recipe.path.parent)
         if source_files(recipe) != inputs["files"]:
             raise ModelError("the model changed while it was read", id="model-changed")
-        _check_samples(unit, data, dataset_of(recipe).classes)
+        check_samples(unit, data, dataset_of(recipe).classes)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
         return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"
 
     return Unit.from_files(stages.run("source", inputs, work))
 
 
-def _check_samples(unit: Unit, data: Splits, classes: int) -> None:
+def check_samples(unit: Unit, data: Splits, classes: int) -> None:
     """Find out before the work that the samples do not fit the model, or cannot be scored.
 
     Raises:

@@ -108,17 +108,31 @@ def load_weights_file(path: Path) -> bytes:
         ModelError: a pickle, a truncated file, or a weight that is NaN or infinite.
     """
     content = path.read_bytes()
-    if content.startswith(_PICKLED):
-        raise ModelError(
-            "a pickled checkpoint can run code when it is read, so it is not read",
-            where=str(path),
-            expected="a .safetensors file",
-            fix="convert it where you trust it: safetensors.torch.save_file(model.state_dict(), …)",
-            id="pickle",
-        )
+    refuse_pickle(content, path)
     need("torch")
     read_weights(content, where=str(path))
     return content
+
+
+def refuse_pickle(
+    begins: bytes,
+    path: Path,
+    wanted: str = "a .safetensors file",
+    fix: str = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), …)",
+) -> None:
+    """Tell by its first bytes that a file is a pickle.
+
+    Raises:
+        ModelError: it is.
+    """
+    if begins.startswith(_PICKLED):
+        raise ModelError(
+            "a pickled checkpoint can run code when it is read, so it is not read",
+            where=str(path),
+            expected=wanted,
+            fix=fix,
+            id="pickle",
+        )
 
 
 def read_weights(content: bytes, *, where: str) -> dict[str, Tensor]:

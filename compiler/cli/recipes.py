@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtc.compiler.cli.answer import Answer, command, group
-from rtc.compiler.core.errors import MachineError, RecipeError
+from rtc.compiler.cli.answer import Answer, command, complain, group
+from rtc.compiler.cli.starter import facts_of, starter
+from rtc.compiler.core.errors import MachineError, RecipeError, RtcError
 from rtc.compiler.core.naming import FOLDER_NAME
 
 if TYPE_CHECKING:
@@ -24,14 +25,41 @@ SCHEMA_FILE = "recipe.schema.json"
 def check(recipe: Annotated[Path, typer.Argument(help="The recipe file.")]) -> Answer:
     """Check a recipe without running anything, and print what it would do.
 
+    Looks for what it names (modules, files, targets, layers of an ONNX model), and whether the
+    samples of an .npz file fit the model.
+
     \b
     Example:
       rtc recipe check recipes/lenet5-mnist.yaml
     """
-    from rtc.compiler.recipe import load_recipe
-
-    checked = load_recipe(recipe)
+    checked = _checked(recipe)
     return Answer({"recipe": checked.identity(), "path": str(recipe)}, _flow(checked))
+
+
+def _checked(path: Path) -> Recipe:
+    """The recipe, where nothing is wrong with it.
+
+    Raises:
+        RtcError: the first fault; the others are told on stderr.
+    """
+    from rtc.compiler.recipe import load_recipe, parse_recipe
+    from rtc.compiler.recipe_check import faults
+    from rtc.compiler.strict_yaml import read
+
+    found: list[RtcError] = []
+    try:
+        recipe = load_recipe(path)
+    except RecipeError as error:
+        if error.id != "missing-file" or not path.is_file():
+            raise
+        found.append(error)
+        recipe = parse_recipe(read(path), path)
+    found += faults(recipe)
+    for each in found[1:]:
+        complain(each)
+    if found:
+        raise found[0]
+    return recipe
 
 
 def _flow(recipe: Recipe) -> str:
@@ -83,20 +111,19 @@ def new(
         raise RecipeError("not a recipe's name", seen=repr(name), expected="letters, digits, . _ -")
     path = output or Path(f"{name}.yaml")
     beside = path.parent / SCHEMA_FILE
-    _write_new(path, _starter(name, _below(onnx, path.parent)))
+    inside = _below(onnx, path.parent)
+    facts = {} if onnx is None else facts_of(onnx)
+    _write_new(path, starter(name, inside, facts))
     _write_schema(beside)
-    text = f"wrote {path} and {beside}\ncheck it: rtc recipe check {path}"
+    text = f"wrote {path} and {beside}\n"
+    if facts:
+        text += (
+            f"samples are yours to give, beside it: np.savez({str(path.parent / 'samples.npz')!r}, "
+            f"x=…, y=…) with x {facts['dtype']} ({facts['shape']}) and y (N,) of class indices, "
+            f"0 to {facts['last']}\n"
+        )
+    text += f"check it: rtc recipe check {path}"
     return Answer({"path": str(path), "schema_path": str(beside)}, text)
-
-
-def _starter(name: str, onnx: str | None) -> str:
-    """The text of a new recipe."""
-    from importlib import resources
-
-    file = "starter.yaml" if onnx is None else "starter-onnx.yaml"
-    text = resources.files("rtc.compiler.cli").joinpath(file).read_text(encoding="utf-8")
-    text = text.replace("name: my-model", f"name: {name}", 1)
-    return text if onnx is None else text.replace("model.onnx", json.dumps(onnx), 1)
 
 
 def _below(onnx: Path | None, folder: Path) -> str | None:

@@ -94,7 +94,7 @@ def test_every_kind_of_error_has_its_exit_code(kind, monkeypatch, capsys) -> Non
     def fail() -> None:
         raise kind("it went\nwrong", where="layer \x1b[31m1")
 
-    monkeypatch.setattr(recipes, "_starter", lambda *_: fail())
+    monkeypatch.setattr(recipes, "starter", lambda *_: fail())
     assert entry.main(["recipe", "new"]) == kind.exit_code
     assert capsys.readouterr().err == "error: layer \\x1b[31m1: it went\\nwrong\n"
 
@@ -116,7 +116,7 @@ def test_any_other_exception_is_a_line_too(error, code, line, monkeypatch, capsy
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(recipes, "_starter", fail)
+    monkeypatch.setattr(recipes, "starter", fail)
     assert entry.main(["recipe", "new"]) == code
     told = capsys.readouterr().err
     assert line in told
