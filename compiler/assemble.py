@@ -132,7 +132,6 @@ def _notes(
     """What a reader should know besides the doubts: what went wrong, then how steady it was."""
     notes = [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
     notes += _cut_short(searches)
-    notes += _since_it_came_in(appraised)
     notes += _since_training(choice, front)
     notes += appraised.notes
     notes += [
@@ -144,7 +143,7 @@ def _notes(
 def _doubts(choice: Choice, appraised: Appraised) -> tuple[str, ...]:
     """What may make the result mean something else than it says; the worst first."""
     layers = choice.candidate.layers
-    doubts = _chance(appraised.float_model)
+    doubts = _chance(appraised.float_model) + _since_it_came_in(appraised)
     if broken := changed(layers):
         told = _some([f"{row.name} ({row.planned} → {row.built})" for row in broken])
         doubts.append(f"The builder changed {len(broken)} of {len(layers)} layers: {told}.")
@@ -196,6 +195,8 @@ def _since_it_came_in(appraised: Appraised) -> list[str]:
     assert isinstance(before, Measured)
     assert isinstance(after, Measured)
     assert isinstance(same, Measured)
+    if same.value == 1:
+        return []
     note = (
         f"Passes changed what the model that came in computes: top-1 {100 * before.value:.2f} %"
         f" became {100 * after.value:.2f} % ({100 * (after.value - before.value):+.2f} pt) in the"

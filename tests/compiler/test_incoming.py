@@ -92,7 +92,7 @@ def test_a_drop_that_a_pass_made_is_told_and_fails_the_gate(tmp_path: Path) -> N
         note.startswith(
             "Passes changed what the model that came in computes: top-1 100.00 % became"
         )
-        for note in report.notes
+        for note in report.doubts
     )
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(terminal.summary([report], [found.bundle]))
