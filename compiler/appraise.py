@@ -56,7 +56,7 @@ class Appraisal:
 
     Attributes:
         accuracy: on the test set.
-        latency: in every mode, at batch 1 and at the recipe's batch.
+        latency: in every mode, at batch 1, if the model takes it, and at the recipe's batch.
         over_float: how many times faster than the fastest float candidate it is, forward only at
             the recipe's batch, with the 95 % interval; None where it was not measured.
     """
@@ -147,7 +147,7 @@ class _Work:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys((1, self.recipe.batch)))
+        return tuple(dict.fromkeys((self.front.model.fixed_batch or 1, self.recipe.batch)))
 
     @property
     def baseline(self) -> str:

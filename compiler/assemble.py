@@ -69,7 +69,7 @@ def assemble(
         stages=tuple(stages),
         curves=_curves(front),
         notes=_notes(choice, appraised, front, searches),
-        doubts=_doubts(choice, appraised),
+        doubts=_doubts(choice, appraised, front),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
         searches=searches,
@@ -140,7 +140,7 @@ def _notes(
     return tuple(notes)
 
 
-def _doubts(choice: Choice, appraised: Appraised) -> tuple[str, ...]:
+def _doubts(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
     """What may make the result mean something else than it says; the worst first."""
     layers = choice.candidate.layers
     doubts = _chance(appraised.float_model) + _since_it_came_in(appraised)
@@ -150,7 +150,7 @@ def _doubts(choice: Choice, appraised: Appraised) -> tuple[str, ...]:
     if untold := unknown(layers):
         told = _some([row.name for row in untold])
         doubts.append(f"The builder does not tell which precision it gave {told}.")
-    return tuple(doubts)
+    return (*doubts, *front.notes)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ from rtc.compiler.core.target import (
     Runner,
 )
 from rtc.compiler.core.unit import Unit
-from rtc.compiler.front import Front
+from rtc.compiler.front import Front, whole
 from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.passing import Passed, run_pass
@@ -111,8 +111,8 @@ class Builder:
         cls, recipe: Recipe, data: Splits, front: Front, profile: DeviceProfile, stages: Stages
     ) -> Builder:
         """What builds a recipe's candidates for a device, at the recipe's batch and below."""
-        context = PassContext(data, recipe.seed, statistics=front.statistics)
-        batches = (1, recipe.batch, recipe.batch)
+        context = PassContext(whole(data, front.model), recipe.seed, statistics=front.statistics)
+        batches = (front.model.fixed_batch or 1, recipe.batch, recipe.batch)
         request = BuildRequest(profile, batches, recipe.measure.threads)
         return cls(recipe, front.model, context, request, stages)
 

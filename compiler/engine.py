@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rtc.compiler import bundle, sealed
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Preprocess
+from rtc.compiler.core.data import Array, Preprocess, filled
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
@@ -65,18 +65,22 @@ class Engine(Closing):
         Of a batch that the engine was not held against its graph at, on this kind of processor and
         with this version of the runtime, the first call does that, and takes longer.
 
+        Fewer samples than the smallest batch are filled up to it with the last one.
+
         Raises:
             DataError: another shape or type than the engine takes, or a batch that it was not
                 built for.
             BuilderError: it computes something else than its graph at this batch, on this machine
                 ("engine-differs").
         """
+        smallest, _, largest = self.batches
         _check(self.input, inputs)
-        _check_batch(self.batches, len(inputs))
-        if len(inputs) not in self._held:
-            self.hold(inputs[: fidelity.SAMPLES], (len(inputs),))
-        outputs = self._runner.run({self.input.name: inputs})
-        return outputs[self.manifest.signature.outputs[0].name]
+        _check_batch(len(inputs), largest)
+        batch = filled(inputs, smallest)
+        if len(batch) not in self._held:
+            self.hold(inputs[: fidelity.SAMPLES], (len(batch),))
+        outputs = self._runner.run({self.input.name: batch})
+        return outputs[self.manifest.signature.outputs[0].name][: len(inputs)]
 
     def hold(self, inputs: Array, batches: Iterable[int]) -> None:
         """Hold the engine against its graph on some samples, at every one of these batches.
@@ -167,13 +171,12 @@ def _check_binding(
             )
 
 
-def _check_batch(batches: tuple[int, int, int], batch: int) -> None:
-    smallest, _, largest = batches
-    if not smallest <= batch <= largest:
+def _check_batch(batch: int, largest: int) -> None:
+    if not 1 <= batch <= largest:
         raise DataError(
             "the engine was not built for this batch",
             seen=str(batch),
-            expected=f"{smallest} to {largest}",
+            expected=f"1 to {largest}",
             fix=f"give it at most {largest} samples at once",
             id="batch",
         )
@@ -182,7 +185,7 @@ def _check_batch(batches: tuple[int, int, int], batch: int) -> None:
 def _check(spec: TensorSpec, inputs: Array) -> None:
     fits = len(inputs.shape) == len(spec.shape) and all(
         isinstance(size, str) or size == seen
-        for size, seen in zip(spec.shape, inputs.shape, strict=True)
+        for size, seen in zip(spec.shape[1:], inputs.shape[1:], strict=True)
     )
     if not fits or str(inputs.dtype) != spec.dtype:
         cast = f"inputs.astype({spec.dtype!r}) if they are preprocessed; "

@@ -1,6 +1,8 @@
 """The front: everything that is done once, whatever the target.
 
 source → the recipe's passes → the float model; observe → the ranges of its tensors
+
+Once the model is an ONNX graph its axes are settled on the samples (`rtc.compiler.axes`).
 """
 
 from __future__ import annotations
@@ -10,20 +12,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.axes import Settled, settle
 from rtc.compiler.code import referenced_code, with_code
-from rtc.compiler.core.data import Splits
+from rtc.compiler.core.data import Splits, WholeBatches
 from rtc.compiler.core.errors import DataError, ModelError
 from rtc.compiler.core.hashing import canonical, file_digest
 from rtc.compiler.core.naming import REFERENCE, load_object
-from rtc.compiler.core.passes import PassContext, Statistics, TensorRange
+from rtc.compiler.core.passes import Pass, PassContext, Statistics, TensorRange
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.core.unit import Level, Unit
-from rtc.compiler.passing import run_pass
+from rtc.compiler.model_files import read_model_files
+from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
 from rtc.compiler.samples import dataset_of, labelled
-from rtc.compiler.source import source_unit
+from rtc.compiler.source import onnx_unit, source_unit
 from rtc.compiler.stages import Files, Stages, versions
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ class Front:
         certificates: of every pass.
         incoming: the ONNX model before the first graph pass that changed what it computes; None
             where none did.
+        notes: what a reader must know of the model's axes.
     """
 
     model: Unit
@@ -50,6 +55,7 @@ class Front:
     details: tuple[tuple[str, Mapping[str, Any]], ...]
     certificates: tuple[CertificateRow, ...]
     incoming: Unit | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None = None) -> Front:
@@ -60,24 +66,44 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None =
     _check_references(recipe)
     unit = _source(recipe, data, stages, made or factory_model(recipe, data))
     training = PassContext(data=labelled(data), seed=recipe.seed)
-    context = PassContext(data=data, seed=recipe.seed)
-    eager = incoming = None
+    eager: Unit | None = None
+    incoming: Unit | None = None
     details: list[tuple[str, Mapping[str, Any]]] = []
     certificates: list[CertificateRow] = []
-    for step in recipe.passes:
-        if unit.level is Level.TORCH:
-            eager = unit
-        passed = run_pass(step, unit, training if step.takes is Level.TORCH else context, stages)
-        if step.takes is Level.ONNX and incoming is None and passed.another_function:
+
+    def passed(step: Pass, unit: Unit, context: PassContext) -> Passed:
+        found = run_pass(step, unit, context, stages)
+        details.append((step.name, found.details))
+        certificates.extend(found.certificates)
+        return found
+
+    for step in (each for each in recipe.passes if each.takes is Level.TORCH):
+        eager, unit = unit, passed(step, unit, training).unit
+    settled = _settle(recipe, unit, data, stages)
+    unit, context = settled.unit, PassContext(whole(data, settled.unit), seed=recipe.seed)
+    for step in (each for each in recipe.passes if each.takes is Level.ONNX):
+        found = passed(step, unit, context)
+        if incoming is None and found.another_function:
             incoming = unit
-        unit = passed.unit
-        details.append((step.name, passed.details))
-        certificates += passed.certificates
+        unit = found.unit
     _warn_of_dead_channels(unit, stages.listener)
     if recipe.calibration is not None:
         _warn_of_other_samples(data, stages.listener)
-    statistics = _observe(recipe, unit, data, stages)
-    return Front(unit, eager, statistics, tuple(details), tuple(certificates), incoming)
+    statistics = _observe(recipe, unit, context.data, stages)
+    return Front(
+        model=unit,
+        eager=eager,
+        statistics=statistics,
+        details=tuple(details),
+        certificates=tuple(certificates),
+        incoming=incoming,
+        notes=settled.notes,
+    )
+
+
+def whole(data: Splits, model: Unit) -> Splits:
+    """The samples for a model: of one that fixes its batch, parts of a batch are of no use."""
+    return WholeBatches(data, model.fixed_batch) if model.fixed_batch else data
 
 
 def _warn_of_dead_channels(model: Unit, listener: Listener) -> None:
@@ -118,9 +144,16 @@ def _check_references(recipe: Recipe) -> None:
 
 
 def source_files(recipe: Recipe) -> dict[str, str]:
-    """Digests of the model files that a recipe names."""
-    names = [name for name in (recipe.source.onnx, recipe.source.weights) if name]
-    return {name: file_digest(recipe.resolve(name)) for name in names}
+    """Digests of the model files that a recipe names, and of those that its model names.
+
+    Raises:
+        ModelError: as `read_model_files`.
+    """
+    source = recipe.source
+    found = {source.weights: file_digest(recipe.resolve(source.weights))} if source.weights else {}
+    if source.onnx is None:
+        return found
+    return read_model_files(recipe.resolve(source.onnx)).digests(source.onnx)
 
 
 def factory_model(recipe: Recipe, data: Splits) -> Unit | None:
@@ -132,6 +165,16 @@ def factory_model(recipe: Recipe, data: Splits) -> Unit | None:
     if recipe.source.level is Level.ONNX:
         return None
     return with_code(source_unit(recipe.source, data, recipe.seed, recipe.path.parent))
+
+
+def _read(recipe: Recipe, data: Splits) -> tuple[Unit, dict[str, str]]:
+    """The model that a recipe names, and the digests of the very bytes that it was read from."""
+    name = recipe.source.onnx
+    if name is None:
+        files = source_files(recipe)
+        return source_unit(recipe.source, data, recipe.seed, recipe.path.parent), files
+    content = read_model_files(recipe.resolve(name))
+    return onnx_unit(recipe.resolve(name), content), content.digests(name)
 
 
 def _source(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None) -> Unit:
@@ -147,8 +190,8 @@ def _source(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None) -> 
     }
 
     def work(_: Progress) -> tuple[Files, str]:
-        unit = made or source_unit(source, data, recipe.seed, recipe.path.parent)
-        if source_files(recipe) != inputs["files"]:
+        unit, files = _read(recipe, data) if made is None else (made, source_files(recipe))
+        if files != inputs["files"]:
             raise ModelError("the model changed while it was read", id="model-changed")
         check_samples(unit, data, dataset_of(recipe).classes)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
@@ -157,12 +200,42 @@ def _source(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None) -> 
     return Unit.from_files(stages.run("source", inputs, work))
 
 
-def check_samples(unit: Unit, data: Splits, classes: int) -> None:
-    """Find out before the work that the samples do not fit the model, or cannot be scored.
+def _settle(recipe: Recipe, unit: Unit, data: Splits, stages: Stages) -> Settled:
+    """The model with its axes settled on test samples; the listener is told of what is lost."""
+    inputs = {
+        "model": unit.digest,
+        "data": data.digest,
+        "batch": recipe.batch,
+        "versions": versions(("numpy", "onnx", "onnxruntime")),
+    }
 
-    Raises:
-        DataError: another shape or more classes than the model has, or no labels.
-    """
+    def work(_: Progress) -> tuple[Files, str]:
+        settled = settle(unit, data.test, recipe.batch)
+        _check_classes(settled.unit, dataset_of(recipe).classes)
+        _check_batches(settled.unit, data)
+        shape = " × ".join(str(size) for size in settled.unit.signature.inputs[0].shape)
+        return settled.to_files(), f"input {shape}"
+
+    settled = Settled.from_files(stages.run("axes", inputs, work))
+    for note in settled.notes:
+        stages.listener.warned(note)
+    return settled
+
+
+def _check_batches(unit: Unit, data: Splits) -> None:
+    least, seen = unit.fixed_batch or 1, len(data.calibration)
+    if least > 1 and seen < least:
+        raise DataError(
+            "the calibration samples do not fill a batch, and the model's is fixed",
+            where="data.split.calibration",
+            seen=str(seen),
+            expected=f"at least {least}",
+            fix="give a larger fraction to calibration, or export a dynamic batch axis",
+            id="too-few-samples",
+        )
+
+
+def _check_classes(unit: Unit, classes: int) -> None:
     width = unit.signature.outputs[0].shape[-1]
     if isinstance(width, int) and classes > width:
         raise DataError(
@@ -172,6 +245,15 @@ def check_samples(unit: Unit, data: Splits, classes: int) -> None:
             expected=f"at most {width}",
             id="classes",
         )
+
+
+def check_samples(unit: Unit, data: Splits, classes: int) -> None:
+    """Find out before the work that the samples do not fit the model, or cannot be scored.
+
+    Raises:
+        DataError: another shape or more classes than the model has, or no labels.
+    """
+    _check_classes(unit, classes)
     if data.test.labels is None:
         raise DataError("the samples have no labels", fix="accuracy needs them", id="no-labels")
     spec = unit.signature.inputs[0]
@@ -214,7 +296,8 @@ def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Stati
     def work(progress: Progress) -> tuple[Files, str]:
         ranges = collect(model.onnx.proto, wanted, data.calibration, progress)
         content = {name: asdict(seen) for name, seen in ranges.items()}
-        found = f"{len(ranges)} tensors over {len(data.calibration)} samples"
+        count = len(data.calibration) // data.calibration.whole * data.calibration.whole
+        found = f"{len(ranges)} tensors over {count} samples"
         return {"ranges.json": canonical(content)}, found
 
     ranges = json.loads(stages.run("observe", inputs, work)["ranges.json"])

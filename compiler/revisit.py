@@ -136,7 +136,7 @@ def bench(
 
     Args:
         again: the bundle.
-        batches: batches to time; batch 1 and the recipe's when empty.
+        batches: batches to time; the smallest and the recipe's when empty.
         seconds: time for all timings together.
         progress: told of every case and round.
 
@@ -148,10 +148,10 @@ def bench(
     from rtc.compiler.measure.provenance import device
 
     smallest, _, largest = again.verified.manifest.engine.batches
-    asked = tuple(dict.fromkeys(batches or (1, again.recipe.batch)))
+    asked = tuple(dict.fromkeys(batches or (smallest, again.recipe.batch)))
     for batch in asked:
         if not smallest <= batch <= largest:
-            expected = f"{smallest} to {largest}"
+            expected = str(largest) if smallest == largest else f"{smallest} to {largest}"
             raise DataError("the engine takes no such batch", seen=str(batch), expected=expected)
     with Bench([_subject(again)], again.data.test, asked, progress) as running:
         _started(running)

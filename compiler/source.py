@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rtc.calibration.oracle import Oracle
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import ModelError, first_line
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.model_files import (
+    PARSE_GB,
+    PARSE_SECONDS,
+    ModelFiles,
+    parsed,
+    read_model_files,
+    reading,
+)
+from rtc.compiler.protos import named_tensors, nested, nodes
 from rtc.compiler.recipe import Source
 from rtc.passes.graph import named
 
-_PARSE_SECONDS = 120.0
-_PARSE_GB = 8.0
-_LARGEST = (1 << 31) - 1  # protobuf's own limit
-_OPSET, _OPSET_IR = 17, 8  # what older models are lifted to
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
+
+_LISTED = 4  # names that an error gives
 
 
 def source_unit(source: Source, data: Splits, seed: int, folder: Path) -> Unit:
@@ -35,123 +44,187 @@ def source_unit(source: Source, data: Splits, seed: int, folder: Path) -> Unit:
     return torch_module.source_unit(source.factory, source.options, weights, data.calibration, seed)
 
 
-def onnx_unit(path: Path) -> Unit:
-    """Read an ONNX file to compile: its nodes get names of their own, its batch becomes free.
+def onnx_unit(path: Path, files: ModelFiles | None = None) -> Unit:
+    """Read an ONNX file to compile: weights inside, no local functions, every node with a name.
 
-    It is parsed and checked in a child process with a memory limit.
+    It is parsed and checked in a child process with a memory limit. `files`: what was read of it
+    already.
 
     Raises:
         ModelError: it is not readable as ONNX, or not a model that rtc compiles.
     """
-    return _read(path, "rtc.compiler.source:read_model")
-
-
-def onnx_as_it_is(path: Path) -> Unit:
-    """Read any ONNX file to look at: it is parsed and checked, and not changed.
-
-    Raises:
-        ModelError: it is not readable as ONNX.
-    """
-    return _read(path, "rtc.compiler.source:read_as_it_is")
-
-
-def _read(path: Path, entry: str) -> Unit:
-    proto = path.read_bytes()
-    if not proto:
-        raise ModelError("the ONNX file is empty", where=str(path), id="empty-model")
-    if len(proto) > _LARGEST:
-        raise ModelError(
-            "the ONNX file is larger than a protobuf can be",
-            where=str(path),
-            seen=f"{len(proto)} bytes",
-            expected="under 2 GB",
-        )
-    try:
-        files = sandbox.run(
-            entry,
-            files={"model.onnx": proto},
+    found = files or read_model_files(path)
+    with reading(path):
+        made = sandbox.run(
+            "rtc.compiler.source:read_model",
+            files=found.for_child(),
             args={},
-            deadline_s=_PARSE_SECONDS,
-            memory_gb=_PARSE_GB,
+            deadline_s=PARSE_SECONDS,
+            memory_gb=PARSE_GB,
             what=f"reading {path.name}",
         )
-    except ModelError as error:
-        error.where = f"{path}: {error.where}" if error.where else str(path)
-        raise
-    return Unit.from_files(files)
+    return Unit.from_files(made)
 
 
 def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
-    """Parse and check a model, lift its opset, name its nodes, free its batch; for a child."""
-    model = _checked(files["model.onnx"])
-    signature = _signature(model)
-    _refuse_other_signatures(signature)
-    unit = named(_with_newer_opset(Unit(OnnxModel(_bytes(model)), signature)))
-    if isinstance(signature.inputs[0].shape[0], int):
-        unit = _with_free_batch(unit)
-    return unit.to_files()
-
-
-def read_as_it_is(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
-    """Parse and check a model; runs in a child process."""
-    model = _checked(files["model.onnx"])
-    return Unit(OnnxModel(files["model.onnx"]), _signature(model)).to_files()
-
-
-def _checked(proto: bytes) -> Any:
-    import onnx
-
-    try:
-        model = onnx.load_from_string(proto)
-    except Exception as cause:
-        raise ModelError(
-            "not an ONNX model, or a truncated one", seen=first_line(cause), id="unreadable-model"
-        ) from cause
+    """Parse and check a model, inline its functions, name its nodes; for a child."""
+    model = parsed(files)
     if not model.graph.node:
         raise ModelError("the ONNX model has no nodes", id="empty-model")
-    _refuse_external_data(model)
+    model.ClearField("training_info")
+    _refuse_newer_opset(model)
+    _free_sizes_below_one(model)
+    model = _without_functions(model)
+    _lower_ir(model)
+    _shape_outputs(model)
+    _check(model)
+    _refuse_bad_weights(model)
+    signature = signature_of(model)
+    _refuse_other_signatures(signature)
+    return named(Unit(OnnxModel(to_bytes(model)), signature)).to_files()
+
+
+def _check(model: ModelProto) -> None:
+    import onnx
+
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as cause:
         raise ModelError(
             "the ONNX checker refuses the model", seen=first_line(cause), id="invalid-model"
         ) from cause
-    _refuse_bad_weights(model)
-    return model
 
 
-def _refuse_external_data(model: Any) -> None:
-    outside = [t.name for t in model.graph.initializer if t.external_data]
-    if outside:
-        raise ModelError(
-            "weights outside the ONNX file are not read",
-            seen=f"{len(outside)} tensors, first {outside[0]!r}",
-            fix="save the model with its weights inside (onnx.save, save_as_external_data=False)",
-            id="external-data",
-        )
+def _refuse_newer_opset(model: ModelProto) -> None:
+    import onnx
 
-
-def _refuse_bad_weights(model: Any) -> None:
-    import numpy as np
-    from onnx import numpy_helper
-
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+    known = onnx.defs.onnx_opset_version()
+    for each in model.opset_import:
+        if each.domain in ("", "ai.onnx") and each.version > known:
             raise ModelError(
-                "a weight is NaN or infinite", where=tensor.name, id="not-finite-weights"
+                "the model's opset is newer than the ONNX library here",
+                seen=f"opset {each.version}",
+                expected=f"at most {known}",
+                fix="export it with an older opset_version, or upgrade onnx and onnxruntime",
+                id="newer-opset",
             )
 
 
-def _signature(model: Any) -> Signature:
+def _lower_ir(model: ModelProto) -> None:
+    """The IR version says how the file is laid out; what operators mean, the opset says."""
+    import onnx
+
+    model.ir_version = min(model.ir_version, onnx.IR_VERSION)
+
+
+def _free_sizes_below_one(model: ModelProto) -> None:
+    """A size of -1 or 0 is how some exporters write one that is not known.
+
+    Inside the graph a tensor may be empty; what goes in and what comes out is not.
+    """
+    sides = (*model.graph.input, *model.graph.output)
+    for values, least in ((sides, 1), (model.graph.value_info, 0)):
+        for value in values:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if dim.HasField("dim_value") and dim.dim_value < least:
+                    dim.dim_param = f"{value.name}_{axis}"
+
+
+def _without_functions(model: ModelProto) -> ModelProto:
+    """The model with the bodies of its local functions in place of the calls.
+
+    Raises:
+        ModelError: a function that calls itself, or one that ONNX cannot inline.
+    """
+    if not model.functions:
+        return model
+    from onnx import inliner
+
+    _refuse_recursion(model)
+    try:
+        inlined: ModelProto = inliner.inline_local_functions(model, convert_version=True)
+    except Exception as cause:
+        raise ModelError(
+            "the model's local functions cannot be inlined",
+            where=", ".join(f.name for f in model.functions[:_LISTED]),
+            seen=first_line(cause),
+            id="local-functions",
+        ) from cause
+    used = {node.domain for node in nodes(inlined)} | {"", "ai.onnx"}
+    kept = [each for each in inlined.opset_import if each.domain in used]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(kept)
+    return inlined
+
+
+def _refuse_recursion(model: ModelProto) -> None:
+    calls = {
+        (f.domain, f.name, f.overload): {
+            (n.domain, n.op_type, n.overload) for body in nested(f) for n in body.node
+        }
+        for f in model.functions
+    }
+    while calls:
+        ends = {name for name, called in calls.items() if not called & calls.keys()}
+        if not ends:
+            raise ModelError(
+                "the model's local functions call themselves",
+                where=", ".join(sorted(name for _, name, _ in calls)[:_LISTED]),
+                id="recursive-functions",
+            )
+        calls = {name: called for name, called in calls.items() if name not in ends}
+
+
+def _refuse_bad_weights(model: ModelProto) -> None:
+    """NaN is no value anywhere. Infinity is one in a mask, and none among weights.
+
+    Raises:
+        ModelError: the tensor is named.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    weights = {name for node in nodes(model) if node.op_type in WEIGHTED for name in node.input}
+    for name, tensor in named_tensors(model):
+        if tensor.data_type == onnx.TensorProto.STRING:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            continue
+        if name in weights or np.isnan(values).any():
+            raise ModelError("a weight is NaN or infinite", where=name, id="not-finite-weights")
+
+
+def _shape_outputs(model: ModelProto) -> None:
+    """Outputs that say nothing of their shape say what can be inferred of it.
+
+    Where nothing can, an output is taken for a classifier's; `rtc.compiler.axes` finds out.
+    """
+    import onnx
+
+    bare = [v for v in model.graph.output if not v.type.tensor_type.HasField("shape")]
+    if not bare:
+        return
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+    known = {value.name: value.type for value in inferred}
+    for value in bare:
+        value.type.CopyFrom(known[value.name])
+        if not value.type.tensor_type.HasField("shape"):
+            for name in ("batch", "classes"):
+                value.type.tensor_type.shape.dim.add().dim_param = name
+
+
+def signature_of(model: ModelProto) -> Signature:
+    """Inputs (weights are none) and outputs of a model that says the shapes of all of them."""
     import onnx
 
     initialisers = {tensor.name for tensor in model.graph.initializer}
 
-    def spec(value: Any) -> dict[str, Any]:
+    def spec(value: ValueInfoProto) -> dict[str, Any]:
         tensor = value.type.tensor_type
-        if not tensor.HasField("shape") or not tensor.shape.dim:
-            raise ModelError("a tensor without a shape", where=value.name, id="no-shape")
+        if not tensor.HasField("shape"):
+            raise ModelError("no tensor of a known shape", where=value.name, id="no-shape")
         shape: list[int | str] = [
             dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else f"dim{axis}")
             for axis, dim in enumerate(tensor.shape.dim)
@@ -173,9 +246,13 @@ def _refuse_other_signatures(signature: Signature) -> None:
             id="signature",
         )
     given, gives = signature.inputs[0], signature.outputs[0]
-    if given.dtype != "float32":
+    if given.dtype != "float32" or not given.shape:
         raise ModelError(
-            "the model's input is not float32", where=given.name, seen=given.dtype, id="signature"
+            "the model's input is not float32 samples",
+            where=given.name,
+            seen=f"{given.dtype} ({', '.join(map(str, given.shape))})",
+            expected="float32 (batch, …)",
+            id="signature",
         )
     if gives.dtype != "float32" or len(gives.shape) != 2:
         raise ModelError(
@@ -187,87 +264,6 @@ def _refuse_other_signatures(signature: Signature) -> None:
         )
 
 
-def _with_newer_opset(unit: Unit) -> Unit:
-    """The model in opset 17, if it is older, ONNX's converter can, and it then gives the same.
-
-    Q/DQ per channel needs 13, the gradients of the fast sensitivity analysis 16. Nodes that have
-    names keep them.
-    """
-    import onnx
-
-    model = onnx.load_from_string(unit.onnx.proto)
-    own = next((each.version for each in model.opset_import if not each.domain), _OPSET)
-    if own >= _OPSET:
-        return unit
-    try:
-        lifted = onnx.version_converter.convert_version(model, _OPSET)
-        lifted.ir_version = max(lifted.ir_version, _OPSET_IR)
-        onnx.checker.check_model(lifted, full_check=True)
-    except Exception:  # noqa: BLE001 - the converter's errors have no common public class
-        return unit
-    changed = Unit(OnnxModel(_bytes(lifted)), unit.signature)
-    if _signature(lifted) != unit.signature or not _give_the_same(unit, changed):
-        return unit
-    return changed
-
-
-def _give_the_same(one: Unit, other: Unit) -> bool:
-    import numpy as np
-
-    spec = one.signature.inputs[0]
-    shape = [n if isinstance(n, int) else (32 if axis else 2) for axis, n in enumerate(spec.shape)]
-    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    try:
-        with Oracle(one.onnx.proto) as first, Oracle(other.onnx.proto) as second:
-            pairs = zip(first.run(sample).values(), second.run(sample).values(), strict=True)
-            return all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
-    except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
-        return False
-
-
-def _with_free_batch(unit: Unit) -> Unit:
-    """The model with any batch in place of a fixed one, if it then gives the same.
-
-    Some graphs hold the batch in the constants of a Reshape. So twice the batch at once is compared
-    with two runs of the original.
-    """
-    import onnx
-
-    free = onnx.load_from_string(unit.onnx.proto)
-    spec, gives = unit.signature.inputs[0], unit.signature.outputs[0]
-    del free.graph.value_info[:]
-    for tensor in (*free.graph.input, *free.graph.output):
-        if tensor.name in {spec.name, gives.name}:
-            tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    content = _bytes(free)
-    if not _same_for_twice_the_batch(unit, content):
-        raise ModelError(
-            "the batch is fixed, and the graph computes something else with another",
-            where=spec.name,
-            seen=f"batch {spec.shape[0]}",
-            fix="export it with a dynamic batch axis",
-            id="fixed-batch",
-        )
-    return Unit(OnnxModel(content), _signature(free))
-
-
-def _same_for_twice_the_batch(unit: Unit, free: bytes) -> bool:
-    import numpy as np
-
-    spec, gives = unit.signature.inputs[0], unit.signature.outputs[0]
-    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
-    samples = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    try:
-        with Oracle(unit.onnx.proto) as one, Oracle(free) as any_size:
-            apart = np.concatenate([one.run(each)[gives.name] for each in samples])
-            together = any_size.run(samples.reshape(-1, *shape[1:]))[gives.name]
-    except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
-        return False
-    return apart.shape == together.shape and bool(
-        np.allclose(apart, together, rtol=1e-3, atol=1e-4)
-    )
-
-
-def _bytes(model: Any) -> bytes:
+def to_bytes(model: ModelProto) -> bytes:
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -28,11 +28,11 @@ def facts_of(path: Path) -> dict[str, str]:
     """What the starter says of an ONNX file, by the names in its template.
 
     Raises:
-        ModelError: it cannot be read as ONNX.
+        ModelError: it cannot be read as ONNX, or rtc does not compile such a model.
     """
-    from rtc.compiler.source import onnx_as_it_is
+    from rtc.compiler.source import onnx_unit
 
-    signature = onnx_as_it_is(path).signature
+    signature = onnx_unit(path).signature
     given, gives = signature.inputs[0], signature.outputs[0]
     batch, classes = given.shape[0] if given.shape else 1, gives.shape[-1] if gives.shape else 0
     known = isinstance(classes, int) and classes >= 2

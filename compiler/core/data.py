@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,13 +43,15 @@ class Preprocess:
 class Split:
     """Some samples of a data set, with labels (class indices) where there are any.
 
-    `raw` is an array (N, …), or what gives such arrays by slices and reads them then.
+    `raw` is an array (N, …), or what gives such arrays by slices and reads them then. `whole` is
+    the batch that a model fixes: part of one is no use to it.
     """
 
     name: str
     raw: Array
     labels: npt.NDArray[np.int64] | None
     preprocess: Preprocess
+    whole: int = 1
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -64,9 +66,10 @@ class Split:
             yield self.inputs(start, start + size)
 
     def head(self, count: int) -> Split:
-        """The first `count` samples."""
+        """The first `count` samples, or a few more for whole batches."""
+        count = -(-count // self.whole) * self.whole
         labels = None if self.labels is None else self.labels[:count]
-        return Split(self.name, self.raw[:count], labels, self.preprocess)
+        return replace(self, raw=self.raw[:count], labels=labels)
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,35 @@ class Splits(Protocol):
     def calibration(self) -> Split: ...
     @property
     def test(self) -> Split: ...
+
+
+@dataclass(frozen=True)
+class WholeBatches:
+    """The same splits for a model that fixes its batch."""
+
+    data: Splits
+    size: int
+
+    @property
+    def digest(self) -> str:
+        return self.data.digest
+
+    @property
+    def train(self) -> Split:
+        return replace(self.data.train, whole=self.size)
+
+    @property
+    def calibration(self) -> Split:
+        return replace(self.data.calibration, whole=self.size)
+
+    @property
+    def test(self) -> Split:
+        return replace(self.data.test, whole=self.size)
+
+
+def filled(samples: Array, size: int) -> Array:
+    """Samples (n, …) with the last one repeated until they are whole batches of `size`."""
+    missing = -len(samples) % size
+    if not missing:
+        return samples
+    return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])

@@ -93,6 +93,12 @@ class Unit:
         return Level.TORCH if isinstance(self.model, TorchModel) else Level.ONNX
 
     @property
+    def fixed_batch(self) -> int | None:
+        """The batch that the model takes and no other; None where it takes any."""
+        first = self.signature.inputs[0].shape[0]
+        return first if isinstance(first, int) else None
+
+    @property
     def torch(self) -> TorchModel:
         """The PyTorch model; asking an ONNX unit for it is a bug of the caller."""
         if not isinstance(self.model, TorchModel):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rtc.calibration.decibels import decibels
-from rtc.compiler.core.data import Array, Preprocess, Split
+from rtc.compiler.core.data import Array, Preprocess, Split, filled
 from rtc.compiler.core.errors import (
     GateError,
     InternalError,
@@ -57,8 +57,8 @@ def check(
 ) -> CertificateRow:
     """Run both units on the first `samples` of `split` and hold the outputs against `bound`.
 
-    A signature's fixed batch goes before `batch`, and then only whole batches count. A unit that
-    does not run, or whose signature changed, fails with the reason; nothing is raised for it.
+    A signature's fixed batch goes before `batch`; the last one is filled up. A unit that does not
+    run, or whose signature changed, fails with the reason; nothing is raised for it.
 
     With `data`, the digest of what `split` is of, a unit that was checked lately does not run
     again: each pass's input is the output of the one before, and many passes change nothing.
@@ -68,9 +68,8 @@ def check(
         DataError: a label that the models have no class for.
         InternalError: the bound names a metric that does not exist.
     """
-    fixed = _fixed_batch(before) or _fixed_batch(after)
-    count = min(samples, len(split))
-    chosen = split.head(count // fixed * fixed if fixed else count)
+    fixed = before.fixed_batch or after.fixed_batch
+    chosen = split.head(min(samples, len(split)))
     try:
         on = _Samples(chosen, fixed or batch, fixed or 1, data)
         passed, measured = _judge(before, after, bound, on)
@@ -126,11 +125,6 @@ def _shape_of(tensors: tuple[TensorSpec, ...], renames: bool) -> list[tuple[obje
 
 def _text(tensors: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{t.name}: {t.dtype}[{', '.join(map(str, t.shape))}]" for t in tensors)
-
-
-def _fixed_batch(unit: Unit) -> int | None:
-    first = unit.signature.inputs[0].shape[0]
-    return first if isinstance(first, int) else None
 
 
 @dataclass(frozen=True)
@@ -203,7 +197,7 @@ def _exact(reference: Outputs, result: Outputs, bound: Exact) -> Verdict:
 
 def _shuffled(on: _Samples) -> _Samples:
     """Some of the samples, the values of each in another order."""
-    few = on.split.head(-(-_SHUFFLED // on.whole) * on.whole)
+    few = on.split.head(_SHUFFLED)
     values = few.inputs()
     order = np.random.default_rng(0).permutation(values[0].size)
     mixed = values.reshape(len(values), -1)[:, order].reshape(values.shape)
@@ -302,13 +296,18 @@ def _outputs(side: str, unit: Unit, on: _Samples) -> Outputs:
 def _run(side: str, unit: Unit, on: _Samples) -> Outputs:
     try:
         with _running(unit) as run:
-            parts = [run(inputs) for inputs in on.split.batches(on.batch)]
+            parts = [_rows(run, inputs, on.whole) for inputs in on.split.batches(on.batch)]
     except (MachineError, ImportError):
         raise  # a missing library is no fault of the model's
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"the model {side} this stage does not run", seen=reason) from error
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows(run: Callable[[Array], Outputs], inputs: Array, whole: int) -> Outputs:
+    """What a unit gives for these samples, in whole batches."""
+    return {name: rows[: len(inputs)] for name, rows in run(filled(inputs, whole)).items()}
 
 
 @contextmanager

@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.data import Array, Split, filled
 
 REFERENCE = "unoptimised ONNX Runtime"
 
 
 def reference_logits(proto: bytes, split: Split, batch: int = 64) -> Array:
-    """The first output (N, classes) of a serialised ONNX model for every sample of a split."""
+    """The first output (N, classes) of a serialised ONNX model for every sample of a split.
+
+    Where the model fixes its batch, the last one is filled up with its last sample.
+    """
     with Oracle(proto) as oracle:
-        first = oracle.outputs[0]
-        return np.concatenate([oracle.run(inputs)[first] for inputs in split.batches(batch)])
+        first, whole = oracle.outputs[0], oracle.batch or 1
+        parts = split.batches(oracle.batch or batch)
+        return np.concatenate(
+            [oracle.run(filled(each, whole))[first][: len(each)] for each in parts]
+        )

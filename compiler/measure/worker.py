@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Preprocess
+from rtc.compiler.core.data import Array, Preprocess, filled
 from rtc.compiler.core.errors import BuilderError, InternalError
 from rtc.compiler.core.target import BuildRequest, Runner
 from rtc.compiler.core.unit import Unit
@@ -131,7 +131,8 @@ class Session:
         hold: `batch`, `probe` (as `fidelity.packed` describes) → `form`: the one that the batch is
             computed in from now on, because it is right.
         infer: `inputs` (preprocessed, as `packed` describes), `batch` → `logits`, the first output,
-            computed `batch` samples at a time.
+            computed `batch` samples at a time; where that is the one that the model takes, the last
+            is filled up.
         time: `mode`, `batch`, `warmup`, `iterations` → `times`: int64 nanoseconds per batch.
 
     "forward" is the engine alone on inputs that were placed beforehand. "end-to-end" goes from raw
@@ -153,7 +154,7 @@ class Session:
     def ask(self, request: dict[str, Any], files: Files) -> Reply:
         if request["op"] == "infer":
             inputs, size = unpacked(files["inputs"], request["inputs"]), request["batch"]
-            parts = [self._run(inputs[i : i + size]).copy() for i in range(0, len(inputs), size)]
+            parts = [self._rows(inputs[i : i + size]) for i in range(0, len(inputs), size)]
             head, content = packed(np.concatenate(parts))
             return {"logits": head}, {"logits": content}
         if request["op"] == "hold":
@@ -167,6 +168,11 @@ class Session:
             head, content = packed(times)
             return {"times": head}, {"times": content}
         raise InternalError(f"a session cannot {request['op']!r}")
+
+    def _rows(self, inputs: Array) -> Array:
+        first = self._runner.signature.inputs[0].shape[0]
+        whole = first if isinstance(first, int) else 1
+        return self._run(filled(inputs, whole))[: len(inputs)].copy()
 
     def _run(self, inputs: Array) -> Array:
         return self._runner.run({self._input: inputs})[self._output]

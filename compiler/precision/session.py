@@ -58,7 +58,7 @@ class Session:
 
     def runtime(self, split: Split) -> Runtime:
         """The runtime, ready to build such graphs and run them on samples; to be closed."""
-        batch = min(_BATCH, len(split))
+        batch = self.model.fixed_batch or min(_BATCH, len(split))
         request = replace(self.builder.request, batches=(batch, batch, batch))
         return Runtime(self.backend, request, split)
 

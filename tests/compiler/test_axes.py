@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+from check_pass import unit_of
+from onnx import numpy_helper
+
+from rtc.calibration.oracle import Oracle
+from rtc.compiler.alone import NotAlone, check_alone
+from rtc.compiler.axes import settled
+from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.unit import Unit
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+BATCH = "g (float[N,6] x) => (float[N,3] y) { y = MatMul(x, w) }"
+OVER_SAMPLES = "g (float[T,6] x) => (float[T,3] y) { a = MatMul(x, w) y = Softmax<axis=0>(a) }"
+CENTRED = """
+g (float[T,6] x) => (float[T,3] y) {
+  a = MatMul(x, w)
+  [mean] m = ReduceMean<axes=[0], keepdims=1>(a)
+  [scaled] s = Mul(m, small)
+  y = Add(a, s)
+}
+"""
+LAGGED = """
+g (float[T,6] x) => (float[T,3] y) {
+  a = MatMul(x, w)
+  padded = Pad(a, ahead)
+  before = Slice(padded, zero, minus_two, zero)
+  s = Mul(before, small)
+  y = Add(a, s)
+}
+"""
+PLACED = """
+g (float[T,6] x) => (float[T,3] y) {
+  a = MatMul(x, w)
+  ones = ReduceMean<axes=[1], keepdims=1>(x)
+  zeros = Mul(ones, none)
+  units = Add(zeros, one)
+  place = CumSum(units, axis)
+  s = Mul(place, small)
+  y = Add(a, s)
+}
+"""
+ROWS = """
+g (float[T,6] x) => (float[T,3] y) { a = ReduceMean<axes=[0], keepdims=1>(x) y = MatMul(a, w) }
+"""
+BAKED = (
+    "g (float[{batch},2,3] x) => (float[{batch},3] y) {{ f = Reshape(x, shape) y = MatMul(f, w) }}"
+)
+TRAINING = """
+g (float[N,6] x) => (float[N,3] y) {
+  a = MatMul(x, w)
+  [norm] b, rm, rv = BatchNormalization<training_mode=1>(a, b1, b0, b0, b1)
+  y = Relu(b)
+}
+"""
+RANDOM = """
+g (float[N,6] x) => (float[N,3] y) {
+  a = MatMul(x, w)
+  [noise] drawn = RandomNormalLike<scale=0.1>(a)
+  y = Add(a, drawn)
+}
+"""
+DYNAMIC = """
+g (float[N,6] x) => (float[N,3] y) {
+  q, s, z = DynamicQuantizeLinear(x)
+  i = MatMulInteger(q, wi, z)
+  f = Cast<to=1>(i)
+  y = Mul(f, s)
+}
+"""
+ANY_SIZE = """
+g (float[N,3,H,W] x) => (float[N,?] y) {
+  c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, k)
+  p = GlobalAveragePool(c)
+  f = Flatten(p)
+  y = MatMul(f, r)
+}
+"""
+DRAW = np.random.default_rng(0)
+CONSTANTS: Mapping[str, np.ndarray] = {
+    "w": DRAW.normal(size=(6, 3)).astype(np.float32),
+    "wi": DRAW.integers(-90, 90, (6, 3)).astype(np.int8),
+    "k": DRAW.normal(size=(4, 3, 3, 3)).astype(np.float32),
+    "r": DRAW.normal(size=(4, 5)).astype(np.float32),
+    "small": np.array(0.05, np.float32),
+    "none": np.array(0, np.float32),
+    "one": np.array(1, np.float32),
+    "axis": np.array(0, np.int64),
+    "ahead": np.array([2, 0, 0, 0]),
+    "zero": np.array([0]),
+    "minus_two": np.array([-2]),
+    "shape": np.array([4, -1]),
+    "b0": np.zeros(3, np.float32),
+    "b1": np.ones(3, np.float32),
+}
+SAMPLES = np.random.default_rng(1).normal(size=(16, 6)).astype(np.float32)
+CUBES = SAMPLES.reshape(16, 2, 3)
+
+
+def model(text: str) -> Unit:
+    made = onnx.parser.parse_model(HEAD + text)
+    used = {name for node in made.graph.node for name in node.input}
+    made.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in CONSTANTS.items() if name in used
+    )
+    return unit_of(made.SerializeToString())
+
+
+def first(unit: Unit) -> int | str:
+    return unit.signature.inputs[0].shape[0]
+
+
+def test_a_batch_stays_free_and_not_a_byte_changes() -> None:
+    unit = model(BATCH)
+    found = settled(unit, SAMPLES, 4)
+    assert found.unit.digest == unit.digest
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "node"),
+    [
+        (OVER_SAMPLES, "Softmax"),
+        (CENTRED, "y (Add)"),
+        (LAGGED, "before (Slice)"),
+        (PLACED, ""),
+        (ROWS, ""),
+    ],
+)
+def test_an_axis_that_is_no_batch_is_refused_with_what_was_seen(text: str, node: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        settled(model(text), SAMPLES, 4)
+    assert refused.value.id == "samples-depend"
+    assert node in refused.value.where
+    assert "%" in refused.value.seen or "shape" in refused.value.seen
+    assert "batch: 1" in refused.value.fix
+
+
+@pytest.mark.parametrize("text", [OVER_SAMPLES, CENTRED, LAGGED, PLACED, ROWS])
+def test_one_sample_at_a_time_is_what_such_a_model_can_be_compiled_for(text: str) -> None:
+    unit = model(text)
+    found = settled(unit, SAMPLES, 1)
+    assert found.unit.signature.inputs[0].shape == (1, 6)
+    assert found.unit.signature.outputs[0].shape == (1, 3)
+    (note,) = found.notes
+    assert "Axis 0 of x is no batch" in note
+    with Oracle(unit.onnx.proto) as before, Oracle(found.unit.onnx.proto) as after:
+        for sample in SAMPLES[:3]:
+            np.testing.assert_array_equal(
+                after.run(sample[None])["y"], before.run(sample[None])["y"]
+            )
+
+
+def test_one_sample_in_a_thousand_of_the_answer_is_seen() -> None:
+    """A dependence far below what any tolerance between batches would find."""
+    text = CENTRED.replace("s = Mul(m, small)", "t = Mul(m, small) s = Mul(t, small)")
+    with pytest.raises(NotAlone) as found:
+        check_alone(model(text), SAMPLES, 8, (1,))
+    assert found.value.kind == "neighbours"
+
+
+def test_batch_norm_that_trains_is_named() -> None:
+    with pytest.raises(ModelError, match=r"norm \(BatchNormalization\).*model.eval"):
+        settled(model(TRAINING), SAMPLES, 4)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_chance_is_not_taken_for_dependence(batch: int) -> None:
+    with pytest.raises(ModelError, match="noise") as refused:
+        settled(model(RANDOM), SAMPLES, batch)
+    assert refused.value.id == "not-deterministic"
+
+
+def test_ranges_of_the_whole_batch_are_no_other_axis() -> None:
+    unit = model(DYNAMIC)
+    found = settled(unit, SAMPLES, 4)
+    assert first(found.unit) == "N"
+    (note,) = found.notes
+    assert "range of the whole batch" in note
+
+
+def test_what_is_not_finite_is_no_dependence() -> None:
+    samples = SAMPLES.copy()
+    samples[3] = np.inf
+    assert settled(model(BATCH), samples, 4).notes == ()
+
+
+def test_a_fixed_batch_that_can_be_freed_is() -> None:
+    found = settled(model(BATCH.replace("N", "4")), SAMPLES, 2)
+    assert first(found.unit) == "batch"
+    assert found.notes == ()
+
+
+def test_a_fixed_batch_stays_where_it_is_the_recipes() -> None:
+    found = settled(model(BAKED.format(batch=4)), CUBES, 4)
+    assert first(found.unit) == 4
+    (note,) = found.notes
+    assert "fixed to 4" in note
+    assert "no latency at batch 1" in note
+
+
+def test_another_fixed_batch_than_the_recipes_names_both() -> None:
+    with pytest.raises(ModelError, match="set batch: 4 in the recipe") as refused:
+        settled(model(BAKED.format(batch=4)), CUBES, 8)
+    assert refused.value.id == "fixed-batch"
+    assert refused.value.seen == "batch: 8 in the recipe"
+
+
+def test_a_batch_that_is_free_by_its_name_only_is_the_recipes_or_refused() -> None:
+    unit = model(BAKED.format(batch="N"))
+    found = settled(unit, CUBES, 4)
+    assert first(found.unit) == 4
+    assert "Compiled for batches of 4" in found.notes[0]
+    with pytest.raises(ModelError, match="does not run on the samples"):
+        settled(unit, CUBES, 8)
+
+
+def test_a_fixed_batch_whose_samples_depend_on_each_other_is_refused() -> None:
+    with pytest.raises(ModelError) as refused:
+        settled(model(OVER_SAMPLES.replace("T", "4")), SAMPLES, 4)
+    assert refused.value.id == "samples-depend"
+
+
+def test_a_fixed_batch_of_one_that_cannot_be_freed_stays() -> None:
+    unit = model(ROWS.replace("T", "1"))
+    found = settled(unit, SAMPLES, 1)
+    assert first(found.unit) == 1
+    assert len(found.notes) == 1
+
+
+def test_height_and_width_are_those_of_the_samples() -> None:
+    images = np.random.default_rng(2).normal(size=(16, 3, 9, 7)).astype(np.float32)
+    found = settled(model(ANY_SIZE), images, 4)
+    assert found.unit.signature.inputs[0].shape == ("N", 3, 9, 7)
+    assert found.unit.signature.outputs[0].shape == ("N", 5)
+    known = {v.name: v for v in onnx.load_from_string(found.unit.onnx.proto).graph.value_info}
+    assert [d.dim_value for d in known["c"].type.tensor_type.shape.dim][1:] == [4, 9, 7]
