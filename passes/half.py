@@ -1,4 +1,4 @@
-"""What can run in a half type: by operator, and by what is left of its constants."""
+"""What can run in a half type: by operator, and by the size of its constants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ONNX_TYPE = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 LARGEST = {"fp16": 65504.0, "bf16": 255 * 2.0**120}
 """The largest finite number of each half type."""
 _NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}  # the least with all its bits
-_LEAST_DB = 20.0  # of a constant; INT8 leaves more of most layers
+_LEAST_DB = 20.0
 
 
 def half_dtype(half: str) -> np.dtype[Any]:
@@ -61,26 +61,27 @@ def half_obstacle(node: gs.Node, opset: int, half: str) -> str:
     if places is None:
         return f"{node.op} has no {half} form"
     constants = (node.inputs[i].values for i in places[0] if is_constant(node.inputs[i]))
-    return next((loss for each in constants if (loss := loss_of(each, half))), "")
+    peak = max(map(peak_of, constants), default=0.0)
+    return f"a constant of {peak:.3g} overflows {half}" if peak > LARGEST[half] else ""
 
 
-def loss_of(values: Array, half: str) -> str:
-    """What numbers lose in a half type, or "" where nearly all is left of them.
+def peak_of(values: Array) -> float:
+    """The largest magnitude of finite numbers: an infinity stays what it is in a half type."""
+    return float(
+        np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)).max(initial=0)
+    )
 
-    Infinities stay what they are; finite ones that become infinite, or zero, do not.
-    """
+
+def is_lost(values: Array, half: str) -> bool:
+    """Whether finite numbers become infinite in a half type, or less than 20 dB is left of them."""
+    peak = peak_of(values)
+    if peak > LARGEST[half]:
+        return True
+    if peak == 0.0 or peak >= _NORMAL[half]:
+        return False
     finite = values[np.isfinite(values)].astype(np.float64)
-    peak = float(np.abs(finite).max(initial=0.0))
-    if peak == 0.0 or _NORMAL[half] <= peak <= LARGEST[half]:
-        return ""
-    with np.errstate(over="ignore"):
-        near = finite.astype(half_dtype(half)).astype(np.float64)
-    if not np.isfinite(near).all():
-        return f"a constant of {peak:.3g} overflows {half}"
-    noise = float(np.square(near - finite).sum())
-    if decibels(float(np.square(finite).sum()), noise) >= _LEAST_DB:
-        return ""
-    return f"a constant of {peak:.3g} is {float(np.abs(near).max()):.3g} in {half}"
+    off = finite.astype(half_dtype(half)).astype(np.float64) - finite
+    return decibels(float(np.square(finite).sum()), float(np.square(off).sum())) < _LEAST_DB
 
 
 def _sharing(

@@ -10,8 +10,7 @@ NaN. One that loses its output (`LEAST_DB` is not left, and what it read had `_D
 float where the model's output is lost with it: what is computed of noise may well be noise. Where
 that does not mend it, the nodes before it stay float too, until it is sound. All others stay half.
 
-Samples seldom hold a divisor of zero, but a constant that keeps it away (1e-12) says that it comes:
-where it is lost, what is computed of it and zeros stays float as long as that is lost as well.
+What no sample shows is told by constants: `half_guards`.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ import numpy as np
 
 from rtc.calibration.decibels import LIMIT_DB
 from rtc.calibration.half_twins import Seen, Twin, alone, together
-from rtc.calibration.oracle import evaluate
-from rtc.compiler.core.data import Array
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.unit import Unit
 from rtc.passes.cast_precision import CastPrecision
 from rtc.passes.graph import dtype_of, is_constant, moves, read, write
-from rtc.passes.half import LARGEST, half_obstacle, loss_of
+from rtc.passes.half import LARGEST, half_obstacle
+from rtc.passes.half_guards import guarding, lost_constants
 from rtc.passes.layers import producer
 from rtc.passes.precision_policy import computes
 
@@ -53,13 +51,12 @@ Reasons = Mapping[str, str]
 def half_losses(unit: Unit, ctx: PassContext) -> Reasons:
     """The nodes of a float model that the target's half type breaks, each with what shows it.
 
-    What a node's own constants tell (`half_obstacle`) is not among them.
+    What a node's operator or the size of its constants tell (`half_obstacle`) is not among them.
     """
     half = ctx.where().scheme.half
     if half is None:
         return {}
     found = _Losses(unit, ctx, half)
-    found.look_at_guards()
     found.look_alone()
     found.look_together()
     return {name: found.floats[name] for name in found.nodes if found.floats.get(name)}
@@ -79,37 +76,13 @@ class _Losses:
         self.unit = write(self.graph, unit)
         self.ctx, self.half, self.limit = ctx, half, LARGEST[half]
         self.nodes = {node.name: node for node in self.graph.nodes if computes(node)}
-        self.obstacles = {
-            n: half_obstacle(e, self.graph.opset, half) for n, e in self.nodes.items()
-        }
-        self.floats = {name: "" for name, told in self.obstacles.items() if told}
+        opset = self.graph.opset
+        self.floats = guarding(self.nodes, opset, half)
+        told = [n for n, each in self.nodes.items() if half_obstacle(each, opset, half)]
+        self.floats |= dict.fromkeys(told, "")
         self.lossy: set[str] = set()
         first = unit.signature.inputs[0].shape[0]
         self.batch = first if isinstance(first, int) else 1
-
-    # What a lost constant guards
-
-    def look_at_guards(self) -> None:
-        for name in list(self.floats):
-            node = self.nodes[name]
-            if any(is_constant(each) and loss_of(each.values, self.half) for each in node.inputs):
-                self._follow(
-                    node, _of_zeros(node, self.graph.opset), f"{name} has {self.obstacles[name]}"
-                )
-
-    def _follow(self, node: gs.Node, values: list[Array], told: str) -> None:
-        """Keep the readers of what is lost of a node's outputs float, and theirs."""
-        for tensor, given in zip(node.outputs, values, strict=False):
-            if given.dtype != _FLOAT or not loss_of(given, self.half):
-                continue
-            for reader in tensor.outputs:
-                if moves(reader):
-                    self._follow(reader, [given], told)
-                elif reader.name in self.nodes and reader.name not in self.floats:
-                    self.floats[reader.name] = f"{told}, and it reads what that guards"
-                    self._follow(
-                        reader, _of_zeros(reader, self.graph.opset, {tensor.name: given}), told
-                    )
 
     # Each node alone
 
@@ -125,7 +98,8 @@ class _Losses:
 
     def _twin(self, node: gs.Node) -> Twin:
         half = node.name not in self.floats
-        rounds = (each for each in _reads(node) if half or self._stored_half(each))
+        rounds = [each for each in _reads(node) if half or self._stored_half(each)]
+        rounds += lost_constants(node, self.half) if half else []
         return Twin(frozenset(each.name for each in rounds), half)
 
     def _stored_half(self, tensor: Any) -> bool:
@@ -274,34 +248,3 @@ def _moved(tensor: Any) -> Any:
         tensor = maker.inputs[0]
         maker = producer(tensor)
     return tensor
-
-
-def _of_zeros(node: gs.Node, opset: int, known: Mapping[str, Array] | None = None) -> list[Array]:
-    """What a node gives where all that it reads is zero, but for constants and what is `known`.
-
-    Of one element along every axis. Empty where the node cannot do with that.
-    """
-    import onnx
-    import onnx_graphsurgeon as gs
-
-    given = {each.name: _value_of(each, known or {}) for each in node.inputs if each.name}
-    outputs = [each.name for each in node.outputs if each.name]
-    graph = onnx.helper.make_graph(
-        [gs.exporters.onnx_exporter.OnnxExporter.export_node(node)],
-        "node",
-        [],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
-        [onnx.numpy_helper.from_array(values, name) for name, values in given.items()],
-    )
-    opsets = [onnx.helper.make_opsetid("", opset)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    try:
-        return evaluate(model.SerializeToString())
-    except Exception:  # noqa: BLE001 - ORT raises a dozen unrelated classes
-        return []
-
-
-def _value_of(tensor: Any, known: Mapping[str, Array]) -> Array:
-    if is_constant(tensor):
-        return np.asarray(tensor.values)
-    return known.get(tensor.name, np.zeros((1,) * len(tensor.shape or ()), dtype_of(tensor)))

@@ -88,8 +88,32 @@ L2_INSIDE = """g (float[N,16] x) => (float[N,16] y) <float eps = {1e-12}> {
 }"""
 
 
+INVERSE = """g (float[N,16] x) => (float[N,16] y) <float eps = {1e-12}> {
+    [square] q = Mul(x, x)
+    [sum] s = ReduceSum<keepdims = 1>(q, axes)
+    [guard] m = Add(s, eps)
+    [sqrt] r = Sqrt(m)
+    [inverse] i = Reciprocal(r)
+    [div] u = Mul(x, i)
+    [scale] y = Mul(u, w)
+}"""
+LOG_OF_SUM = """g (float[N,16] x) => (float[N,16] y) <float eps = {1e-10}> {
+    [positive] p = Relu(x)
+    [guard] m = Add(p, eps)
+    [log] l = Log(m)
+    [scale] y = Mul(l, w)
+}"""
+
+
 @pytest.mark.parametrize(
-    ("text", "floats"), [(L2, {"guard", "div"}), (L2_INSIDE, {"guard", "sqrt"})]
+    ("text", "floats"),
+    [
+        (L2, {"guard", "div"}),
+        (L2_INSIDE, {"guard", "sqrt"}),
+        (INVERSE, {"guard", "sqrt", "inverse", "div"}),
+        (LOG_OF_SUM, {"guard", "log"}),
+    ],
+    ids=["l2", "l2-inside", "inverse", "log"],
 )
 def test_a_guard_against_zero_holds_where_no_sample_needs_it(text: str, floats: set[str]) -> None:
     case = Case(text, "", normal(24, 16), {"w": normal(16), **LAST})
@@ -98,6 +122,21 @@ def test_a_guard_against_zero_holds_where_no_sample_needs_it(text: str, floats: 
     zeros = case.samples.copy()
     zeros[3] = 0
     assert snr_db(case.unit, half, zeros) > 40
+
+
+def test_small_constants_that_guard_nothing_are_rounded() -> None:
+    """A model whose batch normalisations are folded has biases of 1e-9."""
+    text = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+        [conv] c = Conv<pads = [1,1,1,1]>(x, w, b)
+        [relu] r = Relu(c)
+        [norm] n = ReduceMax<keepdims = 1>(r)
+        [div] y = Div(r, n)
+    }"""
+    weights = {"w": normal(4, 3, 3, 3), "b": np.full(4, 1e-9, np.float32)}
+    case = Case(text, "", normal(8, 3, 8, 8), weights)
+    plan, half = in_half(case.unit, context(case))
+    assert floats_of(plan) == set()
+    assert snr_db(case.unit, half, case.samples) > 40
 
 
 def test_values_that_other_samples_may_well_have_are_out_of_range() -> None:
