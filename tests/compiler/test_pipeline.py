@@ -107,7 +107,10 @@ def report_of(compiled: Path, target: str):
 
 def test_a_bundle_holds_all_that_proves_it(compiled: Path) -> None:
     verified = bundle.verify(compiled / "build/digits/cpu")
+    others = {other.candidate for other in report_of(compiled, "cpu").others}
+    assert others
     assert set(verified.files) == {
+        *(f"plan-{name.replace(' ', '-')}.yaml" for name in others),
         "calibration.json", "engine.onnx", "float.onnx", "graph.onnx", "layers.json", "plan.yaml",
         "profile.yaml",
         "recipe.yaml", "report.html", "report.json",
