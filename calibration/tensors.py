@@ -7,7 +7,9 @@ can run. What neither tells stays unknown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +23,8 @@ Dim = int | str
 """A size, or the name of one that is free; names that inference made up begin with `MADE_UP`."""
 
 MADE_UP = "unk__"
+
+_MOST_DATA = 1024  # elements of a constant whose values may decide a shape
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,21 @@ def typed(model: onnx.ModelProto, *, trusting: bool = False) -> None:
             outside.
 
     Raises:
-        onnx.shape_inference.InferenceError: a node that breaks its operator's rules.
+        ModelError: a node that breaks its operator's rules.
     """
-    stated, outputs = _cleared(model)
-    _infer(model)
-    if trusting and _unknown(model):
-        _add(model, stated)
-        _infer(model)
-    if _unknown(model):
+    light = _inferred(without_weights(model))
+    if trusting and (unknown := _unknown(light, shapes=True)):
+        light = _inferred(_with(light, unknown, {e.name: e for e in model.graph.value_info}))
+    if unknown := _unknown(light):
         with suppress(ModelError):  # an operator that nobody here knows
-            _add(model, _asked_of_runtime(model))
-            _infer(model)
-    _restore_outputs(model, outputs)
+            light = _inferred(_with(light, unknown, _asked_of_runtime(light, unknown)))
+    _restore_outputs(light, model.graph.output)
+    for into, found in (
+        (model.graph.value_info, light.graph.value_info),
+        (model.graph.output, light.graph.output),
+    ):
+        del into[:]
+        into.extend(found)
 
 
 def tensor_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
@@ -71,50 +78,72 @@ def _type_of(value: onnx.ValueInfoProto) -> TensorType:
     return TensorType(tensor.elem_type, tuple(dims))
 
 
-def _cleared(
-    model: onnx.ModelProto,
-) -> tuple[dict[str, onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-    """Forget what the model states of its tensors: copies of that, by name, and of its outputs."""
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with inputs for its large constants, and without what it states of its tensors."""
     import onnx
 
-    graph, copy = model.graph, onnx.ValueInfoProto.FromString
-    stated = {each.name: copy(each.SerializeToString()) for each in graph.value_info}
-    outputs = [copy(each.SerializeToString()) for each in graph.output]
-    del graph.value_info[:]
-    for each in graph.output:
-        each.ClearField("type")
-    return stated, outputs
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(onnx.ValueInfoProto(name=each.name) for each in model.graph.output)
+    given = {each.name for each in graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _MOST_DATA:
+            graph.initializer.append(tensor)
+        elif tensor.name not in given:  # as it is before IR version 4
+            make = onnx.helper.make_tensor_value_info
+            graph.input.append(make(tensor.name, tensor.data_type, tensor.dims))
+    return light
 
 
-def _infer(model: onnx.ModelProto) -> None:
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
-    model.CopyFrom(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    outputs = {each.name for each in model.graph.output}  # it lists some of them twice
-    inner = [each for each in model.graph.value_info if each.name not in outputs]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(inner)
+    try:
+        found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError as cause:
+        raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
+    outputs = {each.name for each in found.graph.output}  # it lists some of them twice
+    inner = [each for each in found.graph.value_info if each.name not in outputs]
+    del found.graph.value_info[:]
+    found.graph.value_info.extend(inner)
+    return found
 
 
-def _unknown(model: onnx.ModelProto) -> list[str]:
-    """Tensors, in graph order, whose type is not known."""
+def _unknown(model: onnx.ModelProto, *, shapes: bool = False) -> set[str]:
+    """Tensors whose type is not known; with `shapes`, also those whose rank is not."""
     graph = model.graph
-    known = {each.name for each in (*graph.value_info, *graph.output) if _has_type(each)}
-    return [n for node in graph.node for n in node.output if n and n not in known]
+    known = {
+        each.name
+        for each in (*graph.value_info, *graph.output)
+        if _has_type(each) and (each.type.tensor_type.HasField("shape") or not shapes)
+    }
+    return {n for node in graph.node for n in node.output if n} - known
 
 
-def _add(model: onnx.ModelProto, types: Mapping[str, onnx.ValueInfoProto]) -> None:
-    outputs = {each.name: each for each in model.graph.output}
-    for name in _unknown(model):
-        if name not in types:
-            continue
+def _with(
+    model: onnx.ModelProto, unknown: AbstractSet[str], types: Mapping[str, onnx.ValueInfoProto]
+) -> onnx.ModelProto:
+    """The model, with what others say of its unknown tensors."""
+    graph = model.graph
+    known = [each for each in graph.value_info if each.name not in unknown & types.keys()]
+    del graph.value_info[:]
+    graph.value_info.extend(known)
+    outputs = {each.name: each for each in graph.output}
+    for name in sorted(unknown & types.keys()):
         if name in outputs:
             outputs[name].type.CopyFrom(types[name].type)
         else:
-            model.graph.value_info.append(types[name])
+            graph.value_info.append(types[name])
+    return model
 
 
-def _asked_of_runtime(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def _asked_of_runtime(
+    model: onnx.ModelProto, unknown: AbstractSet[str]
+) -> dict[str, onnx.ValueInfoProto]:
     """What ONNX Runtime makes of the unknown tensors.
 
     Raises:
@@ -124,10 +153,10 @@ def _asked_of_runtime(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
     from rtc.calibration.oracle import session
 
-    asking, names = onnx.ModelProto(), _unknown(model)
+    asking = onnx.ModelProto()
     asking.CopyFrom(model)
     del asking.graph.output[:]
-    asking.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    asking.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(unknown))
     kinds = dict(_runtime_kinds())
     return {
         # An unknown rank is told as that of a scalar: neither says anything.
@@ -147,7 +176,7 @@ def _runtime_kinds() -> Iterator[tuple[str, int]]:
         yield f"tensor({name.lower()})", number
 
 
-def _restore_outputs(model: onnx.ModelProto, outputs: list[onnx.ValueInfoProto]) -> None:
+def _restore_outputs(model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto]) -> None:
     """What the outputs' types were stated as, wherever nothing found contradicts it.
 
     A first axis of a fixed size, where the model's own first axis is free, is what the model was

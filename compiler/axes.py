@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.calibration.tensors import typed
 from rtc.compiler import sandbox
 from rtc.compiler.alone import NotAlone, apart, check_alone
 from rtc.compiler.core.data import Array, Split
@@ -27,6 +28,7 @@ from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.dynamic_ranges import with_fixed_ranges
 from rtc.compiler.opset import lifted
 from rtc.compiler.source import signature_of, to_bytes
+from rtc.passes.branches import without_decided_branches
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -93,7 +95,7 @@ def settle_files(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[st
 
 def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     """The unit with its axes settled; `samples` float32 (n, …), n ≥ 16 and two fixed batches."""
-    unit = _with_sizes(unit, samples.shape[1:])
+    unit = without_decided_branches(_with_sizes(unit, samples.shape[1:]))
     unit = lifted(unit, samples[: unit.fixed_batch or 2])
     own = unit.fixed_batch
     if own is None:
@@ -257,10 +259,7 @@ def _with_batch(unit: Unit, batch: int | None) -> Unit:
 
 
 def _inferred(model: ModelProto) -> Unit:
-    import onnx
-
-    del model.graph.value_info[:]
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    typed(model)
     return Unit(OnnxModel(to_bytes(model)), signature_of(model))
 
 

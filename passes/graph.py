@@ -65,7 +65,7 @@ def read(unit: Unit) -> gs.Graph:
     model = onnx.load_model_from_string(unit.onnx.proto)
     _refuse_nested(model)
     _drop_default_inputs(model.graph)
-    _infer_anew(model, trusting=True)
+    typed(model, trusting=True)
     with G_LOGGER.suppress():  # it prints to our standard output
         graph = gs.import_onnx(model)
     _constants_to_initialisers(graph)
@@ -98,15 +98,16 @@ def named(unit: Unit) -> Unit:
     tensors is not believed: somebody may have freed the batch without a thought of it.
 
     Raises:
-        ModelError: as `read`.
+        ModelError: a node that shapes cannot be inferred of.
     """
     import onnx
 
     model = onnx.load_model_from_string(unit.onnx.proto)
-    _infer_anew(model)
-    unit = Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
-    names = [node.name for node in model.graph.node]
-    return unit if all(names) and len(set(names)) == len(names) else write(read(unit), unit)
+    typed(model)
+    taken = {each.name for each in (*model.graph.input, *model.graph.output)}
+    for node in model.graph.node:
+        node.name = _free_name(node.name or f"{node.op_type}_{node.output[0]}", taken)
+    return Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
 
 
 def is_constant(tensor: Any) -> bool:
@@ -195,12 +196,17 @@ class Names:
         self._taken = set(graph.tensors()) | {node.name for node in graph.nodes}
 
     def __call__(self, name: str) -> str:
-        free, count = name, 0
-        while free in self._taken:
-            count += 1
-            free = f"{name}_{count}"
-        self._taken.add(free)
-        return free
+        return _free_name(name, self._taken)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """The name, or one like it that is not taken; it is from now on."""
+    free, count = name, 0
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
 
 
 def _refuse_nested(model: onnx.ModelProto) -> None:
@@ -224,15 +230,6 @@ def _refuse_nested(model: onnx.ModelProto) -> None:
         )
 
 
-def _infer_anew(model: onnx.ModelProto, *, trusting: bool = False) -> None:
-    import onnx
-
-    try:
-        typed(model, trusting=trusting)
-    except onnx.shape_inference.InferenceError as cause:
-        raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
-
-
 def _drop_default_inputs(graph: onnx.GraphProto) -> None:
     """Before IR version 4 every initialiser was listed as an input too."""
     constants = {tensor.name for tensor in graph.initializer}
@@ -242,26 +239,24 @@ def _drop_default_inputs(graph: onnx.GraphProto) -> None:
 
 
 def _constants_to_initialisers(graph: gs.Graph) -> None:
-    for node in [each for each in graph.nodes if each.op == "Constant" and "value" in each.attrs]:
-        constant, result = node.attrs["value"], node.outputs[0]
-        if is_output(graph, result):
+    nodes = list(graph.nodes)
+    graph.nodes = []
+    for node in nodes:
+        if node.op != "Constant" or "value" not in node.attrs or is_output(graph, node.outputs[0]):
+            graph.nodes.append(node)
             continue
+        constant, result = node.attrs["value"], node.outputs[0]
         constant.name = result.name
         node.outputs.clear()
         for consumer in list(result.outputs):
             consumer.inputs = [constant if each is result else each for each in consumer.inputs]
-        graph.nodes.remove(node)
 
 
 def _name_nodes(graph: gs.Graph) -> None:
     """Nodes without a name are called after their operator and output; doubles get a number."""
-    nodes = list(graph.nodes)
-    given = [node.name or f"{node.op}_{node.outputs[0].name}" for node in nodes]
-    graph.nodes = []
-    names = Names(graph)
-    for node, name in zip(nodes, given, strict=True):
-        node.name = names(name)
-    graph.nodes = nodes
+    taken = {each.name for each in (*graph.inputs, *graph.outputs)}
+    for node in graph.nodes:
+        node.name = _free_name(node.name or f"{node.op}_{node.outputs[0].name}", taken)
 
 
 def _sort(graph: gs.Graph) -> None:

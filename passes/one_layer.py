@@ -123,6 +123,7 @@ def skeleton(model: onnx.ModelProto, unit: Unit, *layers: str) -> Unit:
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
     for tensor in model.graph.initializer:
         if is_large(tensor) and tensor.name not in own:
             shape = list(tensor.dims)

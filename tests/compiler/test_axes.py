@@ -240,3 +240,20 @@ def test_height_and_width_are_those_of_the_samples() -> None:
     assert found.unit.signature.outputs[0].shape == ("N", 5)
     known = {v.name: v for v in onnx.load_from_string(found.unit.onnx.proto).graph.value_info}
     assert [d.dim_value for d in known["c"].type.tensor_type.shape.dim][1:] == [4, 9, 7]
+
+
+def test_a_branch_that_the_samples_own_size_decides_is_inlined() -> None:
+    unit = model("""g (float[N,K,4] x) => (float[N,L] y)
+    <int64 single = {1}, int64[1] second = {1}> {
+        s = Shape(x)
+        n = Gather(s, single)
+        alone = Equal(n, single)
+        q = If(alone) <
+            then_branch = then () => (float[N,4] t) { t = Squeeze(x, second) },
+            else_branch = otherwise () => (float[N,M,4] e) { e = Identity(x) }>
+        y = Flatten(q)
+    }""")
+    found = settled(unit, SAMPLES[:, None, :4], 4).unit
+    graph = onnx.load_model_from_string(found.onnx.proto).graph
+    assert [node.op_type for node in graph.node][-2:] == ["Squeeze", "Flatten"]
+    assert found.signature.outputs[0].shape == ("N", 4)

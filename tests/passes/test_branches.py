@@ -1,0 +1,102 @@
+"""Branches that constants and known sizes decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from check_pass import equations, parse, unit_of
+
+from rtc.calibration.oracle import Oracle
+from rtc.passes.branches import without_decided_branches
+from rtc.passes.graph import named
+
+SQUEEZE = """g (float[N,{channels},4] x) => (float[N,K] y) <int64 one = {{1}}, int64 place = {{1}}, int64[1] axes = {{1}}> {{
+    c = Conv<kernel_shape = [1]>(x, w)
+    s = Shape(c)
+    n = Gather(s, place)
+    alone = Equal(n, one)
+    q = If(alone) <
+        then_branch = then () => (float[N,4] t) {{ t = Squeeze(c, axes) }},
+        else_branch = otherwise () => (float[N,M,4] e) {{ e = Identity(c) }}>
+    y = Flatten(q)
+}}"""  # noqa: E501
+
+
+def run(unit, *shape):
+    """Random inputs, and what the model makes of them."""
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with Oracle(unit.onnx.proto) as oracle:
+        return x, oracle.run(x)["y"]
+
+
+@pytest.mark.parametrize(("filters", "op"), [(1, "Squeeze"), (2, "Identity")])
+def test_a_squeeze_of_an_axis_whose_size_the_exporter_did_not_know(filters, op):
+    unit = parse(SQUEEZE.format(channels=3), w=np.ones((filters, 3, 1), np.float32))
+    found = without_decided_branches(unit)
+    ops = [node.op_type for node in onnx.load_model_from_string(found.onnx.proto).graph.node]
+    assert ops == ["Conv", "Shape", "Gather", "Equal", op, "Flatten"]
+    x, y = run(found, 2, 3, 4)
+    np.testing.assert_allclose(y, np.tile(x.sum(axis=1), filters), rtol=1e-5)
+
+
+def test_branches_within_branches_and_their_own_names():
+    """Names of one branch mean something else in another; constants move out with it."""
+    unit = parse("""g (float[N,4] x) => (float[N,4] y) <bool yes = {1}, bool no = {0}> {
+        a = If(yes) <
+            then_branch = f () => (float[N,4] p) <float[1] k = {2}> {
+                i = If(no) <
+                    then_branch = g () => (float[N,4] u) { u = Neg(x) },
+                    else_branch = h () => (float[N,4] v) { m = Mul(x, k) v = Abs(m) }>
+                p = Relu(i)
+            },
+            else_branch = j () => (float[N,4] q) { q = Sqrt(x) }>
+        b = If(no) <
+            then_branch = l () => (float[N,4] p) { p = Neg(a) },
+            else_branch = m () => (float[N,4] q) <float[1] k = {3}> { i = Mul(a, k) q = Add(i, x) }>
+        y = Identity(b)
+    }""")
+    found = without_decided_branches(unit)
+    assert [line.split(" = ")[1].split("(")[0] for line in equations(found)] == [
+        "Mul", "Abs", "Relu", "Mul", "Add", "Identity",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(run(found, 2, 4)[1], run(unit, 2, 4)[1])
+    onnx.checker.check_model(onnx.load_model_from_string(named(found).onnx.proto), full_check=True)
+
+
+def test_a_branch_that_gives_what_was_there_and_one_thing_twice():
+    unit = parse("""g (float[N,4] x) => (float[N,4] y) <bool yes = {1}> {
+        r = Relu(x)
+        a, b, c = If(yes) <
+            then_branch = f () => (float[N,4] t, float[N,4] t, float[N,4] r) { t = Neg(r) },
+            else_branch = h () => (float[N,4] u, float[N,4] v, float[N,4] w) {
+                u = Neg(x) v = Abs(x) w = Abs(x) }>
+        y = Sum(a, b, c)
+    }""")
+    found = without_decided_branches(unit)
+    assert "If" not in " ".join(equations(found))
+    x, y = run(found, 2, 4)
+    np.testing.assert_array_equal(y, -np.maximum(x, 0))
+
+
+def test_what_the_samples_or_a_free_size_decide_stays():
+    unit = parse("""g (float[N,4] x) => (float[N,4] y) <int64 zero = {0}, float none = {0}> {
+        s = Shape(x)
+        n = Gather(s, zero)
+        many = Greater(n, zero)
+        m = ReduceMax<keepdims = 0>(x)
+        large = Greater(m, none)
+        a = If(many) <
+            then_branch = f () => (float[N,4] p) { p = Neg(x) },
+            else_branch = g () => (float[N,4] q) { q = Abs(x) }>
+        y = If(large) <
+            then_branch = f () => (float[N,4] p) { p = Neg(a) },
+            else_branch = g () => (float[N,4] q) { q = Abs(a) }>
+    }""")
+    found = without_decided_branches(unit)
+    assert sum("If" in line for line in equations(found)) == 2
+
+
+def test_a_model_without_branches_is_as_it_was():
+    unit = unit_of(parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }").onnx.proto)
+    assert without_decided_branches(unit) is unit
