@@ -2,7 +2,9 @@
 
 Optimised ORT is never the reference: its fusions have been seen to change results (`Pad` fused into
 `MaxPool`). Half types are emulated (rtc.calibration.rounding), because ORT computes in float32
-around FP16 operators on x86 and has no BF16 ones. See "Oracles lie" in the troubleshooting notes.
+around FP16 operators on x86 and has no BF16 ones. Products of integers are written out
+(rtc.compiler.core.exact_products), because ORT's saturate on some CPUs. See "Oracles lie" in the
+troubleshooting notes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from rtc.calibration.rounding import emulate_half
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.outputs import OutputKind, output_kind
 
 if TYPE_CHECKING:
@@ -121,7 +124,7 @@ def evaluate(proto: bytes) -> list[Array]:
 
 
 def session(proto: bytes, threads: int = 0, *, frugal: bool = False) -> ort.InferenceSession:
-    """An unoptimised CPU session; half types are not emulated.
+    """An unoptimised CPU session, exact in products of integers; half types are not emulated.
 
     Its threads do not spin between runs, where they would take the cores from who looks at the
     results. A frugal one's never spin, and it holds no memory between runs: for many side by side.
@@ -139,7 +142,7 @@ def session(proto: bytes, threads: int = 0, *, frugal: bool = False) -> ort.Infe
     options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(write_out(proto), options, providers=["CPUExecutionProvider"])
     except Exception as cause:  # ORT raises a dozen unrelated classes
         raise ModelError(
             f"ONNX Runtime cannot load the model: {cause}", id="model-not-loadable"

@@ -11,6 +11,7 @@ from rtc.compiler.core.hashing import canonical, digest
 _LONGEST = 60  # characters of a value that is kept as it is
 _WIDEST = 64  # entries of a mapping that is
 _TOLD = 3
+_WHOLE = frozenset({"statistics", "plan"})  # numbers by the hundred, none of which tells anything
 _CALLED = {"unit": "model", "statistics": "ranges"}
 _LISTED = {"code": "code changed", "files": "file changed"}  # what lies below has names of its own
 _absent = object()
@@ -19,7 +20,10 @@ _absent = object()
 def outline(inputs: Any) -> Any:
     """Inputs of JSON types with a digest in place of everything that is long."""
     if isinstance(inputs, Mapping) and len(inputs) <= _WIDEST:
-        return {str(name): outline(value) for name, value in inputs.items()}
+        return {
+            str(name): digest(canonical(value)) if name in _WHOLE else outline(value)
+            for name, value in inputs.items()
+        }
     content = canonical(inputs)
     return json.loads(content) if len(content) <= _LONGEST else digest(content)
 

@@ -74,7 +74,7 @@ def _judge(
     if built is decision.precision:
         return "kept", ""
     if decision.op not in WEIGHTED and built is Precision.INT8:
-        # A layer without weights between two INT8 layers only passes their integers on.
-        return "kept", "runs on its neighbours' INT8 values"
+        # Between Q/DQ pairs of the layers around it: the graph has its values in integers, too.
+        return "follows", f"planned {decision.precision}, runs on its neighbours' INT8 values"
     kernels = ", ".join(sorted(kinds))
     return "changed", f"planned {decision.precision}, the builder runs {built} ({kernels})"

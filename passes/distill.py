@@ -28,7 +28,16 @@ from rtc.compiler.core.unit import Level, Signature, TorchModel, Unit
 from rtc.passes.distillation import unwrap, wrap
 from rtc.passes.quiet import quiet
 from rtc.passes.torch_module import build, need, pack, signature
-from rtc.passes.training import History, Schedule, Score, cross_entropy, evaluate, fit, reproducible
+from rtc.passes.training import (
+    History,
+    Schedule,
+    Score,
+    cross_entropy,
+    evaluate,
+    fit,
+    kind_of,
+    reproducible,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -136,6 +145,7 @@ class Distill(Schedule, Pass):
     def _teach(self, student: nn.Module, teacher: nn.Module, ctx: PassContext) -> History:
         """Train the student in place, inside modelopt's wrapper."""
         need("modelopt.torch.distill")
+        own, theirs = (kind_of(each, ctx.data.train) for each in (student, teacher))
         with quiet(), reproducible(ctx.seed, self.threads):
             pair = wrap(
                 student,
@@ -144,10 +154,11 @@ class Distill(Schedule, Pass):
                 temperature=self.temperature,
                 features=self.features,
                 shares=self._shares(),
+                kinds=(own, theirs),
             )
 
         def loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            hard = cross_entropy(module, inputs, labels)
+            hard = cross_entropy(module, inputs, labels, own)
             total: Tensor = pair.compute_kd_loss(student_loss=hard)
             return total
 

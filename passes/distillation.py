@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.outputs import OutputKind
+from rtc.passes.training import logits_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,18 +27,20 @@ def wrap(
     temperature: float,
     features: Sequence[tuple[str, str]],
     shares: list[float],
+    kinds: tuple[OutputKind, OutputKind],
 ) -> Any:
     """Modelopt's `DistillationModel`: forward runs both, `compute_kd_loss` adds the losses up.
 
     `features` pairs a layer of the student with one of the teacher; their shapes are found with
-    `sample`, float32 (1, …). `shares` weigh the student's own loss, the soft loss, and each pair.
+    `sample`, float32 (1, …). `shares` weigh the student's own loss, the soft loss, and each pair;
+    `kinds` are those of the student's output and of the teacher's.
 
     Raises:
         RecipeError: no such layer, or two that cannot imitate each other.
     """
     import modelopt.torch.distill as mtd
 
-    criterion = {("", ""): mtd.LogitsDistillationLoss(temperature, "batchmean")}
+    criterion: dict[tuple[str, str], _Loss] = {("", ""): _soft_loss(temperature, kinds)}
     criterion |= _hints(student, teacher, features, sample)
     options = {
         "teacher_model": teacher,
@@ -97,6 +101,19 @@ def hint_loss(student: tuple[int, ...], teacher: tuple[int, ...], where: str) ->
             return nn.functional.mse_loss(self.adapter(student_features), teacher_features)
 
     return nn.MSELoss() if ours == theirs else HintLoss()
+
+
+def _soft_loss(temperature: float, kinds: tuple[OutputKind, OutputKind]) -> _Loss:
+    """Modelopt's loss between two models' logits, whatever form their outputs have."""
+    import modelopt.torch.distill as mtd
+
+    class SoftLoss(mtd.LogitsDistillationLoss):  # type: ignore[misc] # modelopt is untyped
+        def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+            both = zip((student, teacher), kinds, strict=True)
+            loss: Tensor = super().forward(*(logits_of(each, kind) for each, kind in both))
+            return loss
+
+    return SoftLoss(temperature, "batchmean")
 
 
 def _balancer(shares: list[float]) -> nn.Module:

@@ -117,9 +117,10 @@ class CandidateRow:
 class LayerRow:
     """One layer of the shipped engine, planned against built.
 
-    `verdict`: "kept"; "folded" into another layer's kernel; "changed": a silent fallback, the
-    builder runs the layer in another precision than the plan says; or "unknown": no kernel that the
-    builder lists computes it, so nothing proves the plan.
+    `verdict`: "kept"; "folded" into another layer's kernel; "follows": a layer without weights that
+    is planned wider and runs on the integers that its neighbours have in the graph; "changed": a
+    silent fallback, the builder runs the layer in another precision than the plan says; or
+    "unknown": no kernel that the builder lists computes it, so nothing proves the plan.
     """
 
     name: str

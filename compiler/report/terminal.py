@@ -77,7 +77,7 @@ def summary(reports: Sequence[Report], bundles: Sequence[Path]) -> RenderableTyp
         for bundle in bundles
         for title, path in (("bundle", bundle), ("report", bundle / "report.html"))
     ]
-    doubts = [_doubt(text, report.target) for report in reports for text in report.doubts]
+    doubts = _doubts(reports)
     return Group(table, "", *doubts, *([""] if doubts else []), *places)
 
 
@@ -88,7 +88,7 @@ def details(report: Report) -> RenderableType:
         (clean(f"{report.recipe} {report.version} → {report.target}"), "dim"), "\n",
     )  # fmt: skip
     parts: list[RenderableType] = [head]
-    parts += [_doubt(text) for text in report.doubts]
+    parts += _doubts([report])
     parts += [_gates(report.gates)] if report.gates else []
     parts += [_accuracy(report)] if report.accuracy else []
     parts += [_latency(report.latency)] if report.latency else []
@@ -109,8 +109,17 @@ def _shipped(report: Report, others: bool) -> Text:
     return Text(clean(word + report.shipped), "bold" if report.passed else "")
 
 
-def _doubt(text: str, target: str = "") -> Text:
-    return Text(clean(f"! {target}: {text}" if target else f"! {text}"), "bold yellow")
+def _doubts(reports: Sequence[Report]) -> list[Text]:
+    """Each doubt once, with the targets that it is of where it is not of all."""
+    targets: dict[str, list[str]] = {}
+    for report in reports:
+        for text in report.doubts:
+            targets.setdefault(text, []).append(report.target)
+    told = (
+        text if len(names) == len(reports) else f"{', '.join(names)}: {text}"
+        for text, names in targets.items()
+    )
+    return [Text(clean(f"! {text}"), "bold yellow") for text in told]
 
 
 def _verdict(report: Report) -> Text:

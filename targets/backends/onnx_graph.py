@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.unit import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -84,6 +85,31 @@ class NodeIndex:
         """The nodes that write what this one reads."""
         inputs = self.nodes[node].input
         return tuple(self.by_output[tensor] for tensor in inputs if tensor in self.by_output)
+
+    @cached_property
+    def products(self) -> frozenset[int]:
+        """The nodes that multiply by weights, or two activations."""
+        return frozenset(i for i, node in enumerate(self.nodes) if node.op_type in WEIGHTED)
+
+    @cached_property
+    def readers(self) -> dict[str, list[int]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for tensor in node.input:
+                found.setdefault(tensor, []).append(i)
+        return found
+
+    def way_on(self, node: int, known: Container[int]) -> tuple[int, ...]:
+        """The nodes that a node's result goes through up to the first known one; () at a fork."""
+        path: list[int] = []
+        while not path or path[-1] not in known:
+            following = self.readers.get(self.nodes[node].output[0], [])
+            if len(following) != 1:
+                return ()
+            node = following[0]
+            path.append(node)
+        return tuple(path)
 
     def find(self, label: str) -> int | None:
         """The node that a label stands for: its name, or a tensor that it writes.

@@ -42,6 +42,14 @@ _FIXED, _ANY, _FILLED = "fixed shape", "any shape", "filled up"
 """Forms of a batch: a model compiled for it, one for all batches, or a larger batch's samples."""
 _LISTED = 3  # layers that an error names
 _NOT_LAYERS = frozenset({"Const", "Input", "Output"})
+# fmt: off
+_MOVE = frozenset({
+    "Broadcast", "Concatenation", "Convert", "Gather", "Pad", "Reorder", "Reshape", "ShapeOf",
+    "Split", "StridedSlice", "Tile", "Transpose",
+})
+# fmt: on
+"""Layers that move values and compute none; that of a product's weights goes by the product."""
+_MULTIPLY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "Subgraph"})
 _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
     "i8": Precision.INT8,
     "u8": Precision.INT8,
@@ -209,8 +217,11 @@ class OpenVinoRunner(Runner):
         _place(request, self._zeros())  # a model of any batch has inputs of none until then
         request.infer()  # kernels of fully connected layers are chosen when they first run
         nodes = request.get_compiled_model().get_runtime_model().get_ordered_ops()
-        found = [_layer(node, index) for node in nodes]
-        return tuple(layer for layer in found if layer.kind not in _NOT_LAYERS)
+        nodes = [node for node in nodes if _kind(node) not in _NOT_LAYERS]
+        carried = [_named(node, index) for node in nodes]
+        _add_products([_kind(node) for node in nodes], carried, index)
+        pairs = zip(nodes, carried, strict=True)
+        return tuple(_layer(node, mine, index) for node, mine in pairs)
 
     def _zeros(self) -> dict[str, Array]:
         """Inputs of the best batch, with 1 for any other axis that is dynamic."""
@@ -366,16 +377,43 @@ def _reasons(message: str) -> str:
     return "; ".join(told or rest[:1])
 
 
-def _layer(node: Any, index: onnx_graph.NodeIndex) -> BuiltLayer:
-    info = node.get_rt_info()
-    labels = str(info["originalLayersNames"].value).split(",")
-    mine = {found for label in labels if (found := index.find(label)) is not None}
+def _kind(node: Any) -> str:
+    return str(node.get_rt_info()["layerType"].value)
+
+
+def _named(node: Any, index: onnx_graph.NodeIndex) -> set[int]:
+    """The ONNX nodes that a layer goes by."""
+    labels = str(node.get_rt_info()["originalLayersNames"].value).split(",")
+    return {found for label in labels if (found := index.find(label)) is not None}
+
+
+def _add_products(
+    kinds: Sequence[str], carried: Sequence[set[int]], index: onnx_graph.NodeIndex
+) -> None:
+    """Give layers the product that they compute and do not go by.
+
+    What a product is multiplied by goes into its weights, and the layer then has the name of that
+    Mul alone: a layer that multiplies computes the product that leads to what it goes by.
+    """
+    owners = {node: at for at, mine in enumerate(carried) for node in mine}
+    for product in index.products:
+        path = () if product in owners else index.way_on(product, owners)
+        if not path:
+            continue
+        at = owners[path[-1]]
+        if kinds[at] in _MULTIPLY and index.products.isdisjoint(carried[at]):
+            carried[at].update((product, *path))
+
+
+def _layer(node: Any, mine: set[int], index: onnx_graph.NodeIndex) -> BuiltLayer:
+    info, kind = node.get_rt_info(), _kind(node)
     computed = str(info["primitiveType"].value).rpartition("_")[2].lower()
+    computes = kind not in _MOVE and index.computes(mine)
     return BuiltLayer(
         name=node.get_friendly_name(),
-        kind=str(info["layerType"].value),
+        kind=kind,
         onnx_nodes=index.names(mine),
-        precision=_COMPUTED.get(computed) if index.computes(mine) else None,
+        precision=_COMPUTED.get(computed) if computes else None,
         outputs=(
             (
                 node.get_friendly_name(),

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from check_pass import unit_of
+from digits_net import digits, digits_net
+from wrong_runtime import WrongRuntime
 
-from rtc.compiler.building import Builder, Candidate, Missing
+from rtc.compiler import sandbox
+from rtc.compiler.building import (
+    Builder,
+    Candidate,
+    Missing,
+    build_here,
+    built_from_files,
+    built_to_files,
+)
 from rtc.compiler.core.errors import MachineError, RecipeError, RtcError
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import Variant
@@ -98,3 +110,41 @@ def test_weights_have_the_scales_that_the_runtime_wants_unless_the_recipe_says_o
     recipe = RECIPE.replace("[fp32, int8]", f"[fp32, int8]{said}")
     builder = builder_of(tmp_path, recipe, target, RtcError("not asked for"))
     assert builder.target(loader.backend(backend)).scheme.per_channel is per_channel
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Builder:
+    """Builds a float network for this CPU, at batches 1 and 8."""
+    (tmp_path / "nothing.onnx").write_bytes(b"")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("[fp32, int8]", "[fp32]"))
+    data = digits()
+    return Builder(
+        load_recipe(tmp_path / "recipe.yaml"),
+        unit_of(digits_net(data.train)),
+        PassContext(data),
+        BuildRequest(loader.profile("cpu"), (1, 8, 8), threads=1),
+        Stages(Store(tmp_path / "store"), Nobody(), fresh=False),
+    )
+
+
+@pytest.mark.parametrize("wrong", [1, 8])
+def test_an_engine_that_is_wrong_at_a_batch_is_no_candidate(
+    monkeypatch: pytest.MonkeyPatch, builder: Builder, wrong: int
+) -> None:
+    def here(entry: str, *, files: Any, args: Any, **_: Any) -> dict[str, bytes]:
+        return build_here(files, args)
+
+    monkeypatch.setattr(sandbox, "run", here)
+    monkeypatch.setattr(loader, "backend", lambda name: WrongRuntime(wrong))
+    (found,) = builder.candidates(WrongRuntime(wrong))
+    assert isinstance(found, Missing)
+    assert found.state == "failed"
+    assert f"batch {wrong}: the engine computes something else than its graph" in found.reason
+    assert "seen 20.0 dB" in found.reason
+
+
+def test_a_built_engine_tells_the_batches_that_it_was_held_at(builder: Builder) -> None:
+    (found,) = builder.candidates(loader.backend("onnxruntime"))
+    assert isinstance(found, Candidate)
+    assert found.built.forms == found.request.forms == {1: "", 8: ""}
+    assert built_from_files(built_to_files(found.built)) == found.built

@@ -64,10 +64,20 @@ def test_a_float_layer_that_the_builder_narrows_is_changed_too() -> None:
     assert rows[0].verdict == "changed"
 
 
-def test_a_pool_between_int8_layers_may_run_on_their_integers() -> None:
-    rows = contract(plan(pool=("MaxPool", Precision.FP32)), [kernel(Precision.INT8, "pool")], {})
-    assert rows[0].verdict == "kept"
-    assert "neighbours" in rows[0].reason
+@pytest.mark.parametrize("planned", [Precision.FP32, Precision.HALF])
+@pytest.mark.parametrize("op", ["MaxPool", "Add", "Softmax"])
+def test_a_float_layer_without_weights_that_runs_in_int8_is_not_called_kept(planned, op) -> None:
+    rows = contract(plan(layer=(op, planned)), [kernel(Precision.INT8, "layer")], {})
+    assert (rows[0].verdict, rows[0].planned, rows[0].built) == ("follows", planned, "int8")
+    assert f"planned {planned}, runs on its neighbours' INT8 values" in rows[0].reason
+    assert changed(rows) == unknown(rows) == ()
+
+
+@pytest.mark.parametrize("planned", [Precision.FP32, Precision.HALF])
+def test_a_float_layer_with_weights_that_is_built_int8_is_changed(planned) -> None:
+    rows = contract(plan(conv=("Conv", planned)), [kernel(Precision.INT8, "conv")], {})
+    assert changed(rows) == rows
+    assert f"planned {planned}, the builder runs int8" in rows[0].reason
 
 
 def test_an_activation_that_no_kernel_names_is_folded() -> None:

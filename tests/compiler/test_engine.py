@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from rtc.compiler import bundle
-from rtc.compiler.core.errors import DataError, MachineError
-from rtc.compiler.core.target import DeviceProfile
+from rtc.compiler.core.errors import BuilderError, DataError, MachineError
+from rtc.compiler.core.target import DeviceProfile, Runner
 from rtc.compiler.core.unit import Signature, TensorSpec
 from rtc.compiler.engine import load
+from rtc.compiler.measure import fidelity
+from rtc.compiler.measure.provenance import hardware, kernels_of
 from rtc.targets import loader
 
 MODEL = """
@@ -28,20 +31,24 @@ VERSION = "1.0.0+0123456789ab"
 @pytest.fixture
 def publish(tmp_path: Path) -> Callable[..., Path]:
     """Publish a bundle whose engine doubles; the engine's entry can be changed."""
-    import onnx
-
     backend = loader.backend("onnxruntime")
     graph = onnx.parser.parse_model(MODEL).SerializeToString()
     entry = bundle.EngineEntry("onnxruntime", backend.engine_file, "onnxruntime 1", {}, (1, 2, 4))
     floats = (TensorSpec("x", "float32", ("n", 3)),), (TensorSpec("y", "float32", ("n", 3)),)
 
-    def make(device: DeviceProfile = CPU, **changes: Any) -> Path:
+    def make(
+        device: DeviceProfile = CPU, *, more: Mapping[str, bytes] | None = None, **changes: Any
+    ) -> Path:
         engine = replace(entry, **changes)
         manifest = bundle.Manifest("double", VERSION, device.name, True, engine, Signature(*floats))
         return bundle.publish(
             tmp_path,
             manifest,
-            {backend.engine_file: graph, bundle.PROFILE: loader.profile_text(device)},
+            {
+                backend.engine_file: graph,
+                bundle.PROFILE: loader.profile_text(device),
+                **(more or {}),
+            },
         )
 
     return make
@@ -86,3 +93,53 @@ def test_an_engine_names_the_runtime_that_runs_it_here(publish) -> None:
 def test_an_engine_for_a_device_of_ones_own_is_loaded_without_its_profile_file(publish) -> None:
     with load(publish(DeviceProfile("my-board", "me", "cpu", ("onnxruntime",)))) as engine:
         assert engine.device.name == "my-board"
+
+
+def graphs(text: str = MODEL) -> dict[str, bytes]:
+    """What a bundle says that its engine was built from, and the float model behind that."""
+    graph = onnx.parser.parse_model(text).SerializeToString()
+    return {"graph.onnx": graph, "float.onnx": graph}
+
+
+def held_here(*batches: int) -> dict[str, Any]:
+    """The entry of an engine that was held against its graph on this machine."""
+    runtime = f"onnxruntime {loader.backend('onnxruntime').available().version}"
+    there = {str(batch): "" for batch in batches}
+    return {"runtime": runtime, "forms": there, "held_on": kernels_of(runtime, "cpu")}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_engine_that_is_not_its_graph_is_refused_at_its_first_call(publish, batch) -> None:
+    halved = graphs(MODEL.replace("Add(x, x)", "Relu(x)"))
+    with load(publish(more=halved)) as engine, pytest.raises(BuilderError) as caught:
+        engine(np.ones((batch, 3), np.float32))
+    assert (caught.value.id, caught.value.where) == ("engine-differs", f"batch {batch}")
+
+
+def test_an_engine_is_held_to_its_graph_once_for_each_batch_that_it_was_not(
+    publish, monkeypatch
+) -> None:
+    asked: list[int] = []
+    settle = fidelity.settle
+
+    def watched(runner: Runner, known: fidelity.Probe, batch: int) -> fidelity.Deviation:
+        asked.append(batch)
+        return settle(runner, known, batch)
+
+    monkeypatch.setattr(fidelity, "settle", watched)
+    with load(publish(more=graphs(), **held_here(1, 2))) as engine:
+        for batch in (1, 2, 3, 2, 3, 1):
+            np.testing.assert_array_equal(engine(np.ones((batch, 3), np.float32)), 2)
+    assert asked == [3]
+
+
+def test_an_engine_that_was_held_on_another_processor_is_held_again(publish, monkeypatch) -> None:
+    there = held_here(1, 2)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    hardware.cache_clear()
+    try:
+        halved = graphs(MODEL.replace("Add(x, x)", "Relu(x)"))
+        with load(publish(more=halved, **there)) as engine, pytest.raises(BuilderError):
+            engine(np.ones((1, 3), np.float32))
+    finally:
+        hardware.cache_clear()

@@ -137,6 +137,7 @@ FIRST = {"code": {"net.py": "sha256:1"}, "data": "sha256:2", "options": OPTIONS,
         ({"options": {**OPTIONS, "budget": 0.25}}, "option budget changed: 0.5 → 0.25"),
         ({"options": {**OPTIONS, "deep": {"a": 2}}}, "option deep.a changed: 1 → 2"),
         ({"files": {"m.onnx": "sha256:5"}}, "files changed"),
+        ({"statistics": {"x": {"low": 0.0}}}, "ranges changed"),
         (
             {"data": "sha256:9", "unit": "sha256:9", "code": {}, "seed": 1, "x": 2},
             "code changed: net.py; data changed; model changed; 2 more",

@@ -11,9 +11,11 @@ from safetensors.torch import load
 from torch.nn import functional
 
 from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.unit import TorchModel, Unit
 from rtc.passes.distill import Distill, choose
+from rtc.passes.distillation import _soft_loss as soft_loss
 from rtc.passes.distillation import hint_loss
 from rtc.passes.torch_module import build
 from rtc.passes.train import Train
@@ -102,6 +104,15 @@ def test_feature_distillation_leaves_a_plain_student(teacher: tuple[Unit, PassCo
     assert load(hinted.torch.weights).keys() == load(plain.torch.weights).keys()
     assert hinted.digest != plain.digest
     assert type(build(hinted.torch)) is torch.nn.Sequential
+
+
+def test_the_soft_loss_is_between_distributions_whatever_their_form() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 8, 10)
+    wanted = soft_loss(3.0, (OutputKind.LOGITS,) * 2)(student, teacher)
+    kinds = (OutputKind.PROBABILITIES, OutputKind.LOG_PROBABILITIES)
+    found = soft_loss(3.0, kinds)(student.softmax(1), teacher.log_softmax(1))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_the_adapter_maps_channels_and_learns() -> None:

@@ -252,3 +252,32 @@ def test_importing_it_opens_no_connection_and_prints_nothing(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "connected").exists()
+
+
+SCALED = """scaled (float[N,8,16] x) => (float[N,8,16] y) {
+  [first] a = MatMul (x, w1)
+  [gelu] b = Sigmoid (a)
+  [second] c = MatMul (b, w2)
+  [scale] d = Mul (c, gamma)
+  [sum] y = Add (x, d)
+}"""
+
+
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=needs_half)])
+def test_a_product_that_takes_a_layer_scale_into_its_weights_is_accounted_for(half):
+    rng = np.random.default_rng(0)
+    unit = parse(
+        SCALED,
+        w1=rng.standard_normal((16, 32)).astype(np.float32),
+        w2=rng.standard_normal((32, 16)).astype(np.float32),
+        gamma=rng.uniform(0.1, 1, 16).astype(np.float32),
+    )
+    model = onnx.load_from_string(unit.onnx.proto)
+    graph = with_half(model, "bf16") if half else model.SerializeToString()
+    layers = OpenVino().build(graph, BuildRequest(profile("cpu"), (1, 4, 4), threads=1)).layers
+    wanted = Precision.HALF if half else Precision.FP32
+    found = precisions([layer for layer in layers if layer.precision is not None])
+    assert {found[name] for name in ("first", "second", "scale")} == {wanted}
+    # What moves their weights, in float, computes nothing.
+    products = [layer for layer in layers if {"first", "second"} & set(layer.onnx_nodes)]
+    assert {layer.precision for layer in products} == {wanted, None}

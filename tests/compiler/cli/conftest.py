@@ -153,6 +153,7 @@ def _publish(project: Path, out: str, preprocess: Preprocess) -> Path:
     files = {
         backend.engine_file: engine.engine,
         "float.onnx": unit.onnx.proto,
+        "graph.onnx": unit.onnx.proto,
         "recipe.yaml": recipe.text.encode(),
         bundle.PROFILE: loader.profile_text(request.profile),
         "report.json": serial.to_json(waiting()),

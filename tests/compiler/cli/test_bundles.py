@@ -7,8 +7,10 @@ import shutil
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
+from rtc.compiler import bundle
 from rtc.compiler.report import serial
 
 
@@ -254,3 +256,21 @@ def test_bench_refuses_a_batch_that_the_engine_does_not_take(rtc, built, project
     done = rtc("bench", built, "--batch", "5", "--recipe", project / "recipe.yaml")
     assert done.code == 4
     assert "expected 1 to 4" in done.err
+
+
+@pytest.mark.parametrize("command", ["eval", "bench", "run"])
+def test_an_engine_that_is_not_its_graph_is_refused(command, rtc, built, project, tmp_path) -> None:
+    verified = bundle.verify(built)
+    model = onnx.load_from_string(verified.files["graph.onnx"])
+    for weights in model.graph.initializer:
+        if weights.name == "w":
+            values = onnx.numpy_helper.to_array(weights)[:, ::-1].copy()
+            weights.CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+    contents = {**verified.files, "graph.onnx": model.SerializeToString()}
+    wrong = bundle.publish(tmp_path, verified.manifest, contents)
+    given = ("--input", project / "samples.npz") if command == "run" else ()
+    options = given or ("--recipe", project / "recipe.yaml")
+    done = rtc(command, wrong, *options, "--json")
+    assert (done.code, done.document["id"]) == (6, "engine-differs"), done.err
+    assert done.document["where"].startswith("batch ")
+    assert "dB" in done.document["seen"]

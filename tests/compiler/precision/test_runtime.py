@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from digits_net import digits, digits_net
+from wrong_runtime import WrongRuntime
 
-from rtc.compiler.core.errors import BuilderError, ModelError
+from rtc.compiler.core.errors import BuilderError, InternalError, ModelError
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.measure import fidelity, worker
 from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.measure.worker import FORWARD
-from rtc.compiler.precision.runtime import BESIDE, BUILT, Runtime
+from rtc.compiler.precision.runtime import BESIDE, BUILT, Runtime, _Workshop
 from rtc.targets.loader import backend, profile
 
 CPU = BuildRequest(profile("cpu"), (1, 8, 8), threads=1)
@@ -72,3 +75,32 @@ def test_what_is_refused_or_killed_leaves_it_ready_for_the_next(net: bytes) -> N
             runtime.logits()
         runtime.build(unit(net))
         assert runtime.logits().shape == (20, 10)
+
+
+@pytest.mark.parametrize("wrong", [1, 8])
+def test_an_engine_that_is_wrong_at_a_batch_answers_nothing(net: bytes, wrong: int) -> None:
+    inputs = SAMPLES.inputs()
+    head, content = worker.packed(SAMPLES.raw)
+    samples = (content, head | {"preprocess": asdict(SAMPLES.preprocess)})
+    tried = _Workshop(WrongRuntime(wrong), CPU, inputs, samples)
+    probe, files = fidelity.packed(fidelity.probe(net, net, SAMPLES, CPU.profile))
+    with pytest.raises(BuilderError, match=f"batch {wrong}.*20.0 dB") as caught:
+        tried.ask({"op": "build", "probe": probe}, {"graph.onnx": net, **files})
+    assert caught.value.id == "engine-differs"
+    with pytest.raises(InternalError, match="nothing was built"):
+        tried.ask({"op": "logits", "count": 8}, {})
+
+
+def test_a_trial_holds_what_the_runtime_makes_of_a_graph(net: bytes) -> None:
+    """Against another graph than the one that is built, every engine is wrong."""
+    other = digits_net(digits().train.head(100))
+    known = fidelity.probe(other, other, SAMPLES, CPU.profile)
+    with Runtime(backend("onnxruntime"), CPU, SAMPLES) as runtime:
+        with pytest.raises(BuilderError) as caught:
+            runtime.build(unit(net), known)
+        assert caught.value.id == "engine-differs"
+        runtime.build(unit(net), fidelity.probe(net, net, SAMPLES, CPU.profile))
+        assert runtime.logits().shape == (20, 10)
+    subject = engine_subject(BESIDE, "onnxruntime", net, CPU, known)
+    with pytest.raises(BuilderError, match="something else than its graph"):
+        Runtime(backend("onnxruntime"), CPU, SAMPLES, beside=subject)

@@ -69,7 +69,11 @@ def test_a_failed_gate_is_named_in_the_summary_and_nothing_ships(
 def test_doubts_stand_under_the_table_and_under_the_headline(cpu_report: Report) -> None:
     report = replace(cpu_report, doubts=("the model guesses",))
     text = drawn(summary([report], [BUNDLE]))
-    assert text.index("engine  ") < text.index("! cpu: the model guesses") < text.index("bundle  ")
+    assert text.index("engine  ") < text.index("! the model guesses") < text.index("bundle  ")
+    other = replace(report, target="gpu", doubts=("the model guesses", "a layer changed"))
+    both = drawn(summary([report, other], [BUNDLE, BUNDLE]))
+    assert both.count("! the model guesses") == 1
+    assert "! gpu: a layer changed" in both
     shown = drawn(details(report))
     assert shown.index(report.headline) < shown.index("! the model guesses") < shown.index("Gates")
 

@@ -1,0 +1,110 @@
+"""Operators of a model replaced by calls of functions that stand in the model itself.
+
+A function's body is ONNX text; runtimes put it in the call's place when they load the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "rtc.exact"
+_OPSET = 17  # of functions in a model that uses no operator of ONNX itself
+
+
+@dataclass
+class Calls:
+    """A model whose nodes are being replaced by calls; what they need is added to it at the end."""
+
+    model: onnx.ModelProto
+    dims: dict[str, Sequence[int]]
+    types: dict[str, int]
+    functions: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=dict)
+
+    def constant(self, value: float) -> str:
+        """The name of a float scalar."""
+        name = f"{DOMAIN}/{value}"
+        self.constants[name] = value
+        return name
+
+    def call(
+        self,
+        node: onnx.NodeProto,
+        variant: str,
+        operands: dict[str, str],
+        body: str,
+        *,
+        attributes: Sequence[str] = (),
+        outputs: Sequence[str] = ("y",),
+    ) -> None:
+        """Make the node a call of a function with this body.
+
+        Args:
+            node: the node; its outputs stay.
+            variant: a name for all nodes that need the same body.
+            operands: what the body calls its inputs, and the tensor that is given for each.
+            body: lines of ONNX text.
+            attributes: those of the node that the body refers to.
+            outputs: what the body calls the node's outputs.
+        """
+        head = f"<{', '.join(attributes)}>" if attributes else ""
+        self.functions[variant] = (
+            f"{variant} {head} ({', '.join(operands)}) => ({', '.join(outputs)}) {{\n{body}}}"
+        )
+        node.domain, node.op_type = DOMAIN, variant
+        node.input[:] = operands.values()
+        kept = [each for each in node.attribute if each.name in attributes]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+    def finish(self) -> bytes:
+        """The model with its functions and constants in it."""
+        import onnx
+
+        model, opsets = self.model, self.model.opset_import
+        if not any(each.domain in ("", "ai.onnx") for each in opsets):
+            opsets.append(onnx.helper.make_opsetid("", _OPSET))
+        imports = ", ".join(f'"{each.domain}" : {each.version}' for each in opsets)
+        head = f'<domain: "{DOMAIN}", opset_import: [{imports}]>'
+        for text in self.functions.values():
+            model.functions.append(onnx.parser.parse_function(f"{head}\n{text}"))
+        for name, value in self.constants.items():
+            tensor = onnx.numpy_helper.from_array(np.array(value, np.float32), name)
+            model.graph.initializer.append(tensor)
+        if self.functions:
+            opsets.append(onnx.helper.make_opsetid(DOMAIN, 1))
+            model.ir_version = max(model.ir_version, 8)  # the first with functions
+        return bytes(model.SerializeToString())
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those of its nodes' attributes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from graphs(inner)
+
+
+def shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
+    """Dimensions (0 where unknown) and element types by tensor, as far as they are inferred."""
+    import onnx
+
+    dims: dict[str, Sequence[int]] = {}
+    types: dict[str, int] = {}
+    for graph in graphs(onnx.shape_inference.infer_shapes(model).graph):
+        for each in (*graph.input, *graph.value_info, *graph.output):
+            kind = each.type.tensor_type
+            types[each.name] = kind.elem_type
+            if kind.HasField("shape"):
+                dims[each.name] = [dim.dim_value for dim in kind.shape.dim]
+        for tensor in graph.initializer:
+            dims[tensor.name], types[tensor.name] = tensor.dims, tensor.data_type
+    return dims, types
