@@ -94,17 +94,26 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
-    """Dimensions (0 where unknown) and element types by tensor, as far as they are inferred."""
+    """Dimensions (0 where unknown) and element types by tensor, as far as they are told.
+
+    What is inferred goes before what the model states.
+    """
     import onnx
 
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for graph in graphs(bare.graph):
+        del graph.value_info[:]
     dims: dict[str, Sequence[int]] = {}
     types: dict[str, int] = {}
-    for graph in graphs(onnx.shape_inference.infer_shapes(model).graph):
-        for each in (*graph.input, *graph.value_info, *graph.output):
-            kind = each.type.tensor_type
-            types[each.name] = kind.elem_type
-            if kind.HasField("shape"):
-                dims[each.name] = [dim.dim_value for dim in kind.shape.dim]
-        for tensor in graph.initializer:
-            dims[tensor.name], types[tensor.name] = tensor.dims, tensor.data_type
+    for told in (model, onnx.shape_inference.infer_shapes(bare)):
+        for graph in graphs(told.graph):
+            for each in (*graph.output, *graph.value_info, *graph.input):
+                kind = each.type.tensor_type
+                if kind.elem_type:
+                    types[each.name] = kind.elem_type
+                if kind.HasField("shape"):
+                    dims[each.name] = [dim.dim_value for dim in kind.shape.dim]
+            for tensor in graph.initializer:
+                dims[tensor.name], types[tensor.name] = tensor.dims, tensor.data_type
     return dims, types

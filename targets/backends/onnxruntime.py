@@ -11,11 +11,13 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import (
     Availability,
@@ -39,11 +41,12 @@ _EXACT = {
     "session.qdq_matmulnbits_accuracy_level": "1",
 }
 _WIDENED = {
-    # Makes weights uint8, whose products do not saturate; INT8 then runs at a third of its speed.
-    # ONNX Runtime 1.31 does so on CPUs with VNNI as well, where there is nothing to mend. Graphs
-    # that rtc quantised for such a CPU need it nowhere; a graph that came quantised may.
+    # Makes constant weights uint8, whose products do not saturate; INT8 then runs at a third of its
+    # speed. ONNX Runtime 1.31 does so on CPUs with VNNI as well, where there is nothing to mend. It
+    # does nothing for int8 activations, and there are no kernels for int8 by uint8.
     "session.x64quantprecision": "1",
 }
+_UNFUSED = {"session.disable_quant_qdq": "1"}  # Q and DQ compute in float, as they stand
 _KERNEL = "_kernel_time"  # ends the name of a kernel's event in a profile
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
@@ -167,7 +170,7 @@ def _kernel_times(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def _session(
     graph: bytes, threads: int, optimised: Path | None = None, profile: Path | None = None
 ) -> Any:
-    """An optimised session over a serialised model.
+    """An optimised session over a serialised model, in which no product of integers saturates.
 
     Args:
         graph: the model.
@@ -178,6 +181,40 @@ def _session(
     Raises:
         ModelError: ONNX Runtime does not take the model.
     """
+    graph, settings = _unsaturated(graph)
+    return _load(graph, threads, settings, optimised, profile)
+
+
+def _unsaturated(graph: bytes) -> tuple[bytes, Mapping[str, str]]:
+    """A graph for this CPU, and settings for its session.
+
+    Where products are added in 16 bits, the first of these for which none can saturate in what
+    ONNX Runtime makes of it: the graph as it is; with its weights widened; with every product of
+    integers written out, and Q and DQ in float.
+    """
+    import onnx
+
+    model = onnx_graph.parse(graph)
+    if not (x86.adds_in_16_bits() and x86.overflowing(model, unsigned=False)):
+        return graph, {}
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        for settings in ({}, _WIDENED):
+            with suppress(ModelError):  # kernels may be missing for widened weights
+                _load(graph, 1, settings, optimised)
+                if not x86.saturating(onnx.load(optimised)):
+                    return graph, settings
+    return write_out(graph), _UNFUSED
+
+
+def _load(
+    graph: bytes,
+    threads: int,
+    settings: Mapping[str, str],
+    optimised: Path | None = None,
+    profile: Path | None = None,
+) -> Any:
+    """An optimised session with these settings beside those that every one has."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -185,8 +222,7 @@ def _session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    widened = x86.adds_in_16_bits() and x86.overflowing(onnx_graph.parse(graph))
-    for key, value in {**_EXACT, **(_WIDENED if widened else {})}.items():
+    for key, value in {**_EXACT, **settings}.items():
         options.add_session_config_entry(key, value)
     if profile is not None:
         options.enable_profiling = True

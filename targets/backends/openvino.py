@@ -111,9 +111,10 @@ class OpenVino(Backend):
         half, wide = _half(model), x86.overflowing(model)
         if wide and x86.adds_in_16_bits():
             raise ModelError(
-                "INT8 weights that overflow on this CPU, and OpenVINO would not say so",
+                "INT8 products that may overflow on this CPU, and OpenVINO would not say so",
                 where=", ".join(wide[:_LISTED]),
-                seen="neighbouring weights that add up to more than 128",
+                seen="products added in 16 bits, of weights whose neighbours add up to more than "
+                "128 or of two activations",
                 fix="let rtc quantise the float model, or compile for onnxruntime",
                 id="overflowing-weights",
             )

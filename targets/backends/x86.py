@@ -9,17 +9,17 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rtc.compiler.core import pairs
 from rtc.compiler.core.data import Array
+from rtc.targets.backends.integer_products import INT8, UINT8, Product, products
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 KEY, WIDE = "integer_products", "32-bit"
 """The key and the value of `Built.binding` where an engine needs products added in 32 bits."""
 
@@ -43,37 +43,64 @@ def has() -> frozenset[str]:
     return frozenset() if adds_in_16_bits() else frozenset({WIDE})
 
 
-def overflowing(model: ModelProto) -> tuple[str, ...]:
-    """Names of the layers whose INT8 weights may overflow where products are added in 16 bits."""
-    import onnx
+def overflowing(model: ModelProto, *, unsigned: bool = True) -> tuple[str, ...]:
+    """Names of the layers whose products may overflow where they are added in 16 bits.
 
-    constants = {each.name: each for each in model.graph.initializer}
-    stored = {
-        node.output[0]: constants[node.input[0]]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
-    }
-    return tuple(
-        node.name or node.output[0]
-        for node in model.graph.node
-        if node.op_type in _WEIGHTED
-        and (tensor := stored.get(node.input[1])) is not None
-        and tensor.data_type == onnx.TensorProto.INT8
-        and _largest(node, onnx.numpy_helper.to_array(tensor)) > pairs.LIMIT
+    In doubt they may: integers that are known only when the model runs can be any.
+
+    Args:
+        model: the graph.
+        unsigned: whether the runtime shifts uint8 weights into int8, as OpenVINO does. ONNX Runtime
+            adds products of two uint8 numbers in 32 bits.
+    """
+    found = (each.name for each in products(model) if _may_overflow(each, unsigned))
+    return tuple(dict.fromkeys(found))
+
+
+def saturating(optimised: ModelProto) -> tuple[str, ...]:
+    """Names of the layers that ONNX Runtime computes in 16 bits, of the graph that it runs.
+
+    Products of two int8 numbers are added in 32 bits, and what it left in float is no product of
+    integers.
+    """
+    found = (
+        each.name
+        for each in products(optimised)
+        if each.integer
+        and each.first is not None
+        and each.first.kinds != {INT8}
+        and _may_overflow(each, unsigned=False)
     )
+    return tuple(dict.fromkeys(found))
 
 
-def _largest(node: NodeProto, weight: Array) -> int:
+def _may_overflow(product: Product, unsigned: bool) -> bool:
+    integers = product.second
+    if integers is None or (not unsigned and integers.kinds == {UINT8}):
+        return False
+    if integers.stored is None:
+        return product.first is not None
+    numbers = [] if integers.kinds == {UINT8} else [integers.stored]
+    if unsigned and integers.centred is not None:
+        numbers.append(integers.centred)
+        if UINT8 in integers.kinds:
+            numbers.append(integers.stored - 128)
+    return any(_largest(product, each) > pairs.LIMIT for each in numbers)
+
+
+def _largest(product: Product, weight: Array) -> int:
     """The largest weight of a layer, or sum of neighbours; those of a vector are all neighbours."""
-    options: dict[str, Any] = {each.name: each.i for each in node.attribute}
+    if product.second is not None and not product.second.in_order:
+        return 2 * int(np.abs(weight).max(initial=0))
+    op, options = product.node.op_type, {each.name: each.i for each in product.node.attribute}
     groups = options.get("group", 1) or 1
     if weight.ndim < 2:
         weight = weight.reshape(1, -1)
-    elif node.op_type == "ConvTranspose":  # (in, out / groups, *kernel)
+    elif op == "ConvTranspose":  # (in, out / groups, *kernel)
         weight = np.swapaxes(weight, 0, 1)
-    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not options.get("transB", 0)):
+    elif "Conv" not in op and not options.get("transB", 0):
         weight = np.swapaxes(weight, -1, -2).reshape(-1, weight.shape[-2])  # each matrix's columns
-    if node.op_type == "Conv" and weight.shape[1] == 1 and len(weight) == groups > 1:
+    if "Conv" in op and weight.shape[1] == 1 and len(weight) == groups > 1:
         found: tuple[pairs.Indices, ...] = ()  # depthwise: a kernel adds no products
     else:
         found = pairs.partners(weight.shape[1:])

@@ -1,0 +1,314 @@
+"""Products of a graph whose operands may be 8-bit integers, and which integers: by evaluating.
+
+What a runtime multiplies as integers is written in many ways: stored as 8 bits and dequantised,
+quantised from floats, through Transpose, Reshape, Cast or any other chain of constants, in
+operators that quantise within, on either side of a product, and between two activations. So nothing
+here matches weights by the nodes around them. What a constant operand is computed from is evaluated
+twice, in the order in which the product reads it: as it is stored, and less its zero point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtc.compiler.core.data import Array
+from rtc.compiler.core.function_calls import shapes_and_types
+from rtc.targets.backends.onnx_graph import NOT_COMPUTING
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+_MS = "com.microsoft"
+UINT8, INT8 = 2, 3  # onnx.TensorProto's numbers
+_FLOATS = frozenset({1, 10, 11, 16})
+_FLOAT_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+_SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
+_CARRYING = NOT_COMPUTING | {
+    *("AveragePool", "Clip", "DepthToSpace", "GlobalAveragePool", "LeakyRelu", "MaxPool", "PRelu"),
+    *("ReduceMax", "ReduceMean", "ReduceMin", "Relu", "Resize", "SpaceToDepth", "Upsample"),
+}
+"""Operators behind which a runtime may still keep integers; `_SCALING` ones with a constant too."""
+_CHANGING = frozenset(
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+    | {"RandomUniformLike"}
+)
+
+_Roles = tuple[int, int, int, int]
+_INTEGER_PRODUCTS: Mapping[tuple[str, str], tuple[_Roles, ...]] = {
+    # which inputs are multiplied, and the zero points of both; -1 where there is no such input
+    ("", "ConvInteger"): ((0, 1, 2, 3), (1, 0, 3, 2)),  # ONNX Runtime multiplies weights by data
+    ("", "MatMulInteger"): ((0, 1, 2, 3),),
+    ("", "QLinearConv"): ((0, 3, 2, 5),),
+    ("", "QLinearMatMul"): ((0, 3, 2, 5),),
+    (_MS, "DynamicQuantizeLSTM"): ((-1, 1, -1, 9), (-1, 2, -1, 11)),
+    (_MS, "DynamicQuantizeMatMul"): ((-1, 1, -1, 3),),
+    (_MS, "MatMulIntegerToFloat"): ((0, 1, 4, 5),),
+    (_MS, "QAttention"): ((0, 1, 6, 7),),
+    (_MS, "QGemm"): ((0, 3, 2, 5),),
+    (_MS, "QLinearConv"): ((0, 3, 2, 5),),
+}
+
+
+@dataclass(frozen=True)
+class Integers:
+    """8-bit integers of one operand.
+
+    Attributes:
+        kinds: their element types; 0 for one that is not known.
+        stored: as they are stored, in the operand's shape; None where they are known only when the
+            model runs.
+        centred: the same, less their zero points.
+        in_order: whether the operand holds them as they are. Where it computes with them, they are
+            in no order.
+    """
+
+    kinds: frozenset[int]
+    stored: Array | None = None
+    centred: Array | None = None
+    in_order: bool = True
+
+
+@dataclass(frozen=True)
+class Product:
+    """Two operands that are multiplied; None for one that is float.
+
+    Attributes:
+        node: the operator.
+        name: its name, or that of its output.
+        integer: whether the operator itself is one on integers.
+    """
+
+    node: NodeProto
+    name: str
+    first: Integers | None
+    second: Integers | None
+    integer: bool
+
+
+def products(model: ModelProto) -> Iterator[Product]:
+    """Every product of a model, in any graph inside it."""
+    from onnx import inliner
+
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    _, types = shapes_and_types(model)
+    yield from _Scope(model, types).products(model.graph)
+
+
+@dataclass
+class _Scope:
+    """What a graph sees: its own tensors, and those of the graphs around it."""
+
+    model: ModelProto
+    types: Mapping[str, int]
+    makers: dict[str, NodeProto] = field(default_factory=dict)
+    stored: dict[str, TensorProto] = field(default_factory=dict)
+    constant: set[str] = field(default_factory=set)
+
+    def products(self, graph: GraphProto) -> Iterator[Product]:
+        """Those of a graph in this scope, which it joins."""
+        self.stored |= {each.name: each for each in graph.initializer}
+        self.constant |= self.stored.keys()
+        for node in graph.node:  # in order: what a node reads is known
+            self.makers |= dict.fromkeys(node.output, node)
+            if _is_fixed(node) and self.constant.issuperset(filter(None, node.input)):
+                self.constant.update(node.output)
+            yield from self._of(node)
+            for inner in (g for each in node.attribute for g in (each.g, *each.graphs)):
+                yield from self._inside().products(inner)
+
+    def _inside(self) -> _Scope:
+        copies = dict(self.makers), dict(self.stored), set(self.constant)
+        return _Scope(self.model, self.types, *copies)
+
+    def _of(self, node: NodeProto) -> Iterator[Product]:
+        name = node.name or node.output[0]
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        for first, second, first_zero, second_zero in _INTEGER_PRODUCTS.get(
+            (domain, node.op_type), ()
+        ):
+            a, b = (
+                self._quantised(node, first, first_zero),
+                self._quantised(node, second, second_zero),
+            )
+            yield Product(node, name, a, b, integer=True)
+        if node.op_type in _FLOAT_PRODUCTS:
+            operands = node.input if node.op_type == "Einsum" else node.input[:2]
+            found = [self._dequantised(tensor) for tensor in operands]
+            for one, other in pairwise(found):
+                yield Product(node, name, one, other, integer=False)
+
+    def _quantised(self, node: NodeProto, index: int, zero: int) -> Integers:
+        """An operand of an operator on integers."""
+        if index < 0:
+            return Integers(frozenset({UINT8}))  # quantised inside
+        tensor = node.input[index]
+        zero_name = node.input[zero] if zero < len(node.input) else ""
+        kind = self.types.get(tensor) or self.types.get(zero_name) or 0
+        if tensor not in self.constant:
+            return Integers(frozenset({kind}))
+        try:
+            known = self._evaluate({tensor, zero_name} - {""}, {})
+        except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
+            return _any_of(frozenset({kind}))
+        stored, zeros = known[tensor].astype(np.int64), known.get(zero_name, np.zeros(()))
+        if "Conv" in node.op_type and zeros.size > 1:
+            zeros = zeros.reshape(-1, *[1] * (stored.ndim - 1))
+        kind = UINT8 if known[tensor].dtype == np.uint8 else INT8
+        return Integers(frozenset({kind}), stored, stored - zeros.astype(np.int64))
+
+    def _dequantised(self, tensor: str) -> Integers | None:
+        """What a float operand is dequantised from, if anything."""
+        if tensor not in self.constant:
+            kinds = frozenset(self._kinds_behind(tensor))
+            return Integers(kinds) if kinds else None
+        leaving = self._leaving(tensor)
+        if not leaving:
+            return None
+        kinds = frozenset(map(self._kind_read, leaving.values()))
+        try:
+            sources = self._evaluate({tensor, *leaving}, _as_stored(leaving))
+            centred = self._evaluate({tensor}, _without_scale(leaving))[tensor]
+        except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
+            return _any_of(kinds)
+        stored = sources[tensor]
+        known = np.unique(np.concatenate([sources[name].ravel() for name in leaving]))
+        in_order = bool(np.isin(np.unique(stored), [0, *known]).all())
+        if in_order:
+            return Integers(kinds, stored.astype(np.int64), centred.astype(np.int64))
+        flat = known.astype(np.int64)
+        return Integers(kinds, flat, flat, in_order=False)
+
+    def _leaves_integers(self, node: NodeProto) -> bool:
+        """Whether a node makes floats of 8-bit integers."""
+        kind = self._kind_read(node)
+        if node.op_type == "DequantizeLinear":
+            return kind in (0, INT8, UINT8)
+        return kind in (INT8, UINT8) and self.types.get(node.output[0]) in _FLOATS
+
+    def _kind_read(self, node: NodeProto) -> int:
+        """The element type of what a node reads, or of its zero point; 0 where it is not known."""
+        return next((kind for each in node.input[::2] if (kind := self.types.get(each))), 0)
+
+    def _kinds_behind(self, tensor: str) -> Iterator[int]:
+        """The types of integers that an activation may still be, where it is multiplied."""
+        node = self.makers.get(tensor)
+        if node is None or tensor in self.constant:
+            return
+        if self._leaves_integers(node):
+            yield self._kind_read(node)
+            return
+        varying = [name for name in node.input if name and name not in self.constant]
+        if node.op_type in _CARRYING or (node.op_type in _SCALING and len(varying) == 1):
+            for name in varying:
+                yield from self._kinds_behind(name)
+
+    def _leaving(self, tensor: str) -> dict[str, NodeProto]:
+        """The last nodes before a constant, by output, that make floats of integers."""
+        node = self.makers.get(tensor)
+        if node is None or tensor in self.stored:
+            return {}
+        if self._leaves_integers(node):
+            return {tensor: node}
+        return {k: v for name in node.input for k, v in self._leaving(name).items()}
+
+    def _behind(self, tensors: Sequence[str]) -> list[NodeProto]:
+        """The nodes that constants are computed by, in order."""
+        found: dict[str, NodeProto] = {}
+
+        def visit(tensor: str) -> None:
+            node = self.makers.get(tensor)
+            if node is None or node.output[0] in found or tensor in self.stored:
+                return
+            for name in node.input:
+                visit(name)
+            found[node.output[0]] = node
+
+        for tensor in tensors:
+            visit(tensor)
+        return list(found.values())
+
+    def _evaluate(
+        self, wanted: Set[str], instead: Mapping[str, Sequence[NodeProto]]
+    ) -> dict[str, Array]:
+        """The values of constants, with other nodes in the place of some, by their output."""
+        import onnx
+
+        outputs = sorted(wanted)
+        nodes = [
+            each for node in self._behind(outputs) for each in instead.get(node.output[0], (node,))
+        ]
+        read = {name for node in nodes for name in node.input} | wanted
+        graph = onnx.helper.make_graph(
+            [*nodes, *(onnx.helper.make_node("Identity", [n], [f"{n}/value"]) for n in outputs)],
+            "constants",
+            [],
+            [onnx.helper.make_empty_tensor_value_info(f"{name}/value") for name in outputs],
+            [self.stored[name] for name in sorted(read) if name in self.stored],
+        )
+        model = onnx.helper.make_model(
+            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
+        )
+        return dict(zip(outputs, _run(model.SerializeToString()), strict=True))
+
+
+def _any_of(kinds: frozenset[int]) -> Integers:
+    """Constants that could not be evaluated: any number, in any order."""
+    ends = np.array([-255, 255])
+    return Integers(kinds, ends, ends, in_order=False)
+
+
+def _is_fixed(node: NodeProto) -> bool:
+    """Whether a node gives the same for the same, and needs no graph of its own."""
+    inner = any(each.g.node or each.graphs for each in node.attribute)
+    return node.op_type not in _CHANGING and not inner
+
+
+def _as_stored(leaving: Mapping[str, NodeProto]) -> dict[str, Sequence[NodeProto]]:
+    """Nodes that hand the integers on as they are."""
+    from onnx import helper
+
+    return {
+        made: [helper.make_node("Cast", node.input[:1], [made], to=1)]
+        for made, node in leaving.items()
+    }
+
+
+def _without_scale(leaving: Mapping[str, NodeProto]) -> dict[str, Sequence[NodeProto]]:
+    """Nodes that take zero points off, and scale by 1."""
+    from onnx import helper
+
+    instead = dict(_as_stored(leaving))
+    one = helper.make_tensor("one", 1, [1], [1.0])
+    for made, node in leaving.items():
+        if node.op_type != "DequantizeLinear":
+            continue
+        shape, scale = f"{made}/shape", f"{made}/scale"
+        unscaled = helper.make_node(
+            "DequantizeLinear", [node.input[0], scale, *node.input[2:]], [made], domain=node.domain
+        )
+        unscaled.attribute.extend(a for a in node.attribute if a.name in ("axis", "block_size"))
+        instead[made] = [
+            helper.make_node("Shape", [node.input[1]], [shape]),
+            helper.make_node("ConstantOfShape", [shape], [scale], value=one),
+            unscaled,
+        ]
+    return instead
+
+
+def _run(model: bytes) -> list[Array]:
+    """The outputs of a model without inputs, computed as it stands."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    values: list[Array] = session.run(None, {})
+    return values
