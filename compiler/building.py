@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from rtc.compiler import sandbox
-from rtc.compiler.contract import contract
+from rtc.compiler.contract import changed, contract
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.hashing import canonical, digest
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _BUILD_SECONDS = 900.0
 _BUILD_GB = 16.0
+_REBUILDS = 3
 _OF_ONE = {"out-of-memory": "failed", "unsupported-pin": "left out"}
 """Errors of machine and recipe, by id, that concern one candidate: the state of its row."""
 _REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
@@ -96,6 +98,8 @@ class Builder:
         stages: where results are kept.
         sharers: runtimes that share the time to search in.
         half_losses: what was found of each half type, for all builders of this model.
+        refused: layers that a runtime was seen to build wider than planned in INT8, likewise: why,
+            by runtime and layer.
     """
 
     recipe: Recipe
@@ -105,6 +109,7 @@ class Builder:
     stages: Stages
     sharers: int = 1
     half_losses: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -180,16 +185,42 @@ class Builder:
         """One variant on one runtime: plan, graph, engine, contract.
 
         The mix is the recipe's plan where that is for this device, else what the search finds. The
-        candidate has the name of what its plan comes to, see `_named`.
+        candidate has the name of what its plan comes to, see `_named`. What the runtime then builds
+        wider than INT8 was planned wide in the first place: it is planned and built again.
         """
         given, row = self._given if variant is Variant.MIX else None, None
         if variant is Variant.MIX and self.search is not None:
             from rtc.compiler.precision.decide import decided
 
+            self._look_at_int8(backend)
             found = decided(self, backend, self.search)
             given, row = found.plan, found.row
-        plan = self._named(backend, self.plan(backend, variant, given))
-        return replace(self.realise(backend, plan), search=row)
+        for _ in range(_REBUILDS):
+            plan = self._named(backend, self.plan(backend, variant, given))
+            built = self.realise(backend, plan)
+            if given is not None and given is self._given:  # a person's word
+                break
+            if not self._refuse(built):
+                break
+        return replace(built, search=row)
+
+    def _look_at_int8(self, backend: Backend) -> None:
+        """Find out what the runtime refuses before plans are searched for; once."""
+        if backend.name in self.refused:
+            return
+        with suppress(BuilderError, ModelError, GateError):  # they show where it is a candidate
+            self._refuse(self.realise(backend, self.plan(backend, Variant.INT8)))
+
+    def _refuse(self, candidate: Candidate) -> bool:
+        """Take in what a runtime built wider than INT8; whether there was anything new."""
+        known = self.refused.setdefault(candidate.backend, {})
+        new = {
+            row.name: f"the builder runs it in {row.built} where it is planned in INT8"
+            for row in changed(candidate.layers)
+            if row.planned == Precision.INT8.value and not row.pinned and row.name not in known
+        }
+        known |= new
+        return bool(new)
 
     def _named(self, backend: Backend, plan: PrecisionPlan) -> PrecisionPlan:
         """A plan by the name of what it comes to: without INT8 it may be a float variant's."""
@@ -276,6 +307,9 @@ class Builder:
             given=given,
             residuals=dict(options.residuals),
             half_losses=self._half_losses(backend, variant),
+            refused={}
+            if given and given is self._given
+            else dict(self.refused.get(backend.name, {})),
         )
 
     def _half_losses(self, backend: Backend, variant: Variant) -> Mapping[str, str]:

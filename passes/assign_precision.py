@@ -52,6 +52,7 @@ class AssignPrecision(Pass):
         pin: precision by layer name or glob; a name beats a glob, and both beat all else.
         residuals: policy of residual Adds by name or glob, likewise.
         half_losses: why a node cannot be half, by name (`rtc.passes.half_loss`); it beats pins.
+        refused: why a layer that was planned in INT8 was built wider, by name; pins beat it.
         given: a plan to keep instead of deciding: that of a search, or one that a person edited.
             Its layers with weights, its pinned ones and its residual Adds count; the others follow.
     """
@@ -67,6 +68,7 @@ class AssignPrecision(Pass):
     pin: Mapping[str, Precision] = field(default_factory=dict)
     residuals: Mapping[str, ResidualPolicy] = field(default_factory=dict)
     half_losses: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     given: PrecisionPlan | None = None
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
@@ -84,7 +86,7 @@ class AssignPrecision(Pass):
         """
         target = ctx.where()
         policy = Policy(
-            Variant(self.variant), target.scheme, self.min_snr_db, dict(self.half_losses)
+            Variant(self.variant), target.scheme, self.min_snr_db, self.half_losses, self.refused
         )
         graph = read(unit).cleanup()  # a layer that nothing reads has no precision
         layers = {layer.name: layer for layer in weighted_layers(graph)}
@@ -102,6 +104,7 @@ class AssignPrecision(Pass):
             n: kept.get(n) or policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()
         }
         decisions |= {name: decision for name, decision in kept.items() if name not in layers}
+        decisions = {name: policy.unless_refused(name, each) for name, each in decisions.items()}
         decisions |= {
             name: _pinned(precision, policy, decisions.get(name))
             for name, precision in pins.items()

@@ -32,7 +32,7 @@ from rtc.passes.graph import dtype_of, is_constant, moves, read, write
 from rtc.passes.half import LARGEST, half_obstacle
 from rtc.passes.half_guards import guarding, lost_constants
 from rtc.passes.layers import producer
-from rtc.passes.precision_policy import computes
+from rtc.passes.precision_policy import computing
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -75,7 +75,8 @@ class _Losses:
         self.graph = read(unit).cleanup()
         self.unit = write(self.graph, unit)
         self.ctx, self.half, self.limit = ctx, half, LARGEST[half]
-        self.nodes = {node.name: node for node in self.graph.nodes if computes(node)}
+        names = frozenset(computing(self.graph))
+        self.nodes = {node.name: node for node in self.graph.nodes if node.name in names}
         opset = self.graph.opset
         self.floats = guarding(self.nodes, opset, half)
         told = [n for n, each in self.nodes.items() if half_obstacle(each, opset, half)]

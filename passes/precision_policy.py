@@ -46,12 +46,14 @@ class Policy:
     """What decides: the candidate, the target's scheme, the least SNR in decibels for INT8.
 
     `half_losses`: why a node cannot be half, by name, as samples show it (rtc.passes.half_loss).
+    `refused`: why one that was planned in INT8 was built wider, by name.
     """
 
     variant: Variant
     scheme: QuantScheme
     min_snr_db: float
     half_losses: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def default(self) -> Precision:
@@ -92,6 +94,12 @@ class Policy:
             return f"the runtime has no INT8 {layer.op}"
         return layer.obstacle
 
+    def unless_refused(self, name: str, decision: LayerDecision) -> LayerDecision:
+        """The decision, or the float type where the runtime was seen not to keep INT8."""
+        if decision.precision is not Precision.INT8 or decision.pinned or name not in self.refused:
+            return decision
+        return replace(decision, precision=self.default, because=self.refused[name])
+
     def follow(
         self, graph: gs.Graph, decisions: Decisions, residuals: Mapping[str, ResidualDecision]
     ) -> Decisions:
@@ -106,9 +114,12 @@ class Policy:
             if node.name in known:
                 continue
             if node.name in residuals:
-                known[node.name] = self._residual(node, residuals[node.name])
+                found = self._residual(node, residuals[node.name])
             elif node.name in named:
-                known[node.name] = self._follower(graph, node, known)
+                found = self._follower(graph, node, known)
+            else:
+                continue
+            known[node.name] = self.unless_refused(node.name, found)
         order = [node.name for node in graph.nodes if node.name in known]
         return {name: known[name] for name in order}
 
