@@ -254,7 +254,7 @@ class _Scope:
         model = onnx.helper.make_model(
             graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
         )
-        return dict(zip(outputs, _run(model.SerializeToString()), strict=True))
+        return dict(zip(outputs, run(model.SerializeToString()), strict=True))
 
 
 def _any_of(kinds: frozenset[int]) -> Integers:
@@ -301,7 +301,7 @@ def _without_scale(leaving: Mapping[str, NodeProto]) -> dict[str, Sequence[NodeP
     return instead
 
 
-def _run(model: bytes) -> list[Array]:
+def run(model: bytes) -> list[Array]:
     """The outputs of a model without inputs, computed as it stands."""
     import onnxruntime as ort
 

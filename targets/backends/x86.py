@@ -15,7 +15,7 @@ import numpy as np
 
 from rtc.compiler.core import pairs
 from rtc.compiler.core.data import Array
-from rtc.targets.backends.integer_products import INT8, UINT8, Product, products
+from rtc.targets.backends.integer_products import INT8, UINT8, Product, products, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,14 +28,32 @@ KEY, WIDE = "integer_products", "32-bit"
 def adds_in_16_bits() -> bool:
     """Whether uint8 × int8 products are added in 16 bits here: an x86 CPU without VNNI.
 
-    True where an x86 CPU's features cannot be told.
+    By the CPU's features, and by a product that saturates if so: an emulator hands on the features
+    of the machine that it runs on. True where an x86 CPU's features cannot be told.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     try:
-        return "vnni" not in Path("/proc/cpuinfo").read_text()
+        told = "vnni" in Path("/proc/cpuinfo").read_text()
     except OSError:
-        return True
+        told = False
+    return not told or _saturates()
+
+
+def _saturates() -> bool:
+    """Whether ONNX Runtime's sum of two products, 2 · 255 · 127, is cut off at 32,767."""
+    import onnx
+
+    a, b = np.full((4, 8), 255, np.uint8), np.zeros((8, 4), np.int8)
+    b[:2] = 127
+    constants = [onnx.numpy_helper.from_array(each, name) for name, each in (("a", a), ("b", b))]
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    sums = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [4, 4])
+    graph = onnx.helper.make_graph([node], "product", [], [sums], constants)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (found,) = run(model.SerializeToString())
+    return bool((found != 2 * 255 * 127).any())
 
 
 def has() -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,17 +143,25 @@ def test_overflowing_weights_bind_the_engine_to_cpus_with_room(
 
 
 @pytest.mark.parametrize(
-    ("machine", "flags", "narrow"),
+    ("machine", "flags", "saturates", "narrow"),
     [
-        ("x86_64", "avx2 avx512_vnni", False),
-        ("x86_64", "avx2 avx_vnni", False),
-        ("x86_64", "avx2 avx512f", True),
-        ("aarch64", "asimd", False),
+        ("x86_64", "avx2 avx512_vnni", False, False),
+        ("x86_64", "avx2 avx_vnni", False, False),
+        ("x86_64", "avx2 avx512f", False, True),
+        ("x86_64", "avx2 avx512_vnni", True, True),  # an emulator
+        ("aarch64", "asimd", False, False),
     ],
 )
-def test_a_cpu_is_known_by_its_features(
-    monkeypatch: pytest.MonkeyPatch, machine: str, flags: str, narrow: bool
+def test_a_cpu_is_known_by_its_features_and_by_a_product(
+    monkeypatch: pytest.MonkeyPatch, machine: str, flags: str, saturates: bool, narrow: bool
 ) -> None:
+    monkeypatch.setattr(x86, "_saturates", lambda: saturates)
     monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}")
     monkeypatch.setattr(x86.platform, "machine", lambda: machine)
     assert x86.adds_in_16_bits.__wrapped__() is narrow
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a CPU tells its features in /proc")
+def test_a_product_saturates_here_or_does_not() -> None:
+    with_room = "vnni" in Path("/proc/cpuinfo").read_text()
+    assert x86._saturates() is (x86.platform.machine() == "x86_64" and not with_room)
