@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MS = "com.microsoft"
 UINT8, INT8 = 2, 3  # onnx.TensorProto's numbers
 _FLOATS = frozenset({1, 10, 11, 16})
+_BYTE = 256
 _FLOAT_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
 _SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
 _CARRYING = NOT_COMPUTING | {
@@ -60,8 +61,8 @@ class Integers:
 
     Attributes:
         kinds: their element types; 0 for one that is not known.
-        stored: as they are stored, in the operand's shape; None where they are known only when the
-            model runs.
+        stored: as they are stored, int16, in the operand's shape; None where they are known only
+            when the model runs.
         centred: the same, less their zero points.
         in_order: whether the operand holds them as they are. Where it computes with them, they are
             in no order.
@@ -156,11 +157,11 @@ class _Scope:
             known = self._evaluate({tensor, zero_name} - {""}, {})
         except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
             return _any_of(frozenset({kind}))
-        stored, zeros = known[tensor].astype(np.int64), known.get(zero_name, np.zeros(()))
+        stored, zeros = known[tensor].astype(np.int16), known.get(zero_name, np.zeros(()))
         if "Conv" in node.op_type and zeros.size > 1:
             zeros = zeros.reshape(-1, *[1] * (stored.ndim - 1))
         kind = UINT8 if known[tensor].dtype == np.uint8 else INT8
-        return Integers(frozenset({kind}), stored, stored - zeros.astype(np.int64))
+        return Integers(frozenset({kind}), stored, stored - zeros.astype(np.int16))
 
     def _dequantised(self, tensor: str) -> Integers | None:
         """What a float operand is dequantised from, if anything."""
@@ -176,12 +177,10 @@ class _Scope:
             centred = self._evaluate({tensor}, _without_scale(leaving))[tensor]
         except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
             return _any_of(kinds)
-        stored = sources[tensor]
-        known = np.unique(np.concatenate([sources[name].ravel() for name in leaving]))
-        in_order = bool(np.isin(np.unique(stored), [0, *known]).all())
-        if in_order:
-            return Integers(kinds, stored.astype(np.int64), centred.astype(np.int64))
-        flat = known.astype(np.int64)
+        held = [sources[name] for name in leaving]
+        if _are_among(sources[tensor], held):
+            return Integers(kinds, sources[tensor].astype(np.int16), centred.astype(np.int16))
+        flat = np.concatenate([each.ravel() for each in held]).astype(np.int16)
         return Integers(kinds, flat, flat, in_order=False)
 
     def _leaves_integers(self, node: NodeProto) -> bool:
@@ -257,9 +256,21 @@ class _Scope:
         return dict(zip(outputs, run(model.SerializeToString()), strict=True))
 
 
+def _are_among(values: Array, held: Sequence[Array]) -> bool:
+    """Whether values are 8-bit integers, each of them 0 or held by one of the arrays."""
+    present = np.zeros(2 * _BYTE, bool)
+    present[_BYTE] = True
+    for each in held:
+        present[each.astype(np.int16).ravel() + _BYTE] = True
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= _BYTE:
+        return False
+    whole = values.astype(np.int16)
+    return bool((whole == values).all() and present[whole + _BYTE].all())
+
+
 def _any_of(kinds: frozenset[int]) -> Integers:
     """Constants that could not be evaluated: any number, in any order."""
-    ends = np.array([-255, 255])
+    ends = np.array([-255, 255], np.int16)
     return Integers(kinds, ends, ends, in_order=False)
 
 

@@ -100,16 +100,21 @@ def _may_overflow(product: Product, unsigned: bool) -> bool:
         return product.first is not None
     numbers = [] if integers.kinds == {UINT8} else [integers.stored]
     if unsigned and integers.centred is not None:
-        numbers.append(integers.centred)
+        if not np.array_equal(integers.centred, integers.stored) or not numbers:
+            numbers.append(integers.centred)
         if UINT8 in integers.kinds:
             numbers.append(integers.stored - 128)
     return any(_largest(product, each) > pairs.LIMIT for each in numbers)
 
 
 def _largest(product: Product, weight: Array) -> int:
-    """The largest weight of a layer, or sum of neighbours; those of a vector are all neighbours."""
-    if product.second is not None and not product.second.in_order:
-        return 2 * int(np.abs(weight).max(initial=0))
+    """The largest weight of a layer or sum of neighbours, or more where that is within the limit.
+
+    Those of a vector are all neighbours.
+    """
+    most = 2 * int(np.abs(weight).max(initial=0))
+    if most <= pairs.LIMIT or (product.second is not None and not product.second.in_order):
+        return most  # whoever is whose neighbour
     op, options = product.node.op_type, {each.name: each.i for each in product.node.attribute}
     groups = options.get("group", 1) or 1
     if weight.ndim < 2:
@@ -122,5 +127,5 @@ def _largest(product: Product, weight: Array) -> int:
         found: tuple[pairs.Indices, ...] = ()  # depthwise: a kernel adds no products
     else:
         found = pairs.partners(weight.shape[1:])
-    rows = weight.reshape(len(weight), -1).astype(np.int64)
+    rows = weight.reshape(len(weight), -1)
     return int(pairs.largest(rows, found).max(initial=0))

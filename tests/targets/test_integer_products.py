@@ -122,6 +122,21 @@ def test_weights_are_recognised_in_every_form(form: str, layer: str) -> None:
         assert not flagged(weighted(layer, form, (PAIRED * 0.6).astype(np.int8)))
 
 
+@pytest.mark.parametrize("activation", ["uint8", "int8"])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("form", WEIGHTS)
+def test_the_reference_is_right_in_every_form(form: str, layer: str, activation: str) -> None:
+    rng = np.random.default_rng(2)
+    weights = rng.integers(-128, 128, (8, 4)).astype(np.int8)
+    x = rng.standard_normal((5, 8)).astype(np.float32) * 3
+    info = np.iinfo(activation)
+    quantised = np.clip(np.rint(x / np.float32(0.02)), info.min, info.max).astype(np.int64)
+    got = session(weighted(layer, form, weights, activation), threads=1).run(None, {"x": x})[0]
+    scale = 0.02 * 0.01 * (0.01 if form == "mul behind" else 1)
+    expected = quantised @ weights.astype(np.int64) * scale
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=np.abs(expected).max() * 1e-6)
+
+
 @pytest.mark.parametrize("layer", INTEGER_LAYERS)
 def test_weights_of_operators_on_integers(layer: str) -> None:
     assert flagged(integer(layer, OVER))
