@@ -72,7 +72,7 @@ def assemble(
         doubts=_doubts(choice, appraised, front),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
-        searches=searches,
+        searches=tuple(each for each in searches if not each.failed),
         others=tuple(OtherPlan(each.name, each.layers) for each in choice.others),
     )
 
@@ -160,8 +160,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
-    """The compile that searched has warned of it; the report tells those who read it later."""
-    return [
+    """Searches without a plan of theirs.
+
+    The compile that searched has warned of it; the report tells those who read it later.
+    """
+    failed = [
+        f"The search for {each.candidate} failed, so its plan is the rules': {each.failed}"
+        for each in searches
+        if each.failed
+    ]
+    return failed + [
         f"The search for {each.candidate} had time for the float plan alone, so its plan is the"
         " rules': --budget gives it more."
         for each in searches

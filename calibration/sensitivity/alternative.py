@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.calibration.sensitivity.shapes import BATCH, marked_shapes
+from rtc.calibration.tensors import tensor_types, typed
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.precision import Precision
@@ -47,7 +49,10 @@ class FloatGraph:
     """The float model's graph, numbered.
 
     Attributes:
-        graph: with the shape of every tensor.
+        graph: with the type of every tensor.
+        types: by tensor name; a tensor that nobody can tell the type of is absent.
+        shapes: those that are known wholly, with `mark` for the batch.
+        mark: what the batch is in `shapes`: the one that the input is fixed to, or a large prime.
         logits: name of the model's first output, be it logits or what follows from them.
         batch: the batch that the model's input is fixed to, or None.
         constants: initialisers by name.
@@ -59,11 +64,15 @@ class FloatGraph:
     def __init__(self, proto: bytes) -> None:
         import onnx
 
-        self.model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(proto))
+        self.model = onnx.load_model_from_string(proto)
+        typed(self.model, trusting=True)
         self.graph = self.model.graph
+        self.types = tensor_types(self.graph)
+        self.shapes = marked_shapes(self.model)
         self.logits: str = self.graph.output[0].name
         first = self.graph.input[0].type.tensor_type.shape.dim[0]
         self.batch: int | None = first.dim_value or None
+        self.mark = self.batch or BATCH
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.inputs = {each.name for each in self.graph.input}
         self.nodes = {node.name: node for node in self.graph.node}
@@ -72,26 +81,32 @@ class FloatGraph:
             for index, name in enumerate(node.output):
                 self.numbers.setdefault((*_key(node, node.input), index), name)
 
-    def refuse_not_finite(self, values: Mapping[str, Array], start: int) -> None:
+    def refuse_not_finite(self, values: Mapping[str, Array], start: int, count: int) -> None:
         """Name the first layer, in graph order, with a value that is NaN or infinite.
 
+        What is minus infinity is masked: a softmax makes zeros of it.
+
         Args:
-            values: (n, …) by tensor name, or what only finite ones add up to.
+            values: by tensor name, samples first, or what only finite ones add up to.
             start: index of the first sample among all.
+            count: how many samples there are.
 
         Raises:
             DataError: there is one.
         """
         for node in self.graph.node:
             for name in node.output:
-                if name not in values or np.isfinite(values[name].sum(dtype=np.float64)):
+                seen = values.get(name)
+                if seen is None or seen.dtype.kind != "f" or np.isfinite(seen.sum(dtype=float)):
                     continue
-                finite = np.isfinite(values[name]).reshape(len(values[name]), -1).all(axis=1)
-                if not finite.all():
+                rows = np.atleast_1d(seen)
+                fine = (rows < np.inf).reshape(len(rows), -1).all(axis=1)
+                if not fine.all():
+                    sample = start + int(fine.argmin()) * count // len(rows)
                     raise DataError(
                         "an activation is NaN or infinite",
                         where=f"layer {node.name}",
-                        seen=f"tensor {name}, sample {start + int(finite.argmin())}",
+                        seen=f"tensor {name}, sample {sample}",
                         fix="check the preprocessing and the model's weights",
                         id="not-finite-activation",
                     )

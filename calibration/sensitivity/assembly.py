@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.calibration.sensitivity.alternative import Difference, FloatGraph
-from rtc.calibration.sensitivity.shapes import is_large, shapes
+from rtc.calibration.sensitivity.shapes import is_large
 from rtc.compiler.core.data import Array
 
 if TYPE_CHECKING:
@@ -133,22 +133,22 @@ class Assembly:
         """
         import onnx
 
-        known = shapes(base.graph)
-        dims: dict[str, Dims] = dict(more or {})
+        declared = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in (more or {}).items()
+        ]
         constants = dict(self.constants)
         for name in sorted(self.feeds):
             tensor = base.constants.get(name)
             if tensor is not None and not is_large(tensor):
                 constants[name] = tensor
             else:
-                dims[name] = known[name] if tensor is not None else ("batch", *known[name][1:])
+                kind = base.types[name]
+                declared.append(onnx.helper.make_tensor_value_info(name, kind.kind, kind.shape))
         graph = onnx.helper.make_graph(
             self.nodes,
             "rtc",
-            [
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-                for name, shape in dims.items()
-            ],
+            declared,
             [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
             list(constants.values()),
         )

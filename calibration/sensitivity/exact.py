@@ -20,6 +20,7 @@ from rtc.calibration.sensitivity.result import Cost, Sensitivity
 from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates
 from rtc.calibration.sensitivity.tally import Reference, Results, Tally
 from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.progress import Progress, silent
 
@@ -58,14 +59,14 @@ def exact(
     with Oracle(with_outputs(proto, outputs), outputs) as oracle:
         for start, inputs in _batches(oracle, split, batch_size(base, tensors), within_s):
             values = {oracle.input_name: inputs, **oracle.run(inputs)}
-            base.refuse_not_finite(values, start)
+            base.refuse_not_finite(values, start, len(inputs))
             reference = results.reference(values[base.logits], split, start)
             for tail in tails:
                 tail.run({**constants, **values}, reference)
             progress(results.samples, len(split), f"{len(tails)} alternatives")
             if time.perf_counter() - begun > within_s:
                 break
-    work = multiply_accumulates(base.graph)
+    work = multiply_accumulates(base)
     passes = 1 + sum(tail.assembly.work(work) for tail in tails) / max(1, sum(work.values()))
     return Sensitivity(
         engine="exact",
@@ -114,6 +115,14 @@ class _Tail:
     def run(self, values: Mapping[str, Array], reference: Reference) -> None:
         """Measure one batch, given the float model's tensors and the shared constants."""
         feeds = {name: values[name] for name in self._fed}
-        outputs, signal, noise = self._session.run(self._outputs, feeds)
+        try:
+            outputs, signal, noise = self._session.run(self._outputs, feeds)
+        except Exception as cause:  # the runtime's errors have no other class in common
+            raise ModelError(
+                "the exact sensitivity analysis cannot run what lies behind a layer",
+                where=f"layer {self.alternative.layer}",
+                seen=first_line(cause),
+                id="no-sensitivity",
+            ) from cause
         self.tally.at_layer(signal, noise)
         self.tally.measured(reference, outputs)

@@ -20,10 +20,11 @@ and Measurement 45 (1996) 353-361), which leaves out most of that variance and a
 3 dB from layer to layer. They are weighed by what both come to on all layers (`_blended`).
 
 One pass for the float model, one for the layers in each precision, three back: at most six with two
-precisions. Intervals cover the sampling alone; that the expansion stops where it does is checked
-against the exact engine (tests/benchmarks/sensitivity.py). Where writing a layer in INT8 also
-changes what its neighbours read (Q crosses a MaxPool that has several readers), only what goes
-through the layer is counted.
+precisions, and where activations are multiplied by activations three more for these products.
+Intervals cover the sampling alone; that the expansion stops where it does is checked against the
+exact engine (tests/benchmarks/sensitivity.py). Where writing a layer in INT8 also changes what its
+neighbours read (Q crosses a MaxPool that has several readers), only what goes through the layer is
+counted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from rtc.calibration.sensitivity.alternative import Alternative, Difference, Flo
 from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
 from rtc.calibration.sensitivity.gradient import Gradient
 from rtc.calibration.sensitivity.result import Cost, Sensitivity
-from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates, shapes
+from rtc.calibration.sensitivity.shapes import Shape, batch_size, multiply_accumulates
 from rtc.calibration.sensitivity.tally import Floats, Reference, Results, Tally
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError, first_line
@@ -93,6 +94,7 @@ def fast(
                 for each, answer in zip(circuit.changes, found, strict=True)
             },
             start,
+            len(inputs),
         )
         batches.append((results.reference(outputs, split, start), found))
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
@@ -187,7 +189,7 @@ class _Circuit:
         self, base: FloatGraph, alternatives: Sequence[Alternative], kind: OutputKind
     ) -> None:
         self.changes = [Difference(base, each) for each in alternatives]
-        self._classes = shapes(base.graph)[base.logits][-1]
+        self._classes = _known(base, base.logits)[-1]
         part = Assembly(base.model.opset_import)
         part.take_float(base)
         errors = [self._error(part, change, index) for index, change in enumerate(self.changes)]
@@ -197,13 +199,14 @@ class _Circuit:
         back = [gradient.back(v, ends) for v in vectors]
         self._outputs = [base.logits]
         for each, error, end in zip(alternatives, errors, ends, strict=True):
-            axes = _within_channels(base, each.layer, len(gradient.shapes[end]))
             products = (part.node("Mul", [gradients[end], error]) for gradients in back)
-            signs, fisher, margin = (part.summed(product, axes) for product in products)
+            signs, fisher, margin = (
+                _by_channel(part, base, product, end, each.layer) for product in products
+            )
             self._outputs += [part.power(end), part.power(error)]
             self._outputs += [part.power(signs), part.power(fisher)]
             self._outputs += [part.sum_of_samples(each) for each in (signs, fisher, margin)]
-        work = multiply_accumulates(base.graph)
+        work = multiply_accumulates(base)
         self.passes = part.work(work) / max(1, sum(work.values()))
         self.batch = batch_size(base, [name for node in base.graph.node for name in node.output])
         self._input = base.graph.input[0].name
@@ -237,10 +240,44 @@ class _Circuit:
         return outputs, found
 
 
-def _within_channels(base: FloatGraph, layer: str, rank: int) -> list[int]:
-    """The axes of a layer's output besides samples and channels."""
-    last = base.nodes[layer].op_type in ("Gemm", "MatMul")
-    return list(range(1, rank - 1) if last else range(2, rank))
+def _known(base: FloatGraph, tensor: str) -> Shape:
+    if tensor not in base.shapes:
+        raise ModelError(
+            "the fast sensitivity analysis must know the shape of what layers give",
+            where=f"tensor {tensor}",
+            fix="use the exact one",
+            id="no-gradient",
+        )
+    return base.shapes[tensor]
+
+
+def _by_channel(part: Assembly, base: FloatGraph, product: str, end: str, layer: str) -> str:
+    """A product in the shape of a layer's output, added up to (samples, channels).
+
+    Samples may stand on another axis than the first, or several rows in a row be one's (the
+    windows of an image).
+    """
+    shape = _known(base, end)
+    channel = len(shape) - 1 if base.nodes[layer].op_type in ("Gemm", "MatMul") else 1
+    axes = [i for i, size in enumerate(shape) if size % base.mark == 0 and i != channel]
+    if not axes:
+        raise ModelError(
+            "the fast sensitivity analysis finds no batch in a layer's output",
+            where=f"layer {layer}",
+            seen=" × ".join(map(str, shape)),
+            fix="use the exact one",
+            id="no-gradient",
+        )
+    batch = next((i for i in axes if shape[i] == base.mark), axes[0])
+    rest = [i for i in range(len(shape)) if i not in (batch, channel)]
+    summed = part.summed(product, rest)
+    if channel < batch:
+        summed = part.node("Transpose", [summed], perm=[1, 0])
+    rows = shape[batch] // base.mark
+    if rows == 1:
+        return summed
+    apart = part.constant(np.array([-1, rows, shape[channel]], np.int64))
+    return part.summed(part.node("Reshape", [summed, apart]), [1])
 
 
 def _vectors(part: Assembly, output: str, classes: int, kind: OutputKind) -> Sequence[str]:

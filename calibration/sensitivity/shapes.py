@@ -6,6 +6,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from rtc.calibration.oracle import Oracle, with_outputs
+from rtc.calibration.tensors import tensor_types, without_weights
+
 if TYPE_CHECKING:
     import onnx
 
@@ -13,37 +18,85 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+BATCH = 999_983
+"""A free batch, in shapes: a prime, so an axis holds the batch exactly where it divides it."""
+
 _BATCH = 32
 _BATCH_BYTES = 256 << 20
 _LARGE = 1024  # elements from which a constant is fed to a session, not copied into it
 
 
-def shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """Shape by tensor for one sample: symbolic dimensions, the batch above all, count as 1."""
-    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for each in (*graph.input, *graph.value_info, *graph.output):
-        dims = each.type.tensor_type.shape.dim
-        found.setdefault(each.name, tuple(d.dim_value or 1 for d in dims))
+def marked_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+    """Shape by tensor of a typed model, `BATCH` for a free batch.
+
+    What cannot be inferred is looked at as it runs; what cannot be told even so is absent.
+    """
+    import onnx
+
+    light = without_weights(model)
+    first = light.graph.input[0].type.tensor_type.shape.dim[:1]
+    free = bool(first) and not first[0].HasField("dim_value")
+    if free:
+        first[0].dim_value = BATCH
+    light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    found: dict[str, Shape] = {}
+    for name, each in tensor_types(light.graph).items():
+        if each.shape is not None and all(isinstance(size, int) for size in each.shape):
+            found[name] = tuple(int(size) for size in each.shape)
+    made = [name for node in model.graph.node for name in node.output]
+    unknown = [name for name in made if name and name not in found]
+    return found | (_seen_shapes(model, unknown, free=free) if unknown else {})
+
+
+def _seen_shapes(model: onnx.ModelProto, tensors: list[str], *, free: bool) -> dict[str, Shape]:
+    """Shapes as they are for batches of two and of three: a size that grows with it holds it."""
+    dims = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    if not all(dims[1:]):
+        return {}
+    proto, few = with_outputs(model.SerializeToString(), tensors), (2, 3) if free else (dims[0],)
+    try:
+        with Oracle(proto, tensors, threads=1) as oracle:
+            runs = [oracle.run(np.zeros((count, *dims[1:]), np.float32)) for count in few]
+    except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
+        return {}
+    found = {}
+    for name in tensors:
+        sizes = list(zip(*(run[name].shape for run in runs), strict=True))
+        if all(len(set(each)) == 1 or 3 * each[0] == 2 * each[-1] for each in sizes):
+            found[name] = tuple(
+                each[0] if len(set(each)) == 1 else each[0] // 2 * BATCH for each in sizes
+            )
     return found
 
 
-def multiply_accumulates(graph: onnx.GraphProto) -> dict[str, int]:
-    """Multiply-accumulates for one sample by node; nodes that are no matrix products are absent."""
-    known = shapes(graph)
+def per_sample(shape: Shape, mark: int) -> int:
+    """Elements of a tensor for each sample of a batch of `mark`; all of one without the batch."""
+    count = math.prod(shape)
+    return count // mark if count % mark == 0 else count
+
+
+def multiply_accumulates(base: FloatGraph) -> dict[str, int]:
+    """Multiply-accumulates for one sample by node.
+
+    Nodes that are no matrix products, or whose shapes nobody knows, are absent.
+    """
     return {
-        node.name: _work(node, known)
-        for node in graph.node
+        node.name: work
+        for node in base.graph.node
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        and (work := _work(node, base.shapes, base.mark))
     }
 
 
-def _work(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
+def _work(node: onnx.NodeProto, known: Mapping[str, Shape], mark: int) -> int:
+    if not known.keys() >= {*node.input[:2], node.output[0]}:
+        return 0
     source, weight, result = known[node.input[0]], known[node.input[1]], known[node.output[0]]
     if node.op_type == "Conv":
-        return math.prod(result[1:]) * math.prod(weight[1:])
+        return per_sample(result, mark) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
-        return math.prod(source[1:]) * math.prod(weight[1:])
-    return math.prod(result[1:]) * source[-1]
+        return per_sample(source, mark) * math.prod(weight[1:])
+    return per_sample(result, mark) * source[-1]
 
 
 def is_large(tensor: onnx.TensorProto) -> bool:
@@ -54,9 +107,9 @@ def is_large(tensor: onnx.TensorProto) -> bool:
 
 
 def batch_size(base: FloatGraph, tensors: Iterable[str]) -> int:
-    """The batch that the model fixes, or how many samples' float32 `tensors` fit in memory."""
+    """The batch that the model fixes, or how many samples' `tensors` fit in memory."""
     if base.batch:
         return base.batch
-    known = shapes(base.graph)
-    each = sum(4 * math.prod(known[name][1:]) for name in tensors)
+    known = (base.shapes[name] for name in tensors if name in base.shapes)
+    each = sum(4 * per_sample(shape, base.mark) for shape in known)
     return max(1, min(_BATCH, _BATCH_BYTES // max(each, 1)))

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from rtc.calibration.sensitivity import LayerSensitivity, Sensitivity
 from rtc.compiler.building import Builder
+from rtc.compiler.core.errors import BuilderError, DataError, MachineError, ModelError
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import (
     LayerDecision,
@@ -57,7 +58,25 @@ class Decided:
 
 
 def decided(builder: Builder, backend: Backend, options: Search) -> Decided:
-    """What `decide` comes to, or came to with the same inputs and the same time to search in."""
+    """What `decide` comes to, or came to with the same inputs and the same time to search in.
+
+    A search that fails costs the search, not the mix: the rules' plan stands, with a warning, and
+    the row says why.
+    """
+    begun = time.monotonic()
+    try:
+        return _searched(builder, backend, options)
+    except (BuilderError, DataError, MachineError, ModelError) as error:
+        name = f"{backend.name} {Variant.MIX}"
+        builder.stages.listener.warned(
+            f"the search for {name} failed, its plan is the rules': {error}"
+        )
+        took = time.monotonic() - begun
+        row = SearchRow(name, "", 0, 0, took, False, False, (), (), {}, failed=str(error))
+        return Decided(builder.plan(backend, Variant.MIX), row)
+
+
+def _searched(builder: Builder, backend: Backend, options: Search) -> Decided:
     target = builder.target(backend)
     inputs = {
         "model": builder.model.digest,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
@@ -60,10 +59,15 @@ def evidence_of(
         proto, offered = alternatives(builder.model, context)
         found = None
         if not exact:
-            with suppress(ModelError):  # what else than a gradient is missing shows in the other
+            try:
                 found = sensitivity.fast(
                     proto, offered, samples, seed=context.seed, within_s=within_s, progress=progress
                 )
+            except ModelError as error:
+                if error.id != "no-gradient":
+                    raise
+                told = f"{backend.name}: {error.what}, so the exact one is used"
+                builder.stages.listener.warned(f"{told} ({error.where})" if error.where else told)
         if found is None:
             found = sensitivity.exact(proto, offered, samples, within_s=within_s, progress=progress)
         told = f"{len(found.rows)} alternatives, {found.engine}, {found.samples} samples"

@@ -218,6 +218,7 @@ class SearchRow:
         times_us: by layer and precision, per batch, as last seen.
         ledger: a line for each residual Add.
         ledger_samples: behind each of its errors.
+        failed: why there is nothing of all this, and the plan is the rules'; "" where there is.
     """
 
     candidate: str
@@ -232,6 +233,7 @@ class SearchRow:
     times_us: Mapping[str, Mapping[str, float]]
     ledger: tuple[AddRow, ...] = ()
     ledger_samples: int = 0
+    failed: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,3 +20,10 @@ def test_the_report_tells_of_a_search_that_was_cut_short(
     notes = _cut_short([row])
     assert bool(notes) is told
     assert not notes or "openvino mix" in notes[0]
+
+
+def test_the_report_tells_of_a_search_that_failed() -> None:
+    row = SearchRow("openvino mix", "", 0, 0, 1.0, False, False, (), (), {}, failed="no evidence")
+    assert _cut_short([row]) == [
+        "The search for openvino mix failed, so its plan is the rules': no evidence"
+    ]

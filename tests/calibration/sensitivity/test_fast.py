@@ -11,7 +11,7 @@ import pytest
 from check_pass import Samples, parse, random_samples, unit_of
 from digits_net import digits, digits_net
 from nets import TENSORRT, residual
-from one_layer_nets import SCHEMES, branching, ranged, sampled, with_labels
+from one_layer_nets import SCHEMES, attention, branching, ranged, sampled, with_labels
 
 from rtc.calibration.sensitivity import exact, fast
 from rtc.calibration.sensitivity.fast import _blended as blended
@@ -68,6 +68,25 @@ def test_it_takes_six_passes_at_most_for_two_precisions(both):
     kinds = {row.precision for row in found.rows}
     # One for the float model, one for each precision, and three back that stop at the first layer.
     assert 3 < found.cost.passes < 4 + len(kinds)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_attention_whose_windows_stand_on_the_samples_axis(scheme):
+    """Shapes are computed as it runs, and its products of activations cost two passes back."""
+    unit = attention()
+    ctx = ranged(unit, SCHEMES[scheme], random_samples(unit, 128))
+    problem = alternatives(unit, ctx)
+    split = with_labels(ctx.calibration(), 8)
+    true, found = exact(*problem, split), fast(*problem, split, seed=1)
+    off = [
+        one.output_snr_db.value - other.output_snr_db.value
+        for one, other in zip(true.rows, found.rows, strict=True)
+    ]
+    assert np.median(np.abs(off)) < 0.6
+    assert np.abs(off).max() < 5.0
+    assert found.cost.passes < 8
+    for one, other in zip(true.rows, found.rows, strict=True):
+        assert one.layer_snr_db == pytest.approx(other.layer_snr_db, abs=0.05)
 
 
 def test_it_says_which_samples_change_their_class():
@@ -154,8 +173,9 @@ def pooled(opset, pool):
         (13, "MaxPool<kernel_shape = [3,3], strides = [2,2]>", False),
         (15, "MaxPool<kernel_shape = [2,2], strides = [2,2]>", False),
         (20, "AveragePool<kernel_shape = [2,2], strides = [2,2]>", True),
-        (20, 'AveragePool<kernel_shape = [3,3], strides = [2,2], auto_pad = "SAME_UPPER">', False),
-        (20, "AveragePool<kernel_shape = [2,2], dilations = [2,2]>", False),
+        (20, 'AveragePool<kernel_shape = [3,3], strides = [2,2], auto_pad = "SAME_UPPER">', True),
+        (20, "AveragePool<kernel_shape = [2,2], dilations = [2,2]>", True),
+        (20, "MeanVarianceNormalization", False),
     ],
 )
 def test_what_it_has_no_gradient_of_it_refuses(opset, pool, knows):

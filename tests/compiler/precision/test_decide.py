@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from check_pass import parse
 from residual_nets import blocks
 
 from rtc.compiler.building import Builder
-from rtc.compiler.core.errors import DataError, RecipeError
+from rtc.compiler.core.errors import DataError, ModelError, RecipeError
 from rtc.compiler.core.evidence import Measured
-from rtc.compiler.core.precision import Precision, ResidualPolicy
+from rtc.compiler.core.precision import Precision, ResidualPolicy, Variant
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.front import make_front
 from rtc.compiler.measure.reference import reference_logits
-from rtc.compiler.precision.decide import decide
+from rtc.compiler.precision.decide import decide, decided
+from rtc.compiler.precision.evidence import evidence_of
 from rtc.compiler.recipe import load_recipe
 from rtc.compiler.samples import splits_of
 from rtc.compiler.stages import Stages
@@ -65,17 +67,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def search(
-    folder: Path, target: str, runtime: str, seconds: float | None = 900.0, **changes: object
-):
+def opened(folder: Path, target: str = "rtx4060ti", **changes: object) -> tuple[Builder, Ear]:
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}))
     recipe = load_recipe(folder / "recipe.yaml")
     ear = Ear()
     stages = Stages(Store(folder / "store"), ear)
     data = splits_of(recipe)
     front = make_front(recipe, data, stages)
-    builder = Builder.of(recipe, data, front, loader.profile(target), stages)
-    options = recipe.precision.search.model_copy(update={"seconds": seconds})
+    return Builder.of(recipe, data, front, loader.profile(target), stages), ear
+
+
+def search(
+    folder: Path, target: str, runtime: str, seconds: float | None = 900.0, **changes: object
+):
+    builder, ear = opened(folder, target, **changes)
+    options = builder.recipe.precision.search.model_copy(update={"seconds": seconds})
     return decide(builder, loader.backend(runtime), options), ear
 
 
@@ -216,3 +222,41 @@ def test_a_layer_whose_values_are_not_finite_is_named(folder: Path) -> None:
     (folder / "broken.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match="b1"):
         search(folder, "cpu", "onnxruntime", source={"onnx": "broken.onnx"})
+
+
+def test_a_search_that_fails_leaves_the_rules_mix_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ModelError("no evidence", where="layer a1")
+
+    monkeypatch.setattr("rtc.compiler.precision.decide.evidence_of", fails)
+    builder, ear = opened(folder)
+    runtime = loader.backend("tensorrt_rtx")
+    found = decided(builder, runtime, builder.recipe.precision.search)
+    assert found.plan == builder.plan(runtime, Variant.MIX)
+    assert not found.plan.is_float
+    assert found.row.failed == "layer a1: no evidence"
+    assert ear.warnings == [
+        "the search for tensorrt_rtx mix failed, its plan is the rules': layer a1: no evidence"
+    ]
+
+
+def test_an_operator_without_a_gradient_is_named_and_the_exact_engine_used(folder: Path) -> None:
+    unit = parse(
+        """g (float[N,3,12,12] x) => (float[N,10] y) {
+        [stem] c = Conv<strides = [4,4]>(x, w)
+        [normal] m = LRN<size = 3>(c)
+        [flat] f = Flatten(m)
+        [fc] y = MatMul(f, v)
+    }""",
+        w=np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32),
+        v=np.random.default_rng(1).normal(size=(144, 10)).astype(np.float32),
+    )
+    (folder / "normal.onnx").write_bytes(unit.onnx.proto)
+    builder, ear = opened(folder, source={"onnx": "normal.onnx"})
+    runtime = loader.backend("onnxruntime")
+    found = evidence_of(builder, runtime, builder.context.data.calibration.head(8))
+    assert found.engine == "exact"
+    (warning,) = ear.warnings
+    assert "knows no gradient of LRN, so the exact one is used (layer normal)" in warning
