@@ -113,6 +113,30 @@ def expose(proto: bytes, graph: onnx.GraphProto, tensors: Sequence[str]) -> byte
     return proto + bytes(more.SerializeToString())
 
 
+def first_not_finite(proto: bytes, inputs: Array) -> str:
+    """The first node, by name and operator, that makes numbers NaN or infinite; "" if none does.
+
+    Of its half types as emulated; `inputs` are a batch of the model's single input.
+    """
+    import onnx
+
+    emulated = emulate_half(proto)
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(emulated))
+    known = (*model.graph.value_info, *model.graph.output)
+    kinds = {each.name: each.type.tensor_type.elem_type for each in known}
+    made = [name for node in model.graph.node for name in node.output]
+    floats = [name for name in made if kinds.get(name) == onnx.TensorProto.FLOAT]
+    run = session(with_outputs(emulated, floats))
+    values = run.run(floats, {run.get_inputs()[0].name: inputs})
+    broken = {n for n, each in zip(floats, values, strict=True) if not np.isfinite(each).all()}
+    last = None
+    for node in model.graph.node:
+        last = node if node.name else last  # the casts that round a result have no names
+        if broken.intersection(node.output):
+            return f"{last.name} ({last.op_type})" if last is not None else ""
+    return ""
+
+
 def evaluate(proto: bytes) -> list[Array]:
     """The outputs of a model without inputs.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FLOAT, _FP16, _BF16 = 1, 10, 16  # onnx.TensorProto's numbers
 _BY_NAME = {"fp16": _FP16, "bf16": _BF16}
 _HALVES = (_FP16, _BF16)
+_LARGEST = {_FP16: 65504.0, _BF16: 255 * 2.0**120}
 _QUIET = frozenset({"Clip", "Flatten", "MaxPool", "Relu", "Reshape", "Transpose"})
 
 
@@ -120,7 +121,10 @@ def _round_floats(graph: onnx.GraphProto, types: dict[str, int], half: int) -> N
 
 
 def _round_weights(graph: onnx.GraphProto, integers: set[str], half: int) -> None:
-    """Round the constants of float layers, under names of their own: others may share them."""
+    """Round the constants of float layers, under names of their own: others may share them.
+
+    What is beyond the type is its largest number: OpenVINO has a mask of finfo.min finite in BF16.
+    """
     import onnx
 
     constants = {each.name: each for each in graph.initializer if each.data_type == _FLOAT}
@@ -135,8 +139,10 @@ def _round_weights(graph: onnx.GraphProto, integers: set[str], half: int) -> Non
                 rounded.add(name)
     for name in sorted(rounded):
         values = onnx.numpy_helper.to_array(constants[name])
-        near = values.astype(_numpy_type(half)).astype(np.float32)
-        graph.initializer.append(onnx.numpy_helper.from_array(near, f"{name}/rounded"))
+        within = np.clip(values, -_LARGEST[half], _LARGEST[half])
+        near = np.where(np.isinf(values), values, within).astype(_numpy_type(half))
+        stored = near.astype(np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(stored, f"{name}/rounded"))
 
 
 def _quantised_next(name: str, readers: dict[str, list[onnx.NodeProto]]) -> bool:

@@ -150,7 +150,7 @@ def _judge(before: Unit, after: Unit, bound: Bound, on: _Samples) -> Verdict:
     result = _outputs("after", after, on)
     result = dict(zip(reference, result.values(), strict=True))  # an export may rename outputs
     if reason := _incomparable(reference, result):
-        return False, reason
+        return False, reason + _whence(after, result, on)
     if isinstance(bound, Exact):
         passed, said = _exact(reference, result, bound)
         reason = _apart(before, after, _shuffled(on)) if passed else ""
@@ -173,6 +173,19 @@ def _incomparable(reference: Outputs, result: Outputs) -> str:
                 at = _at(name, int(np.isfinite(values).argmin()), values)
                 return f"{at} is not finite {side} this stage"
     return ""
+
+
+def _whence(unit: Unit, result: Outputs, on: _Samples) -> str:
+    """The layer that makes a unit's outputs other than finite, as a clause; "" where none does."""
+    finite = [np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in result.values()]
+    sample = next((int(each.argmin()) for each in finite if not each.all()), None)
+    if unit.level is not Level.ONNX or sample is None:
+        return ""
+    from rtc.calibration.oracle import first_not_finite
+
+    start = sample // on.whole * on.whole
+    layer = first_not_finite(unit.onnx.proto, on.split.inputs(start, start + on.whole))
+    return f"; {layer} is the first that is not" if layer else ""
 
 
 def _exact(reference: Outputs, result: Outputs, bound: Exact) -> Verdict:

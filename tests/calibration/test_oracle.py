@@ -88,6 +88,19 @@ def test_a_float_model_is_not_touched():
     assert emulate_half(unit.onnx.proto) == unit.onnx.proto
 
 
+def test_a_mask_of_the_lowest_number_is_finite_where_the_runtime_takes_bf16_for_all():
+    """OpenVINO keeps it so; rounded to BF16 it is -inf, and a row masked throughout NaN."""
+    mask = np.full(2, np.finfo(np.float32).min, np.float32)
+    unit = parse(
+        """g (float[N,2] x) => (float[N,2] y) {
+        a = Add(x, mask)
+        y = Softmax(a)
+    }""",
+        mask=mask,
+    )
+    assert run(_asking_for(unit, "bf16"), [[1.0, 2.0]])["y"].tolist() == [[0.5, 0.5]]
+
+
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
 def test_a_half_type_asked_for_in_the_metadata_rounds_inputs_weights_and_results(kind):
     weight = np.array([[1.0009765625 + 2**-12]], np.float32)

@@ -223,3 +223,13 @@ def test_many_changed_classes_are_for_the_gates_to_judge() -> None:
     changed = int(row.measured.split("changes for ")[1].split(" of")[0])
     assert changed > 20  # of a hundred
     assert row.passed
+
+
+def test_the_layer_that_makes_numbers_other_than_finite_is_named() -> None:
+    import onnx
+
+    model = onnx.load_model_from_string(linear(tail="Log(y)").onnx.proto)
+    for node, name in zip(model.graph.node, ("product", "logarithm"), strict=True):
+        node.name = name
+    row = check(linear(), replace(linear(), model=OnnxModel(model.SerializeToString())), Sound())
+    assert row.measured.endswith("after this stage; logarithm (Log) is the first that is not")
