@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rtc.calibration.tensors import tensor_types, typed, without_weights
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.passes.folding import Folding
-from rtc.passes.graph import is_constant
+from rtc.passes.graph import is_constant, named
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +31,8 @@ def without_decided_branches(unit: Unit) -> Unit:
     typed(model)
     while _inline_decided(model):
         typed(model)
-    return Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
+    made = OnnxModel(model.SerializeToString(deterministic=True))
+    return named(Unit(made, unit.signature))  # two branches may have given a node the same name
 
 
 def _inline_decided(model: onnx.ModelProto) -> bool:
@@ -85,9 +86,9 @@ def _decided(model: onnx.ModelProto, conditions: set[str]) -> dict[str, bool]:
 
 
 def _computing(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
-    """What computes some tensors, back to sizes: what a size is taken of is an input.
+    """What computes some tensors of a typed model, back to sizes.
 
-    So is what another `If` gives, and a large constant.
+    What a size is taken of is an input. So is what another `If` gives, and a large constant.
     """
     import onnx
 
@@ -107,6 +108,7 @@ def _computing(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
     graph.node.extend(reversed(kept))
     constants = {each.name for each in graph.initializer}
     made = {name for node in kept for name in node.output}
+    graph.value_info.extend(each for each in model.graph.value_info if each.name in made)
     graph.input.extend(
         onnx.helper.make_tensor_value_info(name, types[name].kind, types[name].shape)
         for name in sorted(given - constants - made)

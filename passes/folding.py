@@ -199,13 +199,18 @@ def _fixed(shape: Values, given: list[Element]) -> Array | None:
 
 
 def _inferred(graph: gs.Graph, node: gs.Node) -> dict[str, list[int | str | None]]:
-    """Shapes of a node's outputs by name, from those of its inputs and the values of small ones."""
+    """Shapes of a node's outputs by name, from those of its inputs and the values of small ones.
+
+    None where an input's type is not known: what another's operator gives, say.
+    """
     import onnx
     from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+    given = [tensor for tensor in node.inputs if tensor.name]
+    if any(tensor.dtype is None for tensor in given):
+        return {}
     try:
         schema = onnx.defs.get_schema(node.op, graph.opset, node.domain or "")
-        given = [tensor for tensor in node.inputs if tensor.name]
         types = {e.name: OnnxExporter.export_value_info_proto(e, True).type for e in given}
         data = {
             tensor.name: OnnxExporter.export_tensor_proto(tensor)

@@ -8,6 +8,7 @@ import pytest
 from check_pass import equations, parse, unit_of
 
 from rtc.calibration.oracle import Oracle
+from rtc.compiler.axes import settled
 from rtc.passes.branches import without_decided_branches
 from rtc.passes.graph import named
 
@@ -61,7 +62,75 @@ def test_branches_within_branches_and_their_own_names():
         "Mul", "Abs", "Relu", "Mul", "Add", "Identity",
     ]  # fmt: skip
     np.testing.assert_array_equal(run(found, 2, 4)[1], run(unit, 2, 4)[1])
-    onnx.checker.check_model(onnx.load_model_from_string(named(found).onnx.proto), full_check=True)
+    onnx.checker.check_model(onnx.load_model_from_string(found.onnx.proto), full_check=True)
+
+
+# A size taken and compared with Constant nodes of every form, as exporters write it.
+CONDITIONS = {
+    "tensors": """place = Constant<value = int64 {1}>() n = Gather(s, place)
+        one = Constant<value = int64 {1}>() alone = Equal(n, one)""",
+    "numbers": """place = Constant<value_int = 1>() n = Gather(s, place)
+        one = Constant<value_int = 1>() alone = Equal(n, one)""",
+    "lists": """from = Constant<value_ints = [1]>() to = Constant<value_ints = [2]>()
+        n = Slice(s, from, to) one = Constant<value_ints = [1]>() both = Equal(n, one)
+        alone = Squeeze(both)""",
+    "floats": """place = Constant<value_int = 1>() i = Gather(s, place) n = Cast<to = 1>(i)
+        half = Constant<value_float = 1.5>() alone = Less(n, half)""",
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+@pytest.mark.parametrize(("filters", "op"), [(1, "Squeeze"), (2, "Identity")])
+def test_sizes_compared_with_constant_nodes_decide(condition, filters, op):
+    """Through all of what is done with a model from outside; the conditions read a free batch."""
+    unit = named(
+        parse(
+            f"""g (float[N,3,4] x) => (float[N,2] y) {{
+        c = Conv<kernel_shape = [1]>(x, w)
+        d = Relu(c)
+        s = Shape(d)
+        {condition}
+        q = If(alone) <
+            then_branch = f () => (float[N,4] t) {{
+                axes = Constant<value_ints = [1]>() t = Squeeze(d, axes) }},
+            else_branch = g () => (float[N,M,4] e) {{ e = Identity(d) }}>
+        f = Flatten(q)
+        y = MatMul(f, v)
+    }}""",
+            opsets='"" : 18',
+            w=np.ones((filters, 3, 1), np.float32),
+            v=np.ones((4 * filters, 2), np.float32),
+        )
+    )
+    samples = np.random.default_rng(0).standard_normal((16, 3, 4)).astype(np.float32)
+    found = settled(unit, samples, 4).unit
+    kinds = [node.op_type for node in onnx.load_model_from_string(found.onnx.proto).graph.node]
+    assert op in kinds
+    assert "If" not in kinds
+    x, y = run(found, 2, 3, 4)
+    summed = np.maximum(x.sum(axis=1), 0).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(y, np.tile(filters * summed, 2), rtol=1e-5)
+
+
+def test_nodes_of_two_branches_that_share_a_name():
+    branch = "then_branch = f () => (float[N,4] p) { [n] q = Abs(%s) [m] p = Sqrt(q) }"
+    other = "else_branch = h () => (float[N,4] u) { [n] u = Neg(x) }"
+    unit = named(
+        parse(
+            f"""g (float[N,4] x) => (float[N,2] y) <bool yes = {{1}}> {{
+        [n] r = Relu(x)
+        a = If(yes) < {branch % "r"}, {other} >
+        b = If(yes) < {branch % "a"}, {other} >
+        y = MatMul(b, w)
+    }}""",
+            w=np.ones((4, 2), np.float32),
+        )
+    )
+    samples = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    found = onnx.load_model_from_string(settled(unit, samples, 4).unit.onnx.proto)
+    names = [node.name for node in found.graph.node]
+    assert len(names) == len(set(names)) == 6
+    onnx.checker.check_model(found, full_check=True)
 
 
 def test_a_branch_that_gives_what_was_there_and_one_thing_twice():

@@ -202,3 +202,20 @@ def test_what_an_exporter_writes_of_an_expand():
     result = check_pass(STEP, unit)
     assert equations(result.unit)[-1] == "y = Reshape(c, to2/fixed)"
     assert constant(result.unit, "to2/fixed").tolist() == [0, 4, 4]
+
+
+def test_what_another_operator_gives_has_no_type_and_stops_nobody():
+    """A constant that has just been found is read beside it."""
+    unit = parse(
+        """g (float[N,3,4] x) => (float[N,A] y) <float k = {2}> {
+        a = Neg(k)
+        h = foreign.Bar(x)
+        m = Mul(h, a)
+        y = Flatten(m)
+    }""",
+        opsets='"" : 17, "foreign" : 1',
+    )
+    found = FoldConstants().apply(unit, None)
+    assert [line.split(" = ")[1] for line in equations(found.unit)] == [
+        "Bar(x)", "Mul(h, a)", "Flatten(m)",
+    ]  # fmt: skip
