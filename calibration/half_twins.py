@@ -14,7 +14,7 @@ import numpy as np
 
 from rtc.calibration.decibels import decibels
 from rtc.calibration.oracle import session, with_outputs
-from rtc.calibration.rounding import emulate_half, rounded, widened
+from rtc.calibration.rounding import emulate_half, in_steps, rounded, widened
 from rtc.compiler.core.data import Array, Split
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _twin(
     twin.name = f"{node.name}/twin"
     twin.input[:] = [f"{name}/as-half" if name in how.rounds else name for name in node.input]
     twin.output[:] = [f"{name}/twin" if name else "" for name in node.output]
-    made = [twin]
+    made = in_steps(twin, half) if how.half else [twin]
     for name in node.output:
         if name not in floats:
             continue

@@ -83,11 +83,29 @@ def _widen(graph: onnx.GraphProto, types: dict[str, int]) -> None:
         _widen_attributes(node)
         rounded = [name for name in node.output if name in half]
         node.output[:] = [f"{name}/unrounded" if name in half else name for name in node.output]
-        nodes.append(node)
+        nodes += in_steps(node, half[rounded[0]]) if rounded else [node]
         for name in rounded:
             nodes.append(_cast(f"{name}/unrounded", name, half[name]))
             nodes.append(_cast(name, f"{name}/wide", _FLOAT))
     _replace(graph, nodes)
+
+
+def in_steps(node: onnx.NodeProto, half: str | int) -> list[onnx.NodeProto]:
+    """A node in half, with what is rounded inside it.
+
+    TensorRT(-RTX) reads a LogSoftmax as the logarithm of a softmax, which is zero where it is below
+    6e-8. (Read from its networks: sums of squares and logarithms of sums hold.)
+    """
+    import onnx
+
+    if node.op_type != "LogSoftmax":
+        return [node]
+    kind = _BY_NAME[half] if isinstance(half, str) else half
+    (result,) = node.output
+    first = onnx.NodeProto.FromString(node.SerializeToString())
+    first.op_type, first.output[0] = "Softmax", f"{result}/softmax"
+    log = onnx.helper.make_node("Log", [f"{result}/softmax/rounded"], [result])
+    return [first, *_round(f"{result}/softmax", f"{result}/softmax/rounded", kind), log]
 
 
 def _widen_attributes(node: onnx.NodeProto) -> None:

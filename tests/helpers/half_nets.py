@@ -142,6 +142,10 @@ SUM = """g (float[N,64,64,8] x) => (float[N,8] y) <float k = {1e-3}> {
     [scaled] t = Mul(s, k)
     [weight] y = Mul(t, w)
 }"""
+LOG_SOFTMAX = """g (float[N,32] x) => (float[N,32] y) {
+    [log_softmax] l = LogSoftmax(x)
+    [scale] y = Mul(l, w)
+}"""
 TINY = """g (float[N,16] x) => (float[N,16] y) <float small = {1e-9}, float large = {1e9}> {
     [weight] v = Mul(x, w)
     [down] d = Mul(v, small)
@@ -192,6 +196,7 @@ CASES = {
     "where-mask": Case(WHERE_MASK, "mask softmax", normal(24, 8, 8), {"w": normal(8, 8)}),
     "exp": Case(EXP, "exp sum div", normal(24, 32) * 5, {"w": normal(32), **LAST}),
     "log": Case(LOG, "softmax log", normal(24, 32) * 8, {"w": normal(32)}),
+    "log-softmax": Case(LOG_SOFTMAX, "log_softmax", normal(24, 32) * 8, {"w": normal(32)}),
     "sums": Case(
         SUM,
         "sum scaled",
