@@ -9,6 +9,8 @@ import pytest
 import yaml
 from check_pass import parse
 
+from rtc.targets import loader
+
 RECIPE = """\
 recipe: 1
 name: small
@@ -61,7 +63,7 @@ def test_culprits_are_named_and_their_patch_mends_the_candidate(rtc, recipe) -> 
     assert document["before"]["low"] < document["before"]["value"] < document["before"]["high"]
     assert document["surely_broken"]
     patch = (recipe.parent / "patch.yaml").read_text()
-    assert yaml.safe_load(patch) == {"precision": {"pin": {"first": "half", "second": "half"}}}
+    assert yaml.safe_load(patch) == {"precision": {"pin": {"first": "fp32", "second": "fp32"}}}
     recipe.write_text(RECIPE + patch)
     mended = rtc(*ASK, "--backend", "onnxruntime", "--json", "--out", "none.yaml")
     assert mended.document["layers"] == []
@@ -74,7 +76,8 @@ def test_a_person_sees_which_layers_and_what_to_do(rtc, recipe) -> None:
     assert found.code == 0, found.err
     assert "for cpu: agreement with float ≥ 90.00 % does not hold" in found.out
     assert "2 of 3 layers break it; with them put back it is" in found.out
-    assert "merge this into the recipe:\nprecision:\n  pin:\n    first: half\n" in found.out
+    back = "half" if loader.backend("openvino").scheme(loader.profile("cpu")).half else "fp32"
+    assert f"merge this into the recipe:\nprecision:\n  pin:\n    first: {back}\n" in found.out
 
 
 @pytest.mark.parametrize(
