@@ -24,7 +24,7 @@ _SAME = 1e-5  # of the answers' spread: what one kernel gives for one sample, wh
 _NEAR = 1e-3  # what other kernels give
 _ROUNDING = 1e-5  # of the samples: more than any kernel's rounding
 _WILD = 2.0  # times as large as real samples
-_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (.*Status Message: )?")
+_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (.*Status Message: )?(\S+:\d+ .*?\) )?")
 _FEW = 16  # samples whose every tensor is looked at
 
 

@@ -15,23 +15,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rtc.calibration.tensors import typed
 from rtc.compiler import sandbox
 from rtc.compiler.alone import NotAlone, apart, check_alone
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.dynamic_ranges import with_fixed_ranges
+from rtc.compiler.free_batch import freed, inferred, input_of, with_batch
 from rtc.compiler.opset import lifted
 from rtc.compiler.source import signature_of, to_bytes
 from rtc.passes.branches import without_decided_branches
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 _SECONDS = 900.0
 _GB = 16.0
@@ -112,7 +109,7 @@ def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
         if finding.kind == "random" or (finding.kind == "neighbours" and batch > 1):
             raise _refusal(unit, finding) from finding
         why = finding
-    fixed = _with_batch(unit, batch)
+    fixed = with_batch(unit, batch)
     try:
         check_alone(fixed, samples, batch)
     except NotAlone as finding:
@@ -132,13 +129,14 @@ def _compiled_for(batch: int) -> str:
 
 
 def _settled_fixed(unit: Unit, own: int, samples: Array, batch: int) -> Settled:
-    free = _with_batch(unit, None)
-    try:
-        notes = _checked(free, samples, batch)
-        _check_same(unit, free, samples[:own])
-        return Settled(free, notes)
-    except (NotAlone, ModelError) as finding:
-        why = finding.said if isinstance(finding, NotAlone) else str(finding)
+    why = ""
+    for free in freed(unit):
+        try:
+            notes = _checked(free, samples, batch)
+            _check_same(unit, free, samples[:own])
+            return Settled(free, notes)
+        except (NotAlone, ModelError) as finding:
+            why = why or (finding.said if isinstance(finding, NotAlone) else str(finding))
     if own != batch:
         raise ModelError(
             f"the model's batch is fixed to {own}, and freed it is wrong: {why}",
@@ -238,29 +236,10 @@ def _with_sizes(unit: Unit, sizes: tuple[int, ...]) -> Unit:
     if unit.signature.inputs[0].shape[1:] == sizes:
         return unit
     model = onnx.load_model_from_string(unit.onnx.proto)
-    dims = _input(model, unit).type.tensor_type.shape.dim
+    dims = input_of(model, unit).type.tensor_type.shape.dim
     for axis, size in enumerate(sizes, start=1):
         dims[axis].dim_value = size
-    return _inferred(model)
-
-
-def _with_batch(unit: Unit, batch: int | None) -> Unit:
-    """The unit with a fixed batch, or (None) a free one."""
-    import onnx
-
-    model = onnx.load_model_from_string(unit.onnx.proto)
-    for value in (_input(model, unit), model.graph.output[0]):
-        first = value.type.tensor_type.shape.dim[0]
-        if batch is None:
-            first.dim_param = "batch"
-        else:
-            first.dim_value = batch
-    return _inferred(model)
-
-
-def _inferred(model: ModelProto) -> Unit:
-    typed(model)
-    return Unit(OnnxModel(to_bytes(model)), signature_of(model))
+    return inferred(model)
 
 
 def _with_classes(unit: Unit, samples: Array) -> Unit:
@@ -276,11 +255,6 @@ def _with_classes(unit: Unit, samples: Array) -> Unit:
         rows = next(iter(oracle.run(samples[: unit.fixed_batch or 1]).values()))
     model = onnx.load_model_from_string(unit.onnx.proto)
     dims = model.graph.output[0].type.tensor_type.shape.dim
-    dims[0].CopyFrom(_input(model, unit).type.tensor_type.shape.dim[0])
+    dims[0].CopyFrom(input_of(model, unit).type.tensor_type.shape.dim[0])
     dims[1].dim_value = rows.shape[1]
     return Unit(OnnxModel(to_bytes(model)), signature_of(model))
-
-
-def _input(model: ModelProto, unit: Unit) -> Any:
-    name = unit.signature.inputs[0].name
-    return next(value for value in model.graph.input if value.name == name)

@@ -48,9 +48,22 @@ g (float[T,6] x) => (float[T,3] y) {
 ROWS = """
 g (float[T,6] x) => (float[T,3] y) { a = ReduceMean<axes=[0], keepdims=1>(x) y = MatMul(a, w) }
 """
-BAKED = (
-    "g (float[{batch},2,3] x) => (float[{batch},3] y) {{ f = Reshape(x, shape) y = MatMul(f, w) }}"
-)
+BAKED = """
+g (float[{batch},2,3] x) => (float[{batch},3] y) {{
+  f = Flatten(x)
+  c = Concat<axis=1>(f, token)
+  y = MatMul(c, w8)
+}}
+"""
+RESHAPED = """
+g (float[4,2,3] x) => (float[4,3] y) {
+  rows = Reshape(x, eight_rows)
+  kept = Relu(rows)
+  again = Reshape<allowzero=1>(kept, four_by_two)
+  f = Reshape(again, shape)
+  y = MatMul(f, w)
+}
+"""
 TRAINING = """
 g (float[N,6] x) => (float[N,3] y) {
   a = MatMul(x, w)
@@ -95,6 +108,10 @@ CONSTANTS: Mapping[str, np.ndarray] = {
     "zero": np.array([0]),
     "minus_two": np.array([-2]),
     "shape": np.array([4, -1]),
+    "eight_rows": np.array([8, 3]),
+    "four_by_two": np.array([4, 2, 3]),
+    "token": np.ones((4, 2), np.float32),
+    "w8": DRAW.normal(size=(8, 3)).astype(np.float32),
     "b0": np.zeros(3, np.float32),
     "b1": np.ones(3, np.float32),
 }
@@ -194,6 +211,17 @@ def test_a_fixed_batch_that_can_be_freed_is() -> None:
     found = settled(model(BATCH.replace("N", "4")), SAMPLES, 2)
     assert first(found.unit) == "batch"
     assert found.notes == ()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_a_batch_in_the_constants_of_reshapes_is_freed(batch: int) -> None:
+    unit = model(RESHAPED)
+    found = settled(unit, CUBES, batch)
+    assert first(found.unit) == "batch"
+    assert found.notes == ()
+    with Oracle(unit.onnx.proto) as before, Oracle(found.unit.onnx.proto) as after:
+        wanted = np.concatenate([before.run(CUBES[i : i + 4])["y"] for i in range(0, 16, 4)])
+        np.testing.assert_allclose(after.run(CUBES)["y"], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fixed_batch_stays_where_it_is_the_recipes() -> None:
