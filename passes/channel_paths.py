@@ -130,7 +130,7 @@ def _path(graph: gs.Graph, first: Layer, layers: Mapping[str, Layer]) -> Path | 
     tensor = first.node.outputs[0]
     clips: list[gs.Node] = []
     while not reason:
-        readers = [node for node in tensor.outputs if node.op != "Shape"]  # which asks no values
+        readers = [node for node in tensor.outputs if node.op not in ("Shape", "Size")]
         if is_output(graph, tensor):
             return f"{tensor.name} is an output of the model"
         if len(readers) != 1:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rtc.calibration.tensors import typed
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.unit import OnnxModel, Unit
+from rtc.passes.constant_nodes import to_initialisers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,10 +66,10 @@ def read(unit: Unit) -> gs.Graph:
     model = onnx.load_model_from_string(unit.onnx.proto)
     _refuse_nested(model)
     _drop_default_inputs(model.graph)
+    to_initialisers(model.graph)
     typed(model, trusting=True)
     with G_LOGGER.suppress():  # it prints to our standard output
         graph = gs.import_onnx(model)
-    _constants_to_initialisers(graph)
     _name_nodes(graph)
     return graph
 
@@ -236,20 +237,6 @@ def _drop_default_inputs(graph: onnx.GraphProto) -> None:
     inputs = [each for each in graph.input if each.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
-
-
-def _constants_to_initialisers(graph: gs.Graph) -> None:
-    nodes = list(graph.nodes)
-    graph.nodes = []
-    for node in nodes:
-        if node.op != "Constant" or "value" not in node.attrs or is_output(graph, node.outputs[0]):
-            graph.nodes.append(node)
-            continue
-        constant, result = node.attrs["value"], node.outputs[0]
-        constant.name = result.name
-        node.outputs.clear()
-        for consumer in list(result.outputs):
-            consumer.inputs = [constant if each is result else each for each in consumer.inputs]
 
 
 def _name_nodes(graph: gs.Graph) -> None:

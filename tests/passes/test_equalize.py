@@ -344,6 +344,46 @@ def test_within_one_budget_the_harmless_relu6_is_replaced_and_the_other_is_not()
     assert [row["second"] for row in result.details["pairs"]] == ["two"]
 
 
+@pytest.mark.parametrize(
+    ("make", "limits"),
+    [
+        ("low = Constant<value_float = 0.0>()", "low"),
+        ("low = Constant<value = float {0}>()", "low"),
+        ("low = Constant<value_float = 0.0>() lows = Constant<value_float = inf>()", "low, lows"),
+    ],
+)
+def test_limits_are_read_in_whatever_form_they_are_written(make, limits):
+    unit = parse(
+        f"""g (float[N,4] x) => (float[N,3] y) {{
+        {make}
+        [one] a = Gemm(x, w1)
+        r = Clip(a, {limits})
+        [two] y = Gemm(r, w2)
+    }}""",
+        w1=uneven(8, 4).T.astype(np.float32),
+        w2=weights(8, 3),
+    )
+    assert len(check_pass(Equalize(), unit).details["pairs"]) == 1
+
+
+@pytest.mark.parametrize("op", ["Shape", "Size"])
+def test_who_asks_for_sizes_reads_no_channels(op):
+    unit = parse(
+        f"""g (float[N,4] x) => (float[N,3] y) {{
+        [one] a = Gemm(x, w1)
+        r = Relu(a)
+        s = {op}(r)
+        f = Cast<to = 1>(s)
+        [two] p = Gemm(r, w2)
+        m = ReduceMax<keepdims = 0>(f)
+        y = Mul(p, m)
+    }}""",
+        w1=uneven(8, 4).T.astype(np.float32),
+        w2=weights(8, 3),
+    )
+    assert len(check_pass(Equalize(), unit).details["pairs"]) == 1
+
+
 def test_a_net_without_neighbours_is_left_alone():
     unit = parse(
         "g (float[N,4] x) => (float[N,3] y) {\n[only] y = MatMul(x, w)\n}", w=weights(4, 3)

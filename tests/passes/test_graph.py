@@ -1,3 +1,4 @@
+import numpy as np
 import onnx
 import pytest
 from check_pass import equations, parse, unit_of
@@ -40,6 +41,48 @@ def test_initialisers_listed_as_inputs_are_none():
     model = onnx.load_model_from_string(unit.onnx.proto)
     model.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [2]))
     assert [each.name for each in read(unit_of(model.SerializeToString())).inputs] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("value = float[2] {1, 2}", np.array([1, 2], np.float32)),
+        ("value_float = 1.5", np.array(1.5, np.float32)),
+        ("value_floats = [1.5, 2.0]", np.array([1.5, 2], np.float32)),
+        ("value_int = 7", np.array(7)),
+        ("value_ints = [7, 8]", np.array([7, 8])),
+        ('value_string = "one"', np.array("one", object)),
+        ('value_strings = ["one", "two"]', np.array(["one", "two"], object)),
+    ],
+)
+def test_a_constant_node_is_an_initialiser_in_whatever_form_it_is_written(form, expected):
+    body = f"c = Constant<{form}>() s = Shape(c) y = Identity(s)"
+    graph = read(parse(f"g (float[N,2] x) => (int64[A] y) {{ {body} }}"))
+    assert [node.op for node in graph.nodes] == ["Shape", "Identity"]
+    found = graph.nodes[0].inputs[0].values
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(found.astype(str), expected.astype(str))
+
+
+@pytest.mark.parametrize("places", [[1, 5], [[0, 1], [1, 2]]], ids=["in order", "by axis"])
+def test_a_sparse_constant_is_written_out(places):
+    values = onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [2], [3.0, 4.0])
+    indices = onnx.numpy_helper.from_array(np.array(places), "i")
+    sparse = onnx.helper.make_sparse_tensor(values, indices, [2, 3])
+    unit = parse("g (float[2,3] x) => (float[2,3] y) { c = Identity(x) y = Add(x, c) }")
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    model.graph.node[0].CopyFrom(
+        onnx.helper.make_node("Constant", [], ["c"], sparse_value=sparse),
+    )
+    (add,) = read(unit_of(model.SerializeToString())).nodes
+    np.testing.assert_array_equal(add.inputs[1].values, [[0, 3, 0], [0, 0, 4]])
+
+
+def test_a_constant_node_that_is_an_output_stays():
+    unit = parse(
+        "g (float[2] x) => (float[2] y, float c) { c = Constant<value_float=2.0>() y = Mul(x, c) }"
+    )
+    assert [node.op for node in read(unit).nodes] == ["Constant", "Mul"]
 
 
 def test_control_flow_is_refused_by_name():
