@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rtc.passes.graph import Names, is_constant, value
+from rtc.passes.layers import Layer, has_bias
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
-
-    from rtc.passes.layers import Layer
 
 Doubles = npt.NDArray[np.float64]
 
@@ -42,8 +41,8 @@ def bias_obstacle(layer: Layer) -> str:
     """Why a layer's bias cannot be changed channel by channel; "" where it can."""
     if layer.op == "MatMul":
         return "a MatMul has no bias"
-    if len(layer.node.inputs) > 2 and layer.node.inputs[2].name:
-        return "" if value(layer.node, 2) is not None else "its bias is not constant"
+    if has_bias(layer.node) and value(layer.node, 2) is None:
+        return "its bias is not constant"
     return ""
 
 

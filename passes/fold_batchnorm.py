@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import Names, bypass, is_output, read, value, write
+from rtc.passes.layers import has_bias
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -83,7 +84,7 @@ def _check_layer(graph: gs.Graph, tensor: Any) -> str:
         return f"the output of {layer.name} is the model's too"
     if len(tensor.outputs) > 1:
         return f"the output of {layer.name} has {len(tensor.outputs)} readers"
-    if value(layer, 1) is None or (_has_bias(layer) and value(layer, 2) is None):
+    if value(layer, 1) is None or (has_bias(layer) and value(layer, 2) is None):
         return f"the weights of {layer.name} are not constant"
     if layer.op == "Gemm" and _gemm_bias_rows(layer) != 1:
         return f"the bias of {layer.name} differs by sample"
@@ -96,7 +97,7 @@ def _rewrite(names: Names, node: gs.Node) -> str:
 
     layer = node.inputs[0].inputs[0]
     gamma, beta, mean, variance = (_double(node, index) for index in (1, 2, 3, 4))
-    old = _double(layer, 2).reshape(-1) if _has_bias(layer) else np.zeros(1)
+    old = _double(layer, 2).reshape(-1) if has_bias(layer) else np.zeros(1)
     with np.errstate(divide="ignore", invalid="ignore"):  # looked at below
         scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
         weight = _scaled(layer, scale)
@@ -125,10 +126,6 @@ def _scaled(layer: gs.Node, scale: Doubles) -> Doubles:
     if layer.op == "Gemm" and not layer.attrs.get("transB", 0):
         return weight * scale
     return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
-
-
-def _has_bias(layer: gs.Node) -> bool:
-    return len(layer.inputs) > 2 and bool(layer.inputs[2].name)
 
 
 def _gemm_bias_rows(layer: gs.Node) -> int:

@@ -123,6 +123,11 @@ def _attribute_obstacle(node: gs.Node) -> str:
     return ""
 
 
+def has_bias(node: gs.Node) -> bool:
+    """Whether a Conv, ConvTranspose or Gemm adds something; an optional input may be unnamed."""
+    return len(node.inputs) > 2 and bool(node.inputs[2].name)
+
+
 def activations(node: gs.Node) -> list[Any]:
     """What a node reads that is not a constant; a layer with weights reads its first input."""
     inputs = node.inputs[:1] if node.op in WEIGHTED else node.inputs

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy
 from rtc.passes.graph import is_output
-from rtc.passes.layers import FUSED, activations, commutes, origin, output_of, producer
+from rtc.passes.layers import FUSED, activations, commutes, has_bias, origin, output_of, producer
 from rtc.passes.residuals import Residual, residuals
 
 if TYPE_CHECKING:
@@ -99,13 +99,10 @@ def placement(
                 spots.add_path(tensor, node)
         if quantise_outputs and plan.precision_of(node.name) is Precision.INT8:
             result = output_of(graph, node)
-            if not (float_logits and _has_bias(node) and is_output(graph, result)):
+            biased = node.op == "Gemm" and has_bias(node)
+            if not (float_logits and biased and is_output(graph, result)):
                 spots.add(result, None)
     return spots.result()
-
-
-def _has_bias(node: gs.Node) -> bool:
-    return node.op == "Gemm" and len(node.inputs) > 2
 
 
 def _join(spots: Spots, add: Residual, policy: ResidualPolicy, *, both: bool) -> None:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from check_pass import check_pass, constant, equations, parse
 from nets import ONNXRUNTIME, OPENVINO, TENSORRT, context, planned, residual
@@ -61,6 +62,20 @@ def test_quantised_outputs_and_the_models_own_output_keeps_its_name():
 def test_logits_stay_float_where_a_biased_product_may_write_them_so():
     lines = without_weights(insert(CHAIN, replace(ONNXRUNTIME, bias="int32")).unit)
     assert lines[-1] == "y = Gemm(r/dq, fc2/weight/dq, fc2/bias/dq)"
+
+
+def test_a_bias_without_a_name_is_none():
+    model = onnx.load_model_from_string(CHAIN.onnx.proto)
+    model.graph.node[2].input[2] = ""
+    unnamed = Unit(OnnxModel(model.SerializeToString()), CHAIN.signature)
+    del model.graph.node[2].input[2:]
+    without = Unit(OnnxModel(model.SerializeToString()), CHAIN.signature)
+    scheme = replace(ONNXRUNTIME, bias="int32")
+    lines = without_weights(insert(unnamed, scheme).unit)
+    assert [line.replace(", )", ")") for line in lines] == without_weights(
+        insert(without, scheme).unit
+    )
+    assert lines[-1] == "y = DequantizeLinear(y/q, y/scale, y/zero_point)"
 
 
 def test_types_follow_the_scheme():
@@ -196,7 +211,6 @@ def test_nothing_to_do():
 
 
 def test_an_old_opset_is_a_model_error():
-    import onnx
 
     model = onnx.load_model_from_string(CHAIN.onnx.proto)
     model.opset_import[0].version = 12
@@ -217,7 +231,6 @@ def _optimised(unit, inputs):
     import tempfile
     from pathlib import Path
 
-    import onnx
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
