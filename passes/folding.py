@@ -12,7 +12,7 @@ from rtc.calibration.oracle import evaluate
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.passes.graph import Names, dtype_of, is_constant, is_output
-from rtc.passes.sizes import Element, Sizes, Values, known, over, product, size_of
+from rtc.passes.sizes import Element, Sizes, Values, broadcast, known, over, product, size_of
 
 if TYPE_CHECKING:
     import onnx
@@ -130,7 +130,7 @@ class Folding:
             return
         own: list[Element] = [*[1] * (len(wanted) - len(given)), *map(size_of, given)]
         to: list[Element] = [*[1] * (len(given) - len(wanted)), *wanted]
-        shape = [_dim(b if a == 1 else a) for a, b in zip(own, to, strict=True)]
+        shape = [_dim(broadcast(a, b)) for a, b in zip(own, to, strict=True)]
         self._improve(node.outputs[0], shape)
 
     def _fill(self, node: gs.Node) -> None:

@@ -165,6 +165,13 @@ def product(elements: Iterable[Element]) -> Element:
     return total
 
 
+def broadcast(a: Element, b: Element) -> Element:
+    """The size that two give which go together: a number is the result wherever it is not 1."""
+    if 1 in (a, b):
+        return b if a == 1 else a
+    return a if a == b else next((each for each in (a, b) if isinstance(each, int)), None)
+
+
 def _plus(a: Element, b: Element) -> Element:
     if isinstance(a, int) and isinstance(b, int):
         return a + b
@@ -249,10 +256,15 @@ def _slice(node: gs.Node, inputs: list[Any]) -> Values | None:
     for axis, *cut in zip(axes or range(len(starts)), starts, ends, steps, strict=True):
         if not all(isinstance(each, int) for each in cut):
             return None
-        start, end, step = cut
-        end = None if end < -found.shape[axis] and step < 0 else end  # the first one included
-        found = found[(slice(None),) * (axis % found.ndim) + (slice(start, end, step),)]
+        found = np.take(found, _places(found.shape[axis], *cut), axis)
     return np.asarray(found)
+
+
+def _places(size: int, start: int, end: int, step: int) -> npt.NDArray[np.int64]:
+    """What a Slice takes of an axis. Unlike Python's, it starts at a place that is there."""
+    start, end = (each + size if each < 0 else each for each in (start, end))
+    low, high = (0, size) if step > 0 else (-1, size - 1)
+    return np.arange(min(max(start, 0), high), min(max(end, low), high), step)
 
 
 def _concat(node: gs.Node, inputs: list[Any]) -> Values | None:
@@ -287,7 +299,10 @@ def _expand(_: gs.Node, inputs: list[Any]) -> Values | None:
 
 def _reduce_product(node: gs.Node, inputs: list[Any]) -> Values | None:
     axes = _axes(node, inputs[1] if len(inputs) > 1 else None)
-    if inputs[0].ndim != 1 or (axes is not None and axes not in ([0], [-1])):
+    if not axes and node.attrs.get("noop_with_empty_axes", 0):
+        computed = axes is None and len(node.inputs) > 1 and node.inputs[1].name
+        return None if computed else inputs[0]
+    if inputs[0].ndim != 1 or (axes and axes not in ([0], [-1])):
         return None
     return _array(product(inputs[0]), (1,) if node.attrs.get("keepdims", 1) else ())
 

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from check_pass import check_pass, constant, equations, parse
 
+from rtc.calibration.oracle import Oracle
 from rtc.passes.fold_constants import FoldConstants
+from rtc.passes.sizes import Size, broadcast
 
 STEP = FoldConstants()
+N, M = Size(1, ("N",)), Size(1, ("M",))
 
 
 def test_what_depends_on_constants_is_computed():
@@ -17,7 +20,7 @@ def test_what_depends_on_constants_is_computed():
     result = check_pass(STEP, unit)
     assert equations(result.unit) == ["y = Add(x, b)"]
     np.testing.assert_array_equal(constant(result.unit, "b"), [-2, -4, -6, -8])
-    assert result.details["folded"] == 3
+    assert result.details["folded"] == 2
 
 
 def test_a_shape_with_a_free_batch_is_a_constant_of_a_reshape():
@@ -219,3 +222,33 @@ def test_what_another_operator_gives_has_no_type_and_stops_nobody():
     assert [line.split(" = ")[1] for line in equations(found.unit)] == [
         "Bar(x)", "Mul(h, a)", "Flatten(m)",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("to", [[5, 4], [5, 1], [2, 5, 4]])
+def test_a_free_size_that_is_expanded_to_a_number_is_that_number(to):
+    """It was one: nothing else would do."""
+    unit = parse(
+        """g (float[N,4] x) => (float[?,4] y) {
+        r = Relu(x)
+        e = Expand(r, to)
+        expanded = Shape<start = -2, end = -1>(e)
+        given = Shape<end = 1>(r)
+        same = Equal(expanded, given)
+        one = Cast<to = 1>(same)
+        y = Add(r, one)
+    }""",
+        to=np.array(to),
+    )
+    folded = FoldConstants().apply(unit, None).unit
+    x = np.ones((1, 4), np.float32)
+    for each in (unit, folded):
+        with Oracle(each.onnx.proto) as oracle:
+            np.testing.assert_array_equal(oracle.run(x)["y"], x)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [(1, N, N), (N, 1, N), (N, N, N), (N, 5, 5), (5, N, 5), (None, 5, 5), (N, M, None), (N, 0, 0)],
+)
+def test_the_size_that_two_give(a, b, expected):
+    assert broadcast(a, b) == expected

@@ -64,7 +64,8 @@ def test_sizes_of_dimensions(dim, expected):
 def value(nodes, shape="N,3,4"):
     graph = read(
         parse(f"""g (float[{shape}] x) => (int64[A] y) <int64[1] zero = {{0}}, int64[1] one = {{1}},
-    int64[1] two = {{2}}, int64[1] minus = {{-1}},
+    int64[1] two = {{2}}, int64[1] minus = {{-1}}, int64[1] far = {{-9}}, int64[1] ninth = {{9}},
+    int64[0] nothing = {{}},
     int64 last = {{-1}}, int64[2] twice = {{1, 0}}> {{
         s = Shape(x)
         {nodes}
@@ -98,6 +99,17 @@ def value(nodes, shape="N,3,4"):
         ("c = Equal(s, minus) y = Where(c, one, s)", [N, 3, 4]),
         ("c = Greater(s, two) y = Where(c, one, two)", [None, 1, 1]),
         ("y = Slice(s, minus, zero, zero, minus)", [4, 3]),
+        ("y = Slice(s, far, minus, zero, minus)", []),
+        ("y = Slice(s, far, far, zero, minus)", [N]),  # ONNX starts at a place that is there
+        ("y = Slice(s, minus, far, zero, minus)", [4, 3, N]),
+        ("y = Slice(s, ninth, far, zero, minus)", [4, 3, N]),
+        ("y = Slice(s, ninth, one, zero, minus)", [4]),
+        ("y = Slice(s, far, ninth, zero, two)", [N, 4]),
+        ("y = Slice(s, ninth, ninth)", []),
+        ("y = ReduceProd<keepdims = 0>(s, nothing)", Size(12, ("N",))),
+        ("y = ReduceProd<keepdims = 0, noop_with_empty_axes = 1>(s, zero)", Size(12, ("N",))),
+        ("y = ReduceProd<keepdims = 0, noop_with_empty_axes = 1>(s)", [N, 3, 4]),
+        ("y = ReduceProd<noop_with_empty_axes = 1>(s, nothing)", [N, 3, 4]),
     ],
 )
 def test_values(nodes, expected):
