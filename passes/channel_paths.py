@@ -4,11 +4,14 @@ Between them h may move channels (Flatten, Transpose, a shuffle), as long as sca
 positive factor scales what arrives by the same factors: h(x · s) = h(x) · s. That is a property of
 operators (`_HOMOGENEOUS`). Which channel arrives where is not read off shapes, where sizes may
 agree by chance: h is run on random values, and again with each channel times a factor of its own,
-and every input of the second layer is told by the factor that arrives there.
+and every input of the second layer is told by the factor that arrives there. The factors lie far
+apart, and are turned upside down as well: of any two channels each is once by far the larger, so
+that what takes a maximum across them shows.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +55,9 @@ _HOMOGENEOUS = frozenset(
 )
 """f(c · x) = c · f(x) for every c > 0, whatever the attributes and the inputs after the first."""
 
-_STEP = 2.0**-8  # between the factors of two channels
-_ERROR = 1e-5  # of a factor: what sums in float32 may differ by
+_DIGITS = 17  # the factors of one run; it tells one digit of a channel's number, from -8 to 8
+_APART = 6.0  # powers of 2 between two of them: more than lie between values, or sums of some
+_ERROR = 1e-5  # of a factor, which is exact in float32
 _SAMPLES = 2  # so that what mixes samples shows
 
 
@@ -194,37 +198,68 @@ def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Indices 
     random = np.random.default_rng(0)
     between = session(prefix(proto, read, made))
     plain = {name: random.uniform(1, 2, shapes[name]).astype(np.float32) for name in made}
-    scaled = {
-        name: values * _factors(values.ndim, each.first)
-        for (name, values), each in zip(plain.items(), paths, strict=True)
-    }
-    seen, after = (between.run(read, given | each) for each in (plain, scaled))
-    return [_source(*each) for each in zip(paths, seen, after, strict=True)]
+    before = between.run(read, given | plain)
+    numbers = [np.zeros(values.shape) for values in before]
+    for place in range(_places(paths)):
+        up, down = (
+            between.run(read, given | _scaled(plain, paths, place, sign)) for sign in (1, -1)
+        )
+        numbers = [
+            number + _DIGITS**place * _digits(*values)
+            for number, *values in zip(numbers, before, up, down, strict=True)
+        ]
+    return [_source(*each) for each in zip(paths, before, numbers, strict=True)]
 
 
-def _factors(rank: int, layer: Layer) -> Array:
-    """A factor of its own for each output channel, to be multiplied with the layer's output."""
-    shape = [1] * rank
-    shape[layer.channel_axis] = -1
-    count = layer.channels[1]
-    return (1 + _STEP * np.arange(count, dtype=np.float32)).reshape(shape)
+def _places(paths: Sequence[Path]) -> int:
+    """How many digits the number of a channel has."""
+    most = max(each.first.channels[1] for each in paths)
+    return next(places for places in itertools.count(1) if _DIGITS**places >= most)
 
 
-def _source(path: Path, plain: Array, scaled: Array) -> Indices | None:
-    """The channels whose factors lie between what arrived unscaled and scaled."""
-    axis = path.second.channel_axis
-    before, after = (np.moveaxis(each, axis, 0) for each in (plain, scaled))
-    before, after = (each.reshape(len(each), -1).astype(np.float64) for each in (before, after))
+def _scaled(
+    plain: Mapping[str, Array], paths: Sequence[Path], place: int, sign: int
+) -> dict[str, Array]:
+    """What the first layers make, each channel times the factor of a digit of its number."""
+    scaled = {}
+    for (name, values), path in zip(plain.items(), paths, strict=True):
+        shape = [1] * values.ndim
+        shape[path.first.channel_axis] = -1
+        digits = np.arange(path.first.channels[1]) // _DIGITS**place % _DIGITS - _DIGITS // 2
+        factors = np.exp2(sign * _APART * digits).astype(np.float32)
+        scaled[name] = values * factors.reshape(shape)
+    return scaled
+
+
+def _digits(before: Array, up: Array, down: Array) -> Doubles:
+    """The digits, from 0 on, whose factors lie between what arrived before and after scaling.
+
+    NaN where it is no channel's factor; any digit where nothing arrives.
+    """
+    powers = [_powers(before, after) / _APART for after in (up, down)]
+    agree = (powers[0] == np.rint(powers[0])) & (powers[0] == -powers[1])
+    return np.where(agree, powers[0] + _DIGITS // 2, np.nan)
+
+
+def _powers(before: Array, after: Array) -> Doubles:
+    """Powers of 2 between values; NaN where it is no whole one."""
     live = before != 0
-    if after[~live].any():
-        return None
-    factors = np.divide(after, before, out=np.ones_like(after), where=live)
-    nearest = np.rint((factors - 1) / _STEP)
-    if (np.abs(factors - (1 + _STEP * nearest)) > _ERROR * np.abs(factors)).any():
-        return None
-    first = np.where(live, nearest, np.inf).min(axis=1)
-    last = np.where(live, nearest, -np.inf).max(axis=1)
+    still = np.where(after == before, 1.0, np.nan)
+    factors = np.divide(after, before, out=still, where=live, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        powers = np.rint(np.log2(factors))
+        return np.where(np.abs(factors - np.exp2(powers)) <= _ERROR * factors, powers, np.nan)
+
+
+def _source(path: Path, values: Array, numbers: Doubles) -> Indices | None:
+    """The channel that each input of the second layer is, of what arrives at each place."""
+    axis = path.second.channel_axis
+    values, numbers = (np.moveaxis(each, axis, 0) for each in (values, numbers))
+    values, numbers = (each.reshape(len(each), -1) for each in (values, numbers))
+    live = values != 0
     some = live.any(axis=1)
-    if (first != last)[some].any():
+    first = np.where(live, numbers, np.inf).min(axis=1)
+    last = np.where(live, numbers, -np.inf).max(axis=1)
+    if np.isnan(numbers).any() or (first != last)[some].any():
         return None
     return np.where(some, last, NOWHERE).astype(np.int64)

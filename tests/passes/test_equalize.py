@@ -280,6 +280,74 @@ def test_what_stops_a_pair_is_named(body, reason):
     assert result.details["stopped"]["one"] == reason
 
 
+MAXOUT = "v = Reshape(r, pairs_of)\n m = ReduceMax<keepdims = 0>(v, last_axis)\n"
+POOLED = "u = Unsqueeze(r, one_axis)\n p = MaxPool<kernel_shape = [2], strides = [2]>(u)\n"
+ACROSS = {  # maxima across channels, with what the first layer reads and the shapes of w1 and w2
+    "maxout": ("8", MAXOUT + "[two] y = Gemm(m, w2)", (8, 8), (4, 3)),
+    "over tokens' channels": (
+        "6,8",
+        "m = ReduceMax<keepdims = 0>(r, last_axis)\n [two] y = Gemm(m, w2)",
+        (8, 4),
+        (6, 3),
+    ),
+    "of two": ("8", "m = ReduceMax(r, last_axis)\n [two] y = Gemm(m, w2)", (8, 2), (1, 3)),
+    "of many": ("8", "m = ReduceMax(r, last_axis)\n [two] y = Gemm(m, w2)", (8, 300), (1, 3)),
+    "pooled": (
+        "8",
+        POOLED + "f = Flatten(p)\n [two] y = Gemm(f, w2)",
+        (8, 8),
+        (4, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", ["N", "1", "3"])
+@pytest.mark.parametrize("across", ACROSS.values(), ids=ACROSS)
+def test_a_maximum_across_channels_is_none_of_them(across, batch):
+    sample, body, w1, w2 = across
+    known = {
+        "pairs_of": np.array([0, 4, 2]),
+        "last_axis": np.array([-1]),
+        "one_axis": np.array([1]),
+    }
+    unit = parse(
+        f"""g (float[{batch},{sample}] x) => (float[{batch},3] y) {{
+        [one] a = MatMul(x, w1)
+        r = Relu(a)
+        {body}
+    }}""",
+        opsets='"" : 18',
+        w1=np.ascontiguousarray(uneven(*w1[::-1]).T, np.float32),
+        w2=weights(*w2),
+        **{name: values for name, values in known.items() if name in body},
+    )
+    result = check_pass(Equalize(), unit, samples=6)
+    assert result.details["pairs"] == []
+    assert result.details["stopped"]["one"].endswith("does not read its channels one by one")
+
+
+def test_a_thousand_channels_are_told_apart_and_a_maximum_of_each_is_followed():
+    order = np.random.default_rng(3).permutation(1000)
+    unit = parse(
+        """g (float[N,3,2] x) => (float[N,2] y) {
+        [one] a = Conv(x, w1)
+        m = GlobalMaxPool(a)
+        f = Flatten(m)
+        v = Reshape(f, twenty)
+        t = Transpose<perm = [0,2,1]>(v)
+        g = Flatten(t)
+        [two] y = Gemm(g, w2)
+    }""",
+        w1=uneven(1000, 3, 1).astype(np.float32)[order],
+        w2=weights(1000, 2),
+        twenty=np.array([0, 20, 50]),
+    )
+    result = check_pass(Equalize(), unit)
+    made = np.abs(constant(result.unit, "one/weight")).max((1, 2))
+    read = np.abs(constant(result.unit, "two/weight")).max(1).reshape(50, 20).T.reshape(-1)
+    np.testing.assert_allclose(made, read, rtol=0.02)
+
+
 def clipped(size):
     """Two layers with a ReLU6 between them, on inputs `size` times as large."""
     return parse(
