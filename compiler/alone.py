@@ -95,7 +95,7 @@ def apart(wanted: Array, seen: Array) -> float:
 
 
 def _share(off: float) -> str:
-    return f"{100 * off:.2g} % of their spread"
+    return f"{100 * off:.2g} % of the answers' spread"
 
 
 class _Answer:

@@ -34,6 +34,7 @@ PARSE_GB = 8.0
 _LARGEST = (1 << 31) - 1  # protobuf's own limit
 _KEY = b"location"  # stands in every model that names another file
 _BESIDE = "beside/"  # before the location of a file, among those that a child is given
+_known: dict[str, list[str]] = {}  # locations by the digest of the model's own bytes
 _WRONG_KIND = {errno.ELOOP: "a link", errno.ENOTDIR: "a link, or no folder"}
 
 
@@ -87,6 +88,10 @@ def _too_large(where: Path) -> ModelError:
 
 
 def _locations(path: Path, proto: bytes) -> list[str]:
+    """The files that a model names; a compile asks several times, so what was found is kept."""
+    key = digest(proto)
+    if key in _known:
+        return _known[key]
     with reading(path):
         found = sandbox.run(
             "rtc.compiler.model_files:list_locations",
@@ -96,8 +101,8 @@ def _locations(path: Path, proto: bytes) -> list[str]:
             memory_gb=PARSE_GB,
             what=f"reading {path.name}",
         )
-    locations: list[str] = json.loads(found["locations.json"])
-    return locations
+    _known[key] = json.loads(found["locations.json"])
+    return _known[key]
 
 
 @contextmanager
