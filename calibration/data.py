@@ -66,6 +66,10 @@ class _Splits:
     seed: int
     preprocess: Preprocess
 
+    @property
+    def classes(self) -> int:
+        return self.dataset.classes
+
     @cached_property
     def digest(self) -> str:
         """Of every sample, label and group that was read, and of how they are divided."""

@@ -192,23 +192,28 @@ def publish(
 
 
 def newest(home: Path, version: str) -> str:
-    """The version, or its last compile afresh, that a target's folder has a bundle of; or ""."""
+    """The last bundle of a version that passed, or the last one, compiles afresh included; or "".
+
+    Found by name: a target's folder is looked at, and no bundle.
+    """
+    found = _of_version(home, version)
+    passed = {number: name for number, name in found.items() if (home / name).is_dir()}
+    return (passed or found)[max(passed or found)] if found else ""
+
+
+def afresh(home: Path, version: str) -> str:
+    """The name of the next bundle of the same inputs: "1.0.0+0123…cdef.2" after the first."""
+    last = max(_of_version(home, version), default=0)
+    return f"{version}.{last + 1}" if last else version
+
+
+def _of_version(home: Path, version: str) -> dict[int, str]:
+    """The names of a version's bundles, passed or failed, by their number."""
     with durable.explained(home, elsewhere=_ELSEWHERE):
         there = {path.name.removesuffix(_FAILED) for path in home.glob(f"{version}*")}
     of_version = re.compile(re.escape(version) + r"(?:\.([1-9][0-9]{0,5}))?")
-    found = [match for match in map(of_version.fullmatch, there) if match]
-    return max(found, key=_number).group() if found else ""
-
-
-def afresh(version: str) -> str:
-    """The name of the next bundle of the same inputs: "1.0.0+0123…cdef.2" after the first."""
-    first, _, last = version.partition("+")
-    inputs, _, number = last.partition(".")
-    return f"{first}+{inputs}.{int(number or 1) + 1}"
-
-
-def _number(found: re.Match[str]) -> int:
-    return int(found[1] or 1)
+    matches = [match for match in map(of_version.fullmatch, there) if match]
+    return {int(match[1] or 1): match.group() for match in matches}
 
 
 def make_latest(bundle: Verified) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +26,12 @@ from rtc.compiler.core.unit import Level, Unit
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _BY_NAME = frozenset({"import_module", "__import__"})
-_BY_PATH = frozenset({"spec_from_file_location", "SourceFileLoader", "run_path", "run_module"})
+_UNTOLD = _BY_NAME | {
+    "SourceFileLoader", "exec_module", "locate", "resolve_name", "run_module", "run_path",
+    "spec_from_file_location",
+}  # fmt: skip
+"""What brings code in that the text does not tell; "import_module" may be given a constant."""
+_RUNS_TEXT = frozenset({"compile", "eval", "exec"})  # as names alone: torch.compile is another
 _counted: dict[str, tuple[Path, str]] = {}  # module: its file, and the digest that was counted
 
 
@@ -59,16 +65,27 @@ def missing_parts(reference: str) -> Iterator[tuple[str, str]]:
         return
     found: dict[str, _Module] = {}
     _follow(module, found)
-    for each in (each for each in found.values() if each.path is not None):
-        yield from _not_importable(each)
+    own = [each for each in found.values() if each.path is not None]
+    moved = any(_moves_the_path(each) for each in own)
+    for each in own:
+        yield from _not_importable(each, elsewhere=moved)
     if spec.has_location and spec.origin and spec.origin.endswith(".py"):
         names = _defined(Path(spec.origin))
         if names is not None and attribute not in names:
             yield f"{module} has no {attribute!r}", nearest(attribute, names)
 
 
-def _not_importable(module: _Module) -> Iterator[tuple[str, str]]:
-    """Why importing a module of the user's would fail: its text, or a package that is not there."""
+def _moves_the_path(module: _Module) -> bool:
+    """Whether a module may look for others where nobody looks before it has run."""
+    assert module.path is not None, "a module of the user's own"
+    return module.path.suffix == ".py" and b"sys.path" in module.path.read_bytes()
+
+
+def _not_importable(module: _Module, *, elsewhere: bool) -> Iterator[tuple[str, str]]:
+    """Why importing a module of the user's would fail: its text, or a package that is not there.
+
+    `elsewhere`: modules may lie where only running the code tells.
+    """
     assert module.path is not None, "a module of the user's own"
     if module.path.suffix != ".py":
         return
@@ -77,7 +94,7 @@ def _not_importable(module: _Module) -> Iterator[tuple[str, str]]:
     except (SyntaxError, ValueError) as error:
         yield f"{module.label} is not Python: {first_line(error)}", "mend it"
         return
-    for node in tree.body:  # what stands deeper may never be imported
+    for node in () if elsewhere else tree.body:  # what stands deeper may never be imported
         given = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             given = [node.module]
@@ -226,26 +243,53 @@ def _imports(path: Path, name: str, *, package: bool) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return  # whoever imports it will be told
     around = name if package else name.rpartition(".")[0]
-    for node in ast.walk(tree):
+    told: set[ast.AST] = set()  # calls by a constant name
+    for node in ast.walk(tree):  # a call comes before the name that it calls
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from _imported_from(node, around)
-        elif isinstance(node, ast.Call) and (asked := _called(node)) in _BY_NAME | _BY_PATH:
-            given = node.args[0] if node.args and asked in _BY_NAME else None
-            if isinstance(given, ast.Constant) and isinstance(given.value, str):
-                yield from _named(given.value, around)
-            else:
-                yield from _all_beside(path, around)
+        elif isinstance(node, ast.Call) and (given := _constant_name(node)):
+            told.add(node.func)
+            yield from _named(given, around)
+        if _is_untold(node) and node not in told:
+            yield from _all_beside(path, around)
+
+
+def _constant_name(call: ast.Call) -> str:
+    """The module that a call imports by a constant name; "" of any other call."""
+    given = call.args[0] if call.args and _called(call) in _BY_NAME else None
+    return given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else ""
+
+
+def _is_untold(node: ast.AST) -> bool:
+    """Whether a node stands for what brings code in, be it called here or handed on."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in _UNTOLD
+    if isinstance(node, ast.ImportFrom):
+        return any(each.asname and each.name in _UNTOLD for each in node.names)
+    return isinstance(node, ast.Name) and node.id in _UNTOLD | _RUNS_TEXT
 
 
 def _imported_from(node: ast.ImportFrom, around: str) -> Iterator[str]:
     base = node.module or ""
     if node.level:
         base = _named_from("." * node.level + base, around)
-    if base:
-        yield base
-        yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+    if not base:
+        return
+    yield base
+    for alias in node.names:
+        if alias.name == "*":  # whatever `__all__` names, modules that it then imports among it
+            yield from (f"{base}.{each}" for each in _modules_of(base))
+        else:
+            yield f"{base}.{alias.name}"
+
+
+def _modules_of(package: str) -> Iterator[str]:
+    """The modules that lie in a package."""
+    spec = _spec(package)
+    if spec is not None and spec.submodule_search_locations is not None:
+        yield from (each.name for each in pkgutil.iter_modules(spec.submodule_search_locations))
 
 
 def _named(name: str, around: str) -> Iterator[str]:

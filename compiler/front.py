@@ -26,7 +26,7 @@ from rtc.compiler.model_files import read_model_files
 from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
-from rtc.compiler.samples import dataset_of, labelled
+from rtc.compiler.samples import labelled
 from rtc.compiler.source import onnx_unit, source_unit
 from rtc.compiler.stages import Files, Stages, versions
 
@@ -193,7 +193,7 @@ def _source(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None) -> 
         unit, files = _read(recipe, data) if made is None else (made, source_files(recipe))
         if files != inputs["files"]:
             raise ModelError("the model changed while it was read", id="model-changed")
-        check_samples(unit, data, dataset_of(recipe).classes)
+        check_samples(unit, data, data.classes)
         shape = " × ".join(str(size) for size in unit.signature.inputs[0].shape)
         return unit.to_files(), f"{source.onnx or source.factory}, input {shape}"
 
@@ -211,7 +211,7 @@ def _settle(recipe: Recipe, unit: Unit, data: Splits, stages: Stages) -> Settled
 
     def work(_: Progress) -> tuple[Files, str]:
         settled = settle(unit, data.test, recipe.batch)
-        _check_classes(settled.unit, dataset_of(recipe).classes)
+        _check_classes(settled.unit, data.classes)
         _check_batches(settled.unit, data)
         shape = " × ".join(str(size) for size in settled.unit.signature.inputs[0].shape)
         return settled.to_files(), f"input {shape}"

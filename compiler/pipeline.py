@@ -176,8 +176,8 @@ class _Job:
         identity = self._identity(profile, backends)
         home = self.out / self.recipe.name / profile.name
         first = f"{self.recipe.version}+{digest(identity).removeprefix('sha256:')[:12]}"
-        last = bundle.newest(home, first)
-        version = bundle.afresh(last) if last and self.stages.fresh else last or first
+        fresh = self.stages.fresh
+        version = bundle.afresh(home, first) if fresh else bundle.newest(home, first) or first
         why = self.stages.changed("bundle", identity, target=profile.name)
         there = self._there(profile, version)
         if there is not None:
@@ -250,6 +250,7 @@ class _Job:
         )
         self._refuse_changes(identity)
         path = bundle.publish(self.out, manifest, files, warn=self.stages.listener.warned)
+        report = report_of(bundle.verify(path))  # another compile may have been there first
         self._finished("bundle", path.name)
         return CompileResult(profile.name, path, report, report.passed, reused=False)
 

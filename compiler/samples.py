@@ -51,6 +51,10 @@ class _CalibratedElsewhere:
     folder: Path
     preprocess: Preprocess
 
+    @property
+    def classes(self) -> int:
+        return self.data.classes
+
     @cached_property
     def digest(self) -> str:
         from rtc.calibration.folder import folder_digest

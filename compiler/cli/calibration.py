@@ -47,7 +47,7 @@ def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
     from rtc.calibration.audit import audit as examine
     from rtc.compiler.front import make_front, observing
     from rtc.compiler.recipe import load_recipe
-    from rtc.compiler.samples import dataset_of, splits_of
+    from rtc.compiler.samples import splits_of
     from rtc.compiler.stages import Stages
 
     recipe = load_recipe(path)
@@ -56,7 +56,7 @@ def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
     stages = Stages(open_store(cache, warn=listener.warned), listener)
     model = make_front(recipe, data, stages).model
     wanted = observing(recipe).needs(model)
-    return examine(data, dataset_of(recipe).classes, model.onnx.proto, wanted)
+    return examine(data, data.classes, model.onnx.proto, wanted)
 
 
 def _document(found: Audit) -> dict[str, Any]:

@@ -94,10 +94,12 @@ class Dataset:
 class Splits(Protocol):
     """The three splits of a recipe's data; none shares a sample with another.
 
-    `digest` identifies all samples, labels and preprocessing, by what was read; nothing is read
-    before it or a split is asked for.
+    Labels are below `classes`. `digest` identifies all samples, labels and preprocessing, by what
+    was read; nothing is read before it or a split is asked for.
     """
 
+    @property
+    def classes(self) -> int: ...
     @property
     def digest(self) -> str: ...
     @property
@@ -114,6 +116,10 @@ class WholeBatches:
 
     data: Splits
     size: int
+
+    @property
+    def classes(self) -> int:
+        return self.data.classes
 
     @property
     def digest(self) -> str:

@@ -106,14 +106,19 @@ def test_a_name_that_is_taken_holds_what_it_held(tmp_path: Path) -> None:
 def test_what_is_compiled_afresh_stands_beside_the_first(tmp_path: Path) -> None:
     place = home(tmp_path)
     assert bundle.newest(place, VERSION) == ""
+    assert bundle.afresh(place, VERSION) == VERSION
     made = [publish(tmp_path, MADE, FILES)]
     for number, passed in ((2, True), (3, False), (4, True)):
-        name = bundle.afresh(bundle.newest(place, VERSION))
+        name = bundle.afresh(place, VERSION)
         assert name == f"{VERSION}.{number}"
         again = dataclasses.replace(MADE, version=name, passed=passed)
         made.append(publish(tmp_path, again, FILES))
     assert verify(place).path == made[-1]
     assert verify(made[2]).manifest.version == f"{VERSION}.3"
+    shutil.rmtree(made[3])
+    assert bundle.newest(place, VERSION) == f"{VERSION}.2"  # what passed goes before what failed
+    assert bundle.afresh(place, VERSION) == f"{VERSION}.4"
+    publish(tmp_path, dataclasses.replace(MADE, version=f"{VERSION}.4"), FILES)
     assert set(bundle.list_bundles(tmp_path)) == set(made)
     for number in range(5, 11):
         (place / f"{VERSION}.{number}").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rtc.compiler.code import forget_changed_code, referenced_code
+from rtc.compiler.code import forget_changed_code, missing_parts, referenced_code
 from rtc.compiler.core.naming import load_object
 
 Write = Callable[[str, str], Path]
@@ -64,12 +64,41 @@ def test_what_a_module_imports_counts_wherever_it_does(write: Write, text: str) 
     [
         "from importlib import import_module\nimport_module(NAME)",
         "import importlib.util as u\nu.spec_from_file_location('x', PATH)",
+        "from importlib import import_module as im\nim(NAME)",
+        "import importlib\nload = importlib.import_module\nload(NAME)",
+        "import pydoc\npydoc.locate(NAME)",
+        "from pkgutil import resolve_name\nresolve_name(NAME)",
+        "exec(open(PATH).read())",
     ],
 )
 def test_where_the_text_does_not_tell_everything_beside_counts(write: Write, text: str) -> None:
     write("netx.py", text)
     write("other.py", "")
     assert {"netx.py", "other.py"} <= set(referenced_code("netx:make"))
+
+
+def test_what_lies_where_the_code_looks_for_it_is_not_missed(write: Write) -> None:
+    write("netx.py", "import hiddenx\ndef make(): ...")
+    assert [what for what, _ in missing_parts("netx:make")] == [
+        "netx.py imports hiddenx, which is not there"
+    ]
+    write("netx.py", "import sys\nsys.path.insert(0, '/x')\nimport hiddenx\ndef make(): ...")
+    assert list(missing_parts("netx:make")) == []
+
+
+def test_what_only_looks_like_it_is_told(write: Write) -> None:
+    write("netx.py", "import re\nre.compile('a')\nmodel.eval()")
+    write("other.py", "")
+    assert set(referenced_code("netx:make")) == {"netx.py"}
+
+
+def test_a_star_brings_in_every_module_of_a_package(write: Write) -> None:
+    write("netx.py", "from packx import *")
+    write("packx/__init__.py", "__all__ = ['small']")
+    small = write("packx/small.py", "A = 1")
+    before = referenced_code("netx:make")
+    small.write_text("A = -1")
+    assert referenced_code("netx:make") != before
 
 
 def test_of_a_package_what_is_imported_counts_and_what_surrounds_it(write: Write) -> None:
