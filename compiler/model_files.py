@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rtc.compiler import sandbox
-from rtc.compiler.core.errors import ModelError, first_line
+from rtc.compiler.core.errors import ModelError, RtcError, first_line
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.protos import byte_size, is_outside, tensors
 
@@ -115,6 +115,19 @@ def reading(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def refusing_nonsense() -> Iterator[None]:
+    """What nobody foresaw in a file that is no sound model is that file's fault, too."""
+    try:
+        yield
+    except (RtcError, MemoryError):
+        raise
+    except Exception as cause:
+        seen = f"{type(cause).__name__}: {first_line(cause)}"
+        raise ModelError("not a sound ONNX model", seen=seen, id="unreadable-model") from cause
+
+
+@refusing_nonsense()
 def list_locations(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
     """The files that a model names, as JSON; for a child process."""
     model = parse(files[MODEL])

@@ -18,6 +18,7 @@ from rtc.compiler.model_files import (
     parsed,
     read_model_files,
     reading,
+    refusing_nonsense,
 )
 from rtc.compiler.protos import named_tensors, nested, nodes
 from rtc.compiler.recipe import Source
@@ -66,6 +67,7 @@ def onnx_unit(path: Path, files: ModelFiles | None = None) -> Unit:
     return Unit.from_files(made)
 
 
+@refusing_nonsense()
 def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
     """Parse and check a model, inline its functions, name its nodes; for a child."""
     model = parsed(files)

@@ -106,9 +106,10 @@ def _state(folder: Path, location: str) -> dict[str, Any]:
 
 def read_contents(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
     """Count what a model holds; runs in a child process."""
-    from rtc.compiler.model_files import MODEL, parse
+    from rtc.compiler.model_files import MODEL, parse, refusing_nonsense
 
-    return {"contents.json": json.dumps(asdict(contents(parse(files[MODEL])))).encode()}
+    with refusing_nonsense():
+        return {"contents.json": json.dumps(asdict(contents(parse(files[MODEL])))).encode()}
 
 
 def contents(model: ModelProto) -> Contents:

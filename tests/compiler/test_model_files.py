@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ from onnx import TensorProto, numpy_helper
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import ModelError
-from rtc.compiler.model_files import read_model_files
-from rtc.compiler.source import onnx_unit
+from rtc.compiler.model_files import MODEL, ModelFiles, list_locations, read_model_files
+from rtc.compiler.source import onnx_unit, read_model
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -162,3 +163,20 @@ def test_more_than_a_protobuf_holds_is_refused_before_it_is_read(tmp_path: Path)
         stream.truncate(1 << 40)  # sparse
     with pytest.raises(ModelError, match="2 GB"):
         onnx_unit(written(tmp_path, model()))
+
+
+def test_no_damage_is_more_than_a_refusal() -> None:
+    content = model(offset=0, length=W.nbytes).SerializeToString()
+    draw, read = np.random.default_rng(0), 0
+    for number in range(300):
+        damaged = bytearray(content)
+        for _ in range(draw.integers(1, 4)):
+            damaged[draw.integers(len(damaged))] ^= 1 << draw.integers(8)
+        proto = bytes(damaged[: None if number % 5 else draw.integers(1, len(damaged))])
+        try:
+            named = json.loads(list_locations({MODEL: proto}, {})["locations.json"])
+            read_model(ModelFiles(proto, dict.fromkeys(named, W.tobytes())).for_child(), {})
+            read += 1
+        except ModelError:
+            continue
+    assert 0 < read < 300
