@@ -77,13 +77,14 @@ class _Losses:
         self.ctx, self.half, self.limit = ctx, half, LARGEST[half]
         names = frozenset(computing(self.graph))
         self.nodes = {node.name: node for node in self.graph.nodes if node.name in names}
+        first = unit.signature.inputs[0].shape[0]
+        self.batch = first if isinstance(first, int) else 1
+        some = ctx.calibration().inputs(0, self.batch)
+        self.floats = guarding(self.graph, self.unit.onnx.proto, some, names, half)
         opset = self.graph.opset
-        self.floats = guarding(self.nodes, opset, half)
         told = [n for n, each in self.nodes.items() if half_obstacle(each, opset, half)]
         self.floats |= dict.fromkeys(told, "")
         self.lossy: set[str] = set()
-        first = unit.signature.inputs[0].shape[0]
-        self.batch = first if isinstance(first, int) else 1
 
     # Each node alone
 
