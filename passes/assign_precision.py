@@ -51,7 +51,8 @@ class AssignPrecision(Pass):
         min_snr_db: the mix quantises a layer from this signal-to-noise ratio on.
         pin: precision by layer name or glob; a name beats a glob, and both beat all else.
         residuals: policy of residual Adds by name or glob, likewise.
-        half_losses: why a node cannot be half, by name (`rtc.passes.half_loss`); it beats pins.
+        half_losses: why a node cannot be half, by name (`rtc.passes.half_loss`). It beats pins to
+            half; a pin to INT8 stays, and the INT8 layers then read and write float32.
         refused: why a layer that was planned in INT8 was built wider, by name; pins beat it.
         given: a plan to keep instead of deciding: that of a search, or one that a person edited.
             Its layers with weights, its pinned ones and its residual Adds count; the others follow.
@@ -89,7 +90,7 @@ class AssignPrecision(Pass):
             Variant(self.variant), target.scheme, self.min_snr_db, self.half_losses, self.refused
         )
         graph = read(unit).cleanup()  # a layer that nothing reads has no precision
-        layers = {layer.name: layer for layer in weighted_layers(graph)}
+        layers = _layers(graph)
         pins = _resolved(self.pin, graph, layers, policy)
         kept = self._kept(graph, layers, policy, ctx, digest(unit.onnx.proto))
         wanted = [
@@ -143,7 +144,7 @@ class AssignPrecision(Pass):
         if not pin:
             return {}
         graph = read(unit).cleanup()
-        layers = {layer.name: layer for layer in weighted_layers(graph)}
+        layers = _layers(graph)
         return _resolved(pin, graph, layers, policy)
 
     def _rules(
@@ -192,6 +193,12 @@ class AssignPrecision(Pass):
             if name in layers or decision.pinned
         }
         return {name: listed.get(name, rest) for name in (*layers, *listed)}
+
+
+def _layers(graph: gs.Graph) -> dict[str, Layer]:
+    """The layers with weights whose precision is to be decided, by name."""
+    decided = frozenset(computing(graph))
+    return {layer.name: layer for layer in weighted_layers(graph) if layer.name in decided}
 
 
 def _resolved(

@@ -7,13 +7,14 @@ and `MatMul` with constant weights; activations that runtimes fuse into the laye
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rtc.compiler.core.operators import WEIGHTED
-from rtc.passes.graph import is_constant, is_output, moves, value
+from rtc.passes.graph import carrying, is_constant, is_output, moves, value
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -78,12 +79,13 @@ def commutes(node: gs.Node) -> bool:
 
 def weighted_layers(graph: gs.Graph) -> tuple[Layer, ...]:
     """Every node whose operator can have weights, in graph order."""
-    return tuple(_layer(node) for node in graph.nodes if node.op in WEIGHTED)
+    carried = carrying(graph)
+    return tuple(_layer(node, carried) for node in graph.nodes if node.op in WEIGHTED)
 
 
-def _layer(node: gs.Node) -> Layer:
+def _layer(node: gs.Node, carried: AbstractSet[str]) -> Layer:
     weight = value(node, 1)
-    obstacle = _obstacle(node, weight)
+    obstacle = _obstacle(node, weight, carried)
     if weight is None or weight.ndim < 2:
         return Layer(node.name, node.op, node, 0, (0, 0), 1, obstacle)
     groups = int(node.attrs.get("group", 1))
@@ -99,11 +101,13 @@ def _layer(node: gs.Node) -> Layer:
     return Layer(node.name, node.op, node, axis, channels, groups, obstacle)
 
 
-def _obstacle(node: gs.Node, weight: np.ndarray[Any, Any] | None) -> str:
+def _obstacle(node: gs.Node, weight: np.ndarray[Any, Any] | None, carried: AbstractSet[str]) -> str:
     if weight is None:
         return "its weights are not constant"
     if is_constant(node.inputs[0]):
         return "its input is a constant"
+    if node.name not in carried:
+        return "its input is computed of sizes alone"
     if weight.dtype != np.float32:
         return f"its weights are {weight.dtype}, not float32"
     if node.op in ("Gemm", "MatMul") and weight.ndim != 2:

@@ -22,6 +22,7 @@ from rtc.passes.graph import Names, is_constant, read, write
 from rtc.passes.half import half_dtype, half_obstacle
 from rtc.passes.insert_qdq import InsertQdq
 from rtc.passes.layers import Layer, weighted_layers
+from rtc.passes.precision_policy import computing
 
 if TYPE_CHECKING:
     import onnx
@@ -40,9 +41,11 @@ def alternatives(unit: Unit, ctx: PassContext) -> tuple[bytes, tuple[Alternative
 
     graph = read(unit).cleanup()
     scheme = ctx.where().scheme
+    decided = frozenset(computing(graph))
     offers = [
         (layer.name, precision)
         for layer in weighted_layers(graph)
+        if layer.name in decided
         for precision in _on_offer(graph, layer, scheme)
     ]
     unit = write(graph, unit)

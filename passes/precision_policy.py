@@ -169,22 +169,25 @@ class Policy:
         if not self.scheme.half_in_graph:
             return self._one_float_type(decisions)
         nodes = {node.name: node for node in graph.nodes}
+        default = self._around_int8(decisions)
         settled = dict(decisions)
         for name, decision in decisions.items():
-            obstacle = self._half_obstacle(graph, nodes[name], decision, self.scheme.half)
-            if obstacle:
-                settled[name] = replace(decision, precision=Precision.FP32, because=obstacle)
-        return self.default, settled
+            loss = self.half_losses.get(name, "")
+            if decision.precision is Precision.HALF:
+                loss = half_obstacle(nodes[name], graph.opset, self.scheme.half) or loss
+            elif default is not Precision.HALF or decision.precision is not Precision.INT8:
+                continue
+            if loss:
+                settled[name] = replace(decision, precision=Precision.FP32, because=loss)
+        return default, settled
 
-    def _half_obstacle(
-        self, graph: gs.Graph, node: gs.Node, decision: LayerDecision, half: str
-    ) -> str:
-        """Why a node stays float. An INT8 one reads and writes the default type."""
-        loss = self.half_losses.get(node.name, "")
-        if decision.precision is Precision.HALF:
-            return half_obstacle(node, graph.opset, half) or loss
-        integer = decision.precision is Precision.INT8 and not decision.pinned
-        return loss if integer and self.default is Precision.HALF else ""
+    def _around_int8(self, decisions: Decisions) -> Precision:
+        """The plan's default, which INT8 layers read and write.
+
+        Not half where that breaks a layer that has to be INT8; all others are listed.
+        """
+        pinned = {n for n, d in decisions.items() if d.pinned and d.precision is Precision.INT8}
+        return Precision.FP32 if pinned & self.half_losses.keys() else self.default
 
     def _one_float_type(self, decisions: Decisions) -> tuple[Precision, Decisions]:
         """One type for every float layer, because the runtime takes no more.

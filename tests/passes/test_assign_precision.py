@@ -8,6 +8,8 @@ from nets import FLOAT_ONLY, ONNXRUNTIME, OPENVINO, TENSORRT, context, quantised
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.passes.assign_precision import AssignPrecision
+from rtc.passes.graph import read
+from rtc.passes.layers import weighted_layers
 
 UNIT = residual()
 CONTEXTS = {
@@ -277,3 +279,30 @@ def test_a_given_plan_keeps_its_pins():
     known = assign(ONNXRUNTIME, Variant.INT8, pin={"join": FP32})
     changed = assign(ONNXRUNTIME, Variant.INT8, given=known, pin={"conv1": FP32})
     assert precisions(changed, "join", "conv1", "conv2") == [FP32, FP32, INT8]
+
+
+@pytest.mark.parametrize("variant", list(Variant))
+def test_a_layer_that_reads_what_is_made_of_sizes_alone_stays_float(variant):
+    """Positions that are embedded: nothing of the samples is in them, so they have no range."""
+    unit = parse(
+        """g (float[N,4,8] x) => (float[N,8,8] y) {
+        [first] a = MatMul(x, w)
+        [sizes] s = Shape<start = 2>(x)
+        [width] f = Cast<to = 1>(s)
+        [row] r = Expand(f, four)
+        [positions] p = MatMul(r, v)
+        [add] b = Add(a, p)
+        [last] y = MatMul(u, b)
+    }""",
+        w=np.eye(8, dtype=np.float32),
+        v=np.eye(4, 8, dtype=np.float32),
+        u=np.ones((8, 4), np.float32),
+        four=np.array([4, 4]),
+    )
+    plan = assign(TENSORRT, variant, unit, min_snr_db=-100)
+    assert "positions" not in plan.layers
+    assert "add" in plan.layers
+    again = assign(TENSORRT, variant, unit, given=plan)
+    assert again.layers.keys() == plan.layers.keys()
+    layers = {layer.name: layer for layer in weighted_layers(read(unit))}
+    assert layers["positions"].obstacle == "its input is computed of sizes alone"

@@ -17,7 +17,9 @@ from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.unit import Unit
 from rtc.passes.assign_precision import AssignPrecision
+from rtc.passes.cast_precision import CastPrecision
 from rtc.passes.half_loss import half_losses
+from rtc.passes.insert_qdq import InsertQdq
 
 BF16 = replace(TENSORRT, half="bf16")
 
@@ -278,12 +280,21 @@ def test_bf16_has_the_range() -> None:
     assert half_losses(case.unit, context(case, BF16)) == {}
 
 
+LARGE = """g (float[N,8] x) => (float[N,8] y) <float small = {1e-3}> {
+    [large] a = MatMul(x, w)
+    [scaled] b = Mul(a, small)
+    [next] y = MatMul(b, v)
+}"""
+
+
+def large() -> Case:
+    return Case(
+        LARGE, "", normal(24, 8), {"w": normal(8, 8) * np.float32(2e4), "v": normal(8, 8, seed=2)}
+    )
+
+
 def test_a_layer_that_half_breaks_is_not_int8_beside_halves() -> None:
-    text = """g (float[N,8] x) => (float[N,8] y) <float small = {1e-3}> {
-        [large] a = MatMul(x, w)
-        [scaled] y = Mul(a, small)
-    }"""
-    case = Case(text, "", normal(24, 8), {"w": normal(8, 8) * np.float32(2e4)})
+    case = large()
     ctx = context(case)
     losses = half_losses(case.unit, ctx)
     assert set(losses) == {"large", "scaled"}
@@ -291,3 +302,23 @@ def test_a_layer_that_half_breaks_is_not_int8_beside_halves() -> None:
     assert assign.apply(case.unit, ctx).plan.layers["large"].precision is Precision.FP32
     whole = replace(assign, variant=Variant.INT8)  # float32 around it
     assert whole.apply(case.unit, ctx).plan.layers["large"].precision is Precision.INT8
+
+
+@pytest.mark.parametrize("variant", [Variant.HALF, Variant.MIX])
+def test_a_layer_that_half_breaks_is_sound_where_it_is_pinned_to_int8(variant: Variant) -> None:
+    case = large()
+    ctx = context(case)
+    losses = half_losses(case.unit, ctx)
+    assign = AssignPrecision(variant=variant, half_losses=losses, pin={"large": Precision.INT8})
+    plan = assign.apply(case.unit, ctx).plan
+    assert plan is not None
+    kinds = {name: each.precision for name, each in plan.layers.items()}
+    assert kinds["large"] is Precision.INT8
+    assert kinds["next"] is Precision.HALF
+    planned = replace(ctx, plan=plan)
+    unit = InsertQdq().apply(CastPrecision().apply(case.unit, planned).unit, planned).unit
+    assert snr_db(case.unit, unit, case.samples) > 25
+    given = replace(assign, given=plan, pin={})
+    again = given.apply(case.unit, ctx).plan
+    assert again is not None
+    assert (again.default, dict(again.layers)) == (plan.default, dict(plan.layers))
