@@ -179,9 +179,15 @@ def _plan(recipe: Recipe) -> Any:
 
 
 def _floated(recipe: Recipe, model: Unit) -> Unit | None:
-    """The float model, whose layers have the names; None where a pass needs samples for it."""
+    """The float model, whose layers have the names; None where samples are needed to tell it.
+
+    They are where a pass wants them, and where branches are settled on them.
+    """
+    from rtc.passes.graph import read
+
     unit, context = model, PassContext(cast(Splits, None), recipe.seed)
     try:
+        read(unit)
         for step in recipe.passes:
             if unit.level is Level.ONNX:
                 unit = step.apply(unit, context).unit

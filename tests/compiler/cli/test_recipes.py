@@ -156,6 +156,25 @@ def test_check_finds_what_needs_no_work_to_find(old, new, code, line, checked) -
     assert line in done.err
 
 
+def branched() -> bytes:
+    """The model with its head in a branch that is decided when the samples are known."""
+    model = onnx.load_model_from_string(net())
+    gemm = model.graph.node.pop()
+    branch = onnx.helper.make_graph([gemm], "branch", [], [model.graph.output[0]])
+    chosen = onnx.helper.make_node(
+        "If", ["chosen"], ["scores"], "choice", then_branch=branch, else_branch=branch
+    )
+    model.graph.node.append(chosen)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "chosen"))
+    return model.SerializeToString()
+
+
+def test_check_keeps_quiet_about_layers_that_samples_decide(checked) -> None:
+    text = GOOD.rstrip() + "\nprecision: {pin: {head: half}}\n"
+    done = checked(text, net=branched())
+    assert done.code == 0, done.err
+
+
 @pytest.mark.parametrize(
     ("text", "files", "code", "line"),
     [
