@@ -10,7 +10,7 @@ measure → gates → bundle                                            the one 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,37 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
         marked failed, and never becomes `latest`.
 
     Raises:
-        RtcError: see `rtc.compiler.core.errors` for what each means.
+        RtcError: see `rtc.compiler.core.errors` for what each means. Where one target cannot be
+            built, the bundles of the others are published before it is raised.
+    """
+    results, failed = compile_each(
+        recipe,
+        targets=targets,
+        out=out,
+        store=store,
+        listener=listener,
+        fresh=fresh,
+        budget=budget,
+    )
+    for error in failed.values():
+        raise error
+    return results
+
+
+def compile_each(
+    recipe: str | Path | Recipe,
+    *,
+    targets: str | Sequence[str] | None,
+    out: str | Path,
+    store: Store | None,
+    listener: Listener | None,
+    fresh: bool,
+    budget: float | None,
+) -> tuple[tuple[CompileResult, ...], Mapping[str, BuilderError]]:
+    """As `compile`; the results, and by name why targets could not be built beside them.
+
+    Raises:
+        RtcError: what concerns every target.
     """
     from rtc.targets import loader
 
@@ -113,7 +143,18 @@ def compile(  # noqa: A001 - the verb of this tool; callers import it by name
     store = store or Store.default(warn=listener.warned)
     stages = Stages(store, listener, fresh, owner=recipe.name)
     job = _Job(recipe, splits_of(recipe), Path(out), stages)
-    return tuple(job.compile_for(profile, backends) for profile, backends in destinations)
+    results: list[CompileResult] = []
+    failed: dict[str, BuilderError] = {}
+    for profile, backends in destinations:
+        try:
+            results.append(job.compile_for(profile, backends))
+        except BuilderError as error:
+            if job.front is None:  # it is none of this target's
+                raise
+            failed[profile.name] = error
+    if failed and not results:
+        raise next(iter(failed.values()))
+    return tuple(results), failed
 
 
 def _without_effect(recipe: Recipe, targets: Sequence[str], budget: float | None) -> Iterator[str]:

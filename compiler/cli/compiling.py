@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.cli.cache import Folder, open_store
 from rtc.compiler.cli.watching import watched
-from rtc.compiler.core.errors import GateError, RecipeError
+from rtc.compiler.core.errors import BuilderError, GateError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,18 +46,19 @@ def compile_recipe(
 ) -> Answer:
     """Compile a recipe: an engine bundle for each target, with its proof.
 
-    Ends with exit code 8 when a gate failed; the bundle is written all the same, marked failed.
+    Ends with exit code 8 when a gate failed; the bundle is written all the same, marked failed. A
+    target that cannot be built (6) leaves the others be.
 
     \b
     Example:
       rtc compile recipes/lenet5-mnist.yaml --target cpu --target rtx4060ti
       rtc compile recipes/lenet5-mnist.yaml --budget 10m
     """
-    from rtc.compiler.pipeline import compile as run
+    from rtc.compiler.pipeline import compile_each
 
     seconds = _seconds(budget) if budget is not None else None
     with watched(quiet) as listener:
-        results = run(
+        results, failed = compile_each(
             recipe,
             targets=target or None,
             out=out,
@@ -67,7 +68,21 @@ def compile_recipe(
             budget=seconds,
         )
     text = "\n".join(str(r.bundle) for r in results) if quiet else _summary(results)
-    return Answer({"results": [_document(r) for r in results]}, text, _failure(results))
+    document = {
+        "results": [_document(r) for r in results],
+        "failed": {target: str(error) for target, error in failed.items()},
+    }
+    return Answer(document, text, _unbuilt(failed) or _failure(results))
+
+
+def _unbuilt(failed: Mapping[str, BuilderError]) -> BuilderError | None:
+    """The first target that could not be built; a word on how many more there are."""
+    for error in failed.values():
+        if len(failed) > 1:
+            others = ", ".join(list(failed)[1:])
+            error.fix = "; ".join(filter(None, (error.fix, f"{others} could not be built either")))
+        return error
+    return None
 
 
 def _seconds(text: str) -> float:

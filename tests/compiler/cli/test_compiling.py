@@ -69,6 +69,27 @@ def test_a_candidate_without_int8_has_the_name_of_what_it_is(rtc, here, edit, of
         assert row["reason"] == "no layer runs in INT8 (pinned to fp32): it is onnxruntime fp32"
 
 
+def test_a_target_that_cannot_be_built_leaves_the_others_be(rtc, here, edit) -> None:
+    import onnx
+
+    model = onnx.load(here / "model.onnx")
+    gemm = model.graph.node[1]
+    gemm.op_type, gemm.domain = "FusedGemm", "com.microsoft"
+    options = {"activation": "Relu", "alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    gemm.attribute.extend(onnx.helper.make_attribute(*each) for each in options.items())
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, here / "model.onnx")
+    edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.1, threads: 1}")
+    done = rtc("compile", "recipe.yaml", "--target", "rtx4060ti", "--target", "cpu")
+    assert done.code == 6, done.err
+    assert "error: rtx4060ti: no candidate could be built" in done.err
+    assert "tiny → cpu" in done.out
+    assert (here / "build/tiny/cpu/latest").is_symlink()
+    document = rtc("compile", "recipe.yaml", "-t", "rtx4060ti", "-t", "cpu", "--json").document
+    assert [each["target"] for each in document["results"]] == ["cpu"]
+    assert list(document["failed"]) == ["rtx4060ti"]
+
+
 def test_a_failed_gate_is_exit_code_8_and_a_bundle_that_is_not_the_latest(rtc, here, edit) -> None:
     edit("latency_ms: 10000.0", "latency_ms: 1e-9")
     edit("batch: 4", "batch: 4\nmeasure: {seconds: 0.1, threads: 1}")
