@@ -195,7 +195,8 @@ def _restore_outputs(model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoPro
         for axis, (dim, other) in enumerate(zip(tensor.shape.dim, _dims(stated), strict=True)):
             if dim.HasField("dim_value") or (dim.dim_param and MADE_UP not in dim.dim_param):
                 continue
-            stale = axis == 0 and batch is not None and batch.dim_param and not other.dim_param
+            fixed = axis == 0 and other.HasField("dim_value")
+            stale = fixed and batch is not None and batch.dim_param
             dim.CopyFrom(batch if stale else other)
 
 

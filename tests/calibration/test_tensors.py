@@ -52,6 +52,14 @@ def test_a_batch_of_one_is_stale_where_the_input_is_free_and_nobody_knows(stated
     assert known["y"].shape == expected
 
 
+def test_a_first_axis_of_which_nothing_is_said_is_not_the_batch():
+    known = types_of("""g (float[N,8] x) => (int64[?,2] y) {
+        found = NonZero(x)
+        y = Transpose(found)
+    }""")
+    assert known["y"].shape == ("", 2)
+
+
 @pytest.mark.parametrize("trusting", [False, True])
 def test_operators_that_onnx_does_not_know_are_asked_of_the_runtime(trusting):
     known = types_of(
