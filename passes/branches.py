@@ -86,9 +86,9 @@ def _decided(model: onnx.ModelProto, conditions: set[str]) -> dict[str, bool]:
 
 
 def _computing(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
-    """What computes some tensors of a typed model, back to sizes.
+    """What computes some tensors of a typed model, and all whose sizes they hang on.
 
-    What a size is taken of is an input. So is what another `If` gives, and a large constant.
+    What another `If` gives is an input, and so is a large constant.
     """
     import onnx
 
@@ -101,7 +101,7 @@ def _computing(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
             given.update(node.output)
             continue
         kept.append(node)
-        (given if node.op_type in ("Shape", "Size") else needed).update(node.input)
+        needed.update(node.input)
     graph = part.graph
     for field in (graph.node, graph.output, graph.input):
         del field[:]

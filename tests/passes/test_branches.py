@@ -112,6 +112,35 @@ def test_sizes_compared_with_constant_nodes_decide(condition, filters, op):
     np.testing.assert_allclose(y, np.tile(filters * summed, 2), rtol=1e-5)
 
 
+def test_a_size_that_a_computed_shape_gives_decides():
+    """A view whose sizes are taken from the tensor's own shape and multiplied."""
+    unit = parse(
+        """g (float[N,2,3,4] x) => (float[N,K] y) {
+        s = Shape(x)
+        zero = Constant<value_int = 0>() n = Gather(s, zero)
+        from = Constant<value_ints = [2]>() to = Constant<value_ints = [4]>()
+        last = Slice(s, from, to)
+        rest = ReduceProd<keepdims = 1>(last)
+        two = Constant<value_ints = [2]>()
+        axes = Constant<value_ints = [0]>() first = Unsqueeze(n, axes)
+        wanted = Concat<axis = 0>(first, two, rest)
+        v = Reshape(x, wanted)
+        size = Shape<start = 2>(v)
+        twelve = Constant<value_ints = [12]>()
+        same = Equal(size, twelve)
+        q = If(same) <
+            then_branch = f () => (float[N,2,12] t) { t = Relu(v) },
+            else_branch = g () => (float[N,24] e) { e = Flatten(v) }>
+        y = Flatten(q)
+    }""",
+        opsets='"" : 18',
+    )
+    found = without_decided_branches(unit)
+    assert "If" not in " ".join(equations(found))
+    x, y = run(found, 2, 2, 3, 4)
+    np.testing.assert_array_equal(y, np.maximum(x, 0).reshape(2, 24))
+
+
 def test_nodes_of_two_branches_that_share_a_name():
     branch = "then_branch = f () => (float[N,4] p) { [n] q = Abs(%s) [m] p = Sqrt(q) }"
     other = "else_branch = h () => (float[N,4] u) { [n] u = Neg(x) }"
