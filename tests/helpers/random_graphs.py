@@ -4,6 +4,8 @@ A graph is a walk: each step reads the last tensor (or one before it as well) an
 Batches stay in front and dynamic; all else is drawn from few sizes, so that tokens, channels and
 pixels are often as many. Layers of every rank and side, and what lies between them in real exports:
 residuals, pools, activations, batch normalisation, shuffles, and shapes that the graph computes.
+Opsets are drawn as well, and the form of every constant: an initialiser, or a Constant node with
+whichever attribute takes it. Branches that are decided beforehand stand in `random_model` alone.
 """
 
 from __future__ import annotations
@@ -16,47 +18,99 @@ from typing import Any
 import numpy as np
 import onnx
 from check_pass import unit_of
+from random_integers import (
+    EXACT,
+    conv_integer,
+    matmul_integer,
+    qlinear_matmul,
+    quantise_and_back,
+)
 
+from rtc.calibration.oracle import evaluate
 from rtc.compiler.core.unit import Unit
+from rtc.passes.branches import without_decided_branches
+from rtc.passes.graph import named
 
 CLASSES = 4
-OPSET = 18
+OPSETS = range(11, 21)
 _MOST = 192  # elements of a sample
 _SIZES = (2, 3, 4, 6)
 
 
-def random_graph(seed: int, steps: int = 9) -> Unit:
-    """A classifier (N, …) → (N, CLASSES) of about `steps` steps; the same for the same seed."""
-    walk = _Walk(np.random.default_rng(seed))
+def random_model(seed: int, steps: int = 9) -> Unit:
+    """A classifier (N, …) → (N, CLASSES) of about `steps` steps; the same for the same seed.
+
+    As exporters write it: with branches that sizes decide, and with products of integers.
+    """
+    walk = _Walk(np.random.default_rng(seed), (LAYERS, SMOOTH, OTHERS, EXPORTED))
     for _ in range(steps):
         walk.step()
     return walk.finish()
 
 
-def in_double(unit: Unit, inputs: np.ndarray) -> list[np.ndarray]:
-    """Every output of a float32 model in float64, by onnx's reference evaluator."""
+def random_graph(seed: int, steps: int = 9, opsets: range = OPSETS) -> Unit:
+    """The same in floats, as passes read it: without branches."""
+    kinds = (LAYERS, SMOOTH, OTHERS, (_decided,))
+    walk = _Walk(np.random.default_rng(seed), kinds, opsets=opsets)
+    for _ in range(steps):
+        walk.step()
+    return without_decided_branches(named(walk.finish()))
+
+
+def in_double(unit: Unit, *batches: np.ndarray) -> list[np.ndarray]:
+    """The first output of a float32 model for each batch in float64, by onnx's own evaluator.
+
+    Integers are not rounded (`random_integers`).
+    """
     from onnx.reference import ReferenceEvaluator
 
     model = onnx.load_model_from_string(unit.onnx.proto)
-    graph, double = model.graph, onnx.TensorProto.DOUBLE
-    for tensor in graph.initializer:
+    _to_double(model.graph, model)
+    evaluator = ReferenceEvaluator(model, new_ops=[*_mended_ops(), *EXACT])
+    name = model.graph.input[0].name
+    return [np.asarray(evaluator.run(None, {name: x.astype(np.float64)})[0]) for x in batches]
+
+
+def _to_double(graph: onnx.GraphProto, model: onnx.ModelProto) -> None:
+    """Change the types of a graph, and of those within it."""
+    _constants_as_tensors(graph, model)
+    tensors = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute]
+    for tensor in (*graph.initializer, *tensors):
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     for value in (*graph.input, *graph.output):
-        value.type.tensor_type.elem_type = double
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
-                attribute.i = double
+                attribute.i = onnx.TensorProto.DOUBLE
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _to_double(attribute.g, model)
     del graph.value_info[:]
-    feeds = {graph.input[0].name: inputs.astype(np.float64)}
-    evaluator = ReferenceEvaluator(model, new_ops=_mended_ops())
-    return [np.asarray(each) for each in evaluator.run(None, feeds)]
+
+
+def _constants_as_tensors(graph: onnx.GraphProto, model: onnx.ModelProto) -> None:
+    """Give Constant nodes the values that ONNX Runtime has for them, as an attribute `value`."""
+    nodes = [node for node in graph.node if node.op_type == "Constant"]
+    if not nodes:
+        return
+    make = onnx.helper.make_node
+    reads = [make("Identity", node.output, [f"{node.output[0]}/read"]) for node in nodes]
+    outputs = [onnx.ValueInfoProto(name=node.output[0]) for node in reads]
+    alone = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    alone.graph.CopyFrom(onnx.helper.make_graph([*nodes, *reads], "constants", [], outputs))
+    for node, values in zip(nodes, evaluate(alone.SerializeToString()), strict=True):
+        del node.attribute[:]
+        tensor = onnx.numpy_helper.from_array(values)
+        node.attribute.append(onnx.helper.make_attribute("value", tensor))
 
 
 def _mended_ops() -> list[type]:
-    """What onnx's evaluator gets wrong: groups, a maximum over channels too, exp of 1000."""
+    """What onnx's evaluator gets wrong.
+
+    Groups, a maximum over channels too, exp of 1000; before opset 14 it normalises by the batch.
+    """
     from onnx.reference.op_run import OpRun
     from onnx.reference.ops.op_conv_transpose import ConvTranspose as Ungrouped
 
@@ -67,6 +121,12 @@ def _mended_ops() -> list[type]:
             made = [super(ConvTranspose, self)._run(*part, group=1, **options) for part in parts]
             return (np.concatenate([each for (each,) in made], axis=1),)
 
+    class BatchNormalization(OpRun):
+        def _run(self, x, *parts, epsilon=1e-5, **_):  # type: ignore[no-untyped-def]
+            along = [each.reshape(-1, *[1] * (x.ndim - 2)) for each in parts]
+            scale, shift, mean, variance = along
+            return (scale * (x - mean) / np.sqrt(variance + epsilon) + shift,)
+
     class GlobalMaxPool(OpRun):
         def _run(self, x):  # type: ignore[no-untyped-def]
             return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
@@ -75,7 +135,7 @@ def _mended_ops() -> list[type]:
         def _run(self, x):  # type: ignore[no-untyped-def]
             return (0.5 + 0.5 * np.tanh(0.5 * x),)
 
-    return [ConvTranspose, GlobalMaxPool, Sigmoid]
+    return [BatchNormalization, ConvTranspose, GlobalMaxPool, Sigmoid]
 
 
 @dataclass(frozen=True)
@@ -93,20 +153,23 @@ Step = Callable[["_Walk", _Tensor], "_Tensor | None"]
 @dataclass
 class _Walk:
     random: np.random.Generator
+    kinds: tuple[tuple[Step, ...], ...] = ()
+    prefix: str = ""
+    opsets: range = OPSETS
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     seen: list[_Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.opset = int(self.random.choice(self.opsets))
         self.usual = int(self.random.choice(_SIZES[:3]))
         rank = int(self.random.choice([1, 2, 2, 3, 3, 3, 4]))
         self.seen.append(_Tensor("x", tuple(self.size() for _ in range(rank))))
 
     def step(self) -> None:
         """One more tensor: a layer, what scaling passes through, or something else."""
-        kinds = (LAYERS, SMOOTH, OTHERS)
         while True:
-            kind = kinds[int(self.random.choice(3, p=[0.4, 0.35, 0.25]))]
+            kind = self.kinds[int(self.random.choice(4, p=[0.36, 0.32, 0.22, 0.1]))]
             made = self.pick(kind)(self, self.seen[-1])
             if made is not None:
                 self.seen.append(made)
@@ -126,7 +189,7 @@ class _Walk:
             self.constants,
         )
         assert last
-        opsets = [onnx.helper.make_opsetid("", OPSET)]
+        opsets = [onnx.helper.make_opsetid("", self.opset)]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         onnx.checker.check_model(model, full_check=True)
@@ -143,15 +206,25 @@ class _Walk:
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """A node of its own name; its output's name."""
-        name = f"{op.lower()}_{len(self.nodes)}"
+        name = f"{self.prefix}{op.lower()}_{len(self.nodes)}"
         made = onnx.helper.make_node(op, list(inputs), [f"{name}_out"], name, **attributes)
         self.nodes.append(made)
         return str(made.output[0])
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(onnx.numpy_helper.from_array(np.asarray(values, dtype), name))
+        values = np.asarray(values, dtype)
+        if self.chance(0.4):
+            form = self.pick(_forms(values, self.opset))
+            return self.node("Constant", **form)
+        name = f"{self.prefix}constant_{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(values, name))
         return name
+
+    def over(self, op: str, x: str, axes: list[int], since: int, **attributes: Any) -> str:
+        """A node that has its axes as an input since some opset, and as an attribute before."""
+        if self.opset < since:
+            return self.node(op, x, axes=axes, **attributes)
+        return self.node(op, x, self.constant(axes, np.int64), **attributes)
 
     def weights(self, *shape: int, fan: int = 0, axis: int = -1) -> str:
         """Weights whose output channels (`axis`) span two decades; `fan` inputs each."""
@@ -162,6 +235,25 @@ class _Walk:
 
     def vector(self, *shape: int, low: float = -1.0, high: float = 1.0) -> str:
         return self.constant(self.random.uniform(low, high, shape))
+
+
+def _forms(values: np.ndarray, opset: int) -> list[dict[str, Any]]:
+    """The attributes that a Constant node may have a tensor in."""
+    forms: list[dict[str, Any]] = [{"value": onnx.numpy_helper.from_array(values)}]
+    kind = {"float32": "float", "int64": "int"}.get(str(values.dtype))
+    if kind and values.ndim < 2 and values.size and opset >= 12:
+        plural = "s" * values.ndim
+        forms.append({f"value_{kind}{plural}": values.tolist()})
+    if kind == "float" and values.ndim and values.any():
+        forms.append({"sparse_value": _sparse(values)})
+    return forms
+
+
+def _sparse(values: np.ndarray) -> onnx.SparseTensorProto:
+    places = np.flatnonzero(values)
+    stored = onnx.numpy_helper.from_array(values.reshape(-1)[places], "values")
+    indices = onnx.numpy_helper.from_array(places, "places")
+    return onnx.helper.make_sparse_tensor(stored, indices, values.shape)
 
 
 def _conv(walk: _Walk, x: _Tensor) -> _Tensor | None:
@@ -299,7 +391,7 @@ def _unsqueeze(walk: _Walk, x: _Tensor) -> _Tensor | None:
     if len(x.shape) > 3:
         return None
     axis = int(walk.random.integers(len(x.shape) + 1))
-    name = walk.node("Unsqueeze", x.name, walk.constant([axis + 1], np.int64))
+    name = walk.over("Unsqueeze", x.name, [axis + 1], 13)
     return _Tensor(name, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -307,7 +399,7 @@ def _squeeze(walk: _Walk, x: _Tensor) -> _Tensor | None:
     ones = [i for i, size in enumerate(x.shape) if size == 1]
     if not ones or len(x.shape) < 2:
         return None
-    name = walk.node("Squeeze", x.name, walk.constant([ones[0] + 1], np.int64))
+    name = walk.over("Squeeze", x.name, [ones[0] + 1], 13)
     return _Tensor(name, tuple(size for i, size in enumerate(x.shape) if i != ones[0]))
 
 
@@ -316,7 +408,7 @@ def _mean(walk: _Walk, x: _Tensor) -> _Tensor | None:
         return None
     axis = int(walk.random.integers(len(x.shape)))
     op = walk.pick(["ReduceMean", "ReduceMax"])
-    name = walk.node(op, x.name, walk.constant([axis + 1], np.int64), keepdims=0)
+    name = walk.over(op, x.name, [axis + 1], 18, keepdims=0)
     return _Tensor(name, tuple(size for i, size in enumerate(x.shape) if i != axis))
 
 
@@ -380,11 +472,42 @@ def _layernorm(walk: _Walk, x: _Tensor) -> _Tensor | None:
     """As exporters write it out before opset 17; of one value or two it is all but a sign."""
     if x.shape[-1] < 3:
         return None
-    last = walk.constant([-1], np.int64)
-    centred = walk.node("Sub", x.name, walk.node("ReduceMean", x.name, last))
+    centred = walk.node("Sub", x.name, walk.over("ReduceMean", x.name, [-1], 18))
     square = walk.node("Pow", centred, walk.constant(2.0))
-    variance = walk.node("Add", walk.node("ReduceMean", square, last), walk.constant(1e-5))
+    variance = walk.node("Add", walk.over("ReduceMean", square, [-1], 18), walk.constant(1e-5))
     return _Tensor(walk.node("Div", centred, walk.node("Sqrt", variance)), x.shape)
+
+
+def _hard_swish(walk: _Walk, x: _Tensor) -> _Tensor | None:
+    return _Tensor(walk.node("HardSwish", x.name), x.shape) if walk.opset >= 14 else None
+
+
+def _decided(walk: _Walk, x: _Tensor) -> _Tensor:
+    """An If that a constant or a known size decides; names are those of every other's branches."""
+    yes = walk.chance()
+    if walk.chance(0.3):
+        condition = walk.constant(yes, np.bool_)
+    else:
+        axis = int(walk.random.integers(len(x.shape)))
+        place = walk.constant(axis + 1, np.int64)
+        size = walk.node("Gather", walk.node("Shape", x.name), place)
+        other = x.shape[axis] + (0 if yes else 1)
+        condition = walk.node("Equal", size, walk.constant(other, np.int64))
+    taken = _branch(walk, x, walk.pick(["Mul", "Add"]))
+    other = _branch(walk, x, "Flatten")  # of another rank
+    sides = (taken, other) if yes else (other, taken)
+    name = walk.node("If", condition, then_branch=sides[0], else_branch=sides[1])
+    return _Tensor(name, x.shape)
+
+
+def _branch(walk: _Walk, x: _Tensor, op: str) -> onnx.GraphProto:
+    make = onnx.helper.make_node
+    inner = _Walk(walk.random, prefix="inner_")
+    inner.opset = walk.opset
+    inputs = [x.name] if op == "Flatten" else [x.name, inner.vector(x.shape[-1])]
+    nodes = [make(op, inputs, ["inner"], "inner"), make("Identity", ["inner"], ["out"], "last")]
+    output = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_graph([*inner.nodes, *nodes], "branch", [], [output], inner.constants)
 
 
 def _dead(walk: _Walk, x: _Tensor) -> _Tensor:
@@ -440,6 +563,15 @@ OTHERS: tuple[Step, ...] = (
     _layernorm,
     _same("Sigmoid"),
     _same("Tanh"),
-    _same("HardSwish"),
+    _hard_swish,
     _dead,
+)
+EXPORTED: tuple[Step, ...] = (
+    _decided,
+    _decided,
+    quantise_and_back,
+    quantise_and_back,
+    matmul_integer,
+    conv_integer,
+    qlinear_matmul,
 )
