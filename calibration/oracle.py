@@ -82,11 +82,18 @@ class Oracle(Closing):
 
 
 def kind_of(proto: bytes, split: Split) -> OutputKind:
-    """What the model's first output is, by its values for the first samples of a split."""
+    """What the model's first output is, by its values for the first samples of a split.
+
+    A batch that the model fixes is filled up with samples again.
+    """
     with Oracle(proto) as oracle:
-        batches = oracle.batches(split.head(_TOLD_BY), _TOLD_BY)
-        found = [oracle.run(inputs)[oracle.outputs[0]] for _, inputs in batches]
-    return output_kind(np.concatenate(found)) if found else OutputKind.LOGITS
+        size = oracle.batch or _TOLD_BY
+        count = max(_TOLD_BY, size)
+        samples = split.inputs(0, count)
+        filled = np.take(samples, range(-(-len(samples) // size) * size), axis=0, mode="wrap")
+        parts = [filled[start : start + size] for start in range(0, len(filled), size)]
+        found = [oracle.run(each)[oracle.outputs[0]] for each in parts]
+    return output_kind(np.concatenate(found))
 
 
 def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:

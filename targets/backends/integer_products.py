@@ -4,12 +4,12 @@ What a runtime multiplies as integers is written in many ways: stored as 8 bits 
 quantised from floats, through Transpose, Reshape, Cast or any other chain of constants, in
 operators that quantise within, on either side of a product, and between two activations. So nothing
 here matches weights by the nodes around them. What a constant operand is computed from is evaluated
-twice, in the order in which the product reads it: as it is stored, and less its zero point.
+as it is stored and less its zero point, and so is the order in which the product reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,6 +18,15 @@ import numpy as np
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.function_calls import shapes_and_types
+from rtc.targets.backends.dequantised import (
+    MOST_NUMBERED,
+    as_stored,
+    in_a_row,
+    numbered,
+    numbers,
+    places,
+    without_scale,
+)
 from rtc.targets.backends.onnx_graph import NOT_COMPUTING
 
 if TYPE_CHECKING:
@@ -26,7 +35,6 @@ if TYPE_CHECKING:
 _MS = "com.microsoft"
 UINT8, INT8 = 2, 3  # onnx.TensorProto's numbers
 _FLOATS = frozenset({1, 10, 11, 16})
-_BYTE = 256
 _FLOAT_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
 _SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
 _CARRYING = NOT_COMPUTING | {
@@ -103,28 +111,42 @@ def products(model: ModelProto) -> Iterator[Product]:
 
 @dataclass
 class _Scope:
-    """What a graph sees: its own tensors, and those of the graphs around it."""
+    """What a graph sees: its own tensors, and those of the graphs around it.
+
+    Attributes:
+        makers: by tensor, the node that makes it and how many tensors were made before.
+        stored: initialisers by name.
+        constant: tensors that are the same in every run.
+        behind: of the others, the types of integers that they may still be where they are
+            multiplied.
+    """
 
     model: ModelProto
     types: Mapping[str, int]
-    makers: dict[str, NodeProto] = field(default_factory=dict)
+    makers: dict[str, tuple[int, NodeProto]] = field(default_factory=dict)
     stored: dict[str, TensorProto] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
+    behind: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def products(self, graph: GraphProto) -> Iterator[Product]:
         """Those of a graph in this scope, which it joins."""
         self.stored |= {each.name: each for each in graph.initializer}
         self.constant |= self.stored.keys()
         for node in graph.node:  # in order: what a node reads is known
-            self.makers |= dict.fromkeys(node.output, node)
-            if _is_fixed(node) and self.constant.issuperset(filter(None, node.input)):
-                self.constant.update(node.output)
+            self._join(node)
             yield from self._of(node)
-            for inner in (g for each in node.attribute for g in (each.g, *each.graphs)):
+            for inner in _inner(node):
                 yield from self._inside().products(inner)
 
+    def _join(self, node: NodeProto) -> None:
+        self.makers |= dict.fromkeys(node.output, (len(self.makers), node))
+        if _is_fixed(node) and self.constant.issuperset(filter(None, node.input)):
+            self.constant.update(node.output)
+        elif kinds := self._kinds(node):
+            self.behind |= dict.fromkeys(node.output, kinds)
+
     def _inside(self) -> _Scope:
-        copies = dict(self.makers), dict(self.stored), set(self.constant)
+        copies = dict(self.makers), dict(self.stored), set(self.constant), dict(self.behind)
         return _Scope(self.model, self.types, *copies)
 
     def _of(self, node: NodeProto) -> Iterator[Product]:
@@ -166,22 +188,40 @@ class _Scope:
     def _dequantised(self, tensor: str) -> Integers | None:
         """What a float operand is dequantised from, if anything."""
         if tensor not in self.constant:
-            kinds = frozenset(self._kinds_behind(tensor))
+            kinds = self.behind.get(tensor)
             return Integers(kinds) if kinds else None
         leaving = self._leaving(tensor)
         if not leaving:
             return None
         kinds = frozenset(map(self._kind_read, leaving.values()))
         try:
-            sources = self._evaluate({tensor, *leaving}, _as_stored(leaving))
-            centred = self._evaluate({tensor}, _without_scale(leaving))[tensor]
+            held = self._evaluate(leaving.keys(), as_stored(leaving))
+            centred = self._evaluate(leaving.keys(), without_scale(leaving))
+            order = self._order(tensor, leaving, held)
         except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
             return _any_of(kinds)
-        held = [sources[name] for name in leaving]
-        if _are_among(sources[tensor], held):
-            return Integers(kinds, sources[tensor].astype(np.int16), centred.astype(np.int16))
-        flat = np.concatenate([each.ravel() for each in held]).astype(np.int16)
-        return Integers(kinds, flat, flat, in_order=False)
+        flat, less_zero = in_a_row(held), in_a_row(centred)
+        if order is None:
+            return Integers(kinds, flat[:-1], less_zero[:-1], in_order=False)
+        return Integers(kinds, flat[order], less_zero[order])
+
+    def _order(
+        self, tensor: str, leaving: Mapping[str, NodeProto], held: Mapping[str, Array]
+    ) -> Array | None:
+        """Where each element of a constant is among the integers in a row; None if they are mixed.
+
+        The integers are numbered, with either sign: only what moves them leaves the numbers alone.
+        """
+        count = sum(each.size for each in held.values())
+        if tensor in leaving:
+            return np.arange(count).reshape(held[tensor].shape)
+        if count > MOST_NUMBERED:
+            return None
+        given = numbers(count)
+        found, negated = (
+            self._evaluate({tensor}, numbered(held, each))[tensor] for each in (given, -given)
+        )
+        return places(found, given) if np.array_equal(found, -negated) else None
 
     def _leaves_integers(self, node: NodeProto) -> bool:
         """Whether a node makes floats of 8-bit integers."""
@@ -194,43 +234,37 @@ class _Scope:
         """The element type of what a node reads, or of its zero point; 0 where it is not known."""
         return next((kind for each in node.input[::2] if (kind := self.types.get(each))), 0)
 
-    def _kinds_behind(self, tensor: str) -> Iterator[int]:
-        """The types of integers that an activation may still be, where it is multiplied."""
-        node = self.makers.get(tensor)
-        if node is None or tensor in self.constant:
-            return
+    def _kinds(self, node: NodeProto) -> frozenset[int]:
+        """The types of integers that what a node makes may still be."""
         if self._leaves_integers(node):
-            yield self._kind_read(node)
-            return
+            return frozenset({self._kind_read(node)})
         varying = [name for name in node.input if name and name not in self.constant]
         if node.op_type in _CARRYING or (node.op_type in _SCALING and len(varying) == 1):
-            for name in varying:
-                yield from self._kinds_behind(name)
+            return frozenset().union(*(self.behind.get(name, ()) for name in varying))
+        return frozenset()
 
     def _leaving(self, tensor: str) -> dict[str, NodeProto]:
         """The last nodes before a constant, by output, that make floats of integers."""
-        node = self.makers.get(tensor)
-        if node is None or tensor in self.stored:
-            return {}
-        if self._leaves_integers(node):
-            return {tensor: node}
-        return {k: v for name in node.input for k, v in self._leaving(name).items()}
+        nodes = self._before((tensor,), self._leaves_integers)
+        return {
+            name: node for node in nodes if self._leaves_integers(node) for name in node.output[:1]
+        }
 
-    def _behind(self, tensors: Sequence[str]) -> list[NodeProto]:
-        """The nodes that constants are computed by, in order."""
-        found: dict[str, NodeProto] = {}
-
-        def visit(tensor: str) -> None:
-            node = self.makers.get(tensor)
-            if node is None or node.output[0] in found or tensor in self.stored:
-                return
-            for name in node.input:
-                visit(name)
-            found[node.output[0]] = node
-
-        for tensor in tensors:
-            visit(tensor)
-        return list(found.values())
+    def _before(
+        self, tensors: Iterable[str], ends: Callable[[NodeProto], bool] = lambda _: False
+    ) -> list[NodeProto]:
+        """The nodes that constants are computed by, in order, back to those that end the way."""
+        found: dict[int, NodeProto] = {}
+        waiting = list(tensors)
+        while waiting:
+            tensor = waiting.pop()
+            if tensor in self.stored or tensor not in self.makers:
+                continue
+            place, node = self.makers[tensor]
+            if place not in found:
+                found[place] = node
+                waiting += () if ends(node) else node.input
+        return [found[place] for place in sorted(found)]
 
     def _evaluate(
         self, wanted: Set[str], instead: Mapping[str, Sequence[NodeProto]]
@@ -240,7 +274,7 @@ class _Scope:
 
         outputs = sorted(wanted)
         nodes = [
-            each for node in self._behind(outputs) for each in instead.get(node.output[0], (node,))
+            each for node in self._before(outputs) for each in instead.get(node.output[0], (node,))
         ]
         read = {name for node in nodes for name in node.input} | wanted
         graph = onnx.helper.make_graph(
@@ -256,16 +290,10 @@ class _Scope:
         return dict(zip(outputs, run(model.SerializeToString()), strict=True))
 
 
-def _are_among(values: Array, held: Sequence[Array]) -> bool:
-    """Whether values are 8-bit integers, each of them 0 or held by one of the arrays."""
-    present = np.zeros(2 * _BYTE, bool)
-    present[_BYTE] = True
-    for each in held:
-        present[each.astype(np.int16).ravel() + _BYTE] = True
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= _BYTE:
-        return False
-    whole = values.astype(np.int16)
-    return bool((whole == values).all() and present[whole + _BYTE].all())
+def _inner(node: NodeProto) -> list[GraphProto]:
+    """The graphs that a node holds."""
+    held = [each for each in node.attribute if each.HasField("g") or each.graphs]
+    return [g for each in held for g in ([each.g] if each.HasField("g") else each.graphs)]
 
 
 def _any_of(kinds: frozenset[int]) -> Integers:
@@ -276,40 +304,7 @@ def _any_of(kinds: frozenset[int]) -> Integers:
 
 def _is_fixed(node: NodeProto) -> bool:
     """Whether a node gives the same for the same, and needs no graph of its own."""
-    inner = any(each.g.node or each.graphs for each in node.attribute)
-    return node.op_type not in _CHANGING and not inner
-
-
-def _as_stored(leaving: Mapping[str, NodeProto]) -> dict[str, Sequence[NodeProto]]:
-    """Nodes that hand the integers on as they are."""
-    from onnx import helper
-
-    return {
-        made: [helper.make_node("Cast", node.input[:1], [made], to=1)]
-        for made, node in leaving.items()
-    }
-
-
-def _without_scale(leaving: Mapping[str, NodeProto]) -> dict[str, Sequence[NodeProto]]:
-    """Nodes that take zero points off, and scale by 1."""
-    from onnx import helper
-
-    instead = dict(_as_stored(leaving))
-    one = helper.make_tensor("one", 1, [1], [1.0])
-    for made, node in leaving.items():
-        if node.op_type != "DequantizeLinear":
-            continue
-        shape, scale = f"{made}/shape", f"{made}/scale"
-        unscaled = helper.make_node(
-            "DequantizeLinear", [node.input[0], scale, *node.input[2:]], [made], domain=node.domain
-        )
-        unscaled.attribute.extend(a for a in node.attribute if a.name in ("axis", "block_size"))
-        instead[made] = [
-            helper.make_node("Shape", [node.input[1]], [shape]),
-            helper.make_node("ConstantOfShape", [shape], [scale], value=one),
-            unscaled,
-        ]
-    return instead
+    return node.op_type not in _CHANGING and not _inner(node)
 
 
 def run(model: bytes) -> list[Array]:

@@ -128,7 +128,10 @@ class OrtRunner(Runner):
         self._values: list[Any] = []
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        values = self._session.run(self._outputs, dict(feeds))
+        try:
+            values = self._session.run(self._outputs, dict(feeds))
+        except Exception as cause:
+            raise _refusal("run", cause) from cause
         return dict(zip(self._outputs, values, strict=True))
 
     def bind(self, feeds: Mapping[str, Array]) -> None:
@@ -144,7 +147,10 @@ class OrtRunner(Runner):
             self._binding.bind_ortvalue_output(name, value)
 
     def enqueue(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as cause:
+            raise _refusal("run", cause) from cause
 
     def results(self) -> dict[str, Array]:
         values = (value.numpy().copy() for value in self._values)
@@ -236,8 +242,12 @@ def _load(
             providers=["CPUExecutionProvider"],
             disabled_optimizers=list(MISCOMPILES),
         )
-    except Exception as cause:  # its errors have no other class in common
-        reason = _PREFIX.sub("", str(cause)).partition("\n")[0]
-        raise ModelError(
-            "ONNX Runtime does not take the model", seen=reason, id="runtime-refuses"
-        ) from cause
+    except Exception as cause:
+        raise _refusal("take", cause) from cause
+
+
+def _refusal(what: str, cause: Exception) -> ModelError:
+    """An error of ONNX Runtime's, which have no other class in common, as one of rtc's."""
+    reason = _PREFIX.sub("", str(cause)).partition("\n")[0]
+    said = f"ONNX Runtime does not {what} the model"
+    return ModelError(said, seen=reason, id="runtime-refuses")

@@ -191,7 +191,7 @@ class OpenVinoRunner(Runner):
         arrays, count = self._filled(_contiguous(feeds))
         request = self._request(_batch(arrays))
         _place(request, arrays)
-        request.infer()
+        _infer(request)
         return self._read(request, count)
 
     def bind(self, feeds: Mapping[str, Array]) -> None:
@@ -203,7 +203,7 @@ class OpenVinoRunner(Runner):
         _place(self._bound, self._inputs)
 
     def enqueue(self) -> None:
-        self._bound.infer()
+        _infer(self._bound)
 
     def results(self) -> dict[str, Array]:
         return self._read(self._bound, self._count)
@@ -214,15 +214,28 @@ class OpenVinoRunner(Runner):
 
     def layers(self, index: onnx_graph.NodeIndex) -> tuple[BuiltLayer, ...]:
         """What the model of the best batch is made of, in execution order."""
-        request = self._request(self._best)
-        _place(request, self._zeros())  # a model of any batch has inputs of none until then
-        request.infer()  # kernels of fully connected layers are chosen when they first run
+        request = self._tried()  # kernels of fully connected layers are chosen when they first run
         nodes = request.get_compiled_model().get_runtime_model().get_ordered_ops()
         nodes = [node for node in nodes if _kind(node) not in _NOT_LAYERS]
         carried = [_named(node, index) for node in nodes]
         _add_products([_kind(node) for node in nodes], carried, index)
         pairs = zip(nodes, carried, strict=True)
         return tuple(_layer(node, mine, index) for node, mine in pairs)
+
+    def _tried(self) -> Any:
+        """The request of the best batch after a run, in its form or else the first that runs."""
+        zeros, failed = self._zeros(), list[ModelError]()
+        for form in dict.fromkeys((self._form(self._best), *self.forms(self._best))):
+            self.take(self._best, form)
+            try:
+                request = self._request(self._best)
+                _place(request, zeros)  # a model of any batch has inputs of none until then
+                _infer(request)
+            except ModelError as error:
+                failed.append(error)
+            else:
+                return request
+        raise failed[0]
 
     def _zeros(self) -> dict[str, Array]:
         """Inputs of the best batch, with 1 for any other axis that is dynamic."""
@@ -293,6 +306,20 @@ def _place(request: Any, arrays: Mapping[str, Array]) -> None:
     ov = openvino_quietly()
     for name, array in arrays.items():
         request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+
+
+def _infer(request: Any) -> None:
+    """Run once.
+
+    Raises:
+        ModelError: OpenVINO compiled the model, and cannot run it like that.
+    """
+    try:
+        request.infer()
+    except RuntimeError as cause:
+        raise ModelError(
+            "OpenVINO does not run the model", seen=_reasons(str(cause)), id="runtime-refuses"
+        ) from cause
 
 
 def openvino_quietly() -> Any:

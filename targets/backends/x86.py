@@ -15,13 +15,14 @@ import numpy as np
 
 from rtc.compiler.core import pairs
 from rtc.compiler.core.data import Array
-from rtc.targets.backends.integer_products import INT8, UINT8, Product, products, run
+from rtc.targets.backends.integer_products import INT8, UINT8, Integers, Product, products, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 KEY, WIDE = "integer_products", "32-bit"
 """The key and the value of `Built.binding` where an engine needs products added in 32 bits."""
+_SHIFT = 128  # of int8 into uint8
 
 
 @cache
@@ -97,7 +98,7 @@ def _may_overflow(product: Product, unsigned: bool) -> bool:
     if integers is None or (not unsigned and integers.kinds == {UINT8}):
         return False
     if integers.stored is None:
-        return product.first is not None
+        return product.first is not None and not _leaves_room(product.first)
     numbers = [] if integers.kinds == {UINT8} else [integers.stored]
     if unsigned and integers.centred is not None:
         if not np.array_equal(integers.centred, integers.stored) or not numbers:
@@ -105,6 +106,19 @@ def _may_overflow(product: Product, unsigned: bool) -> bool:
         if UINT8 in integers.kinds:
             numbers.append(integers.stored - 128)
     return any(_largest(product, each) > pairs.LIMIT for each in numbers)
+
+
+def _leaves_room(first: Integers) -> bool:
+    """Whether constants, as the first operand, are small enough for any second one.
+
+    They are multiplied as uint8, int8 having been shifted: twice 128 · -128 just fits.
+    """
+    if first.stored is None or first.centred is None:
+        return False
+    numbers = [first.stored + (0 if first.kinds == {UINT8} else _SHIFT)]
+    if not np.array_equal(first.centred, first.stored):
+        numbers.append(first.centred + _SHIFT)
+    return all(each.max(initial=0) <= _SHIFT for each in numbers)
 
 
 def _largest(product: Product, weight: Array) -> int:

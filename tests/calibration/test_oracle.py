@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from check_pass import parse
 
-from rtc.calibration.oracle import Oracle, evaluate, session, with_outputs
+from rtc.calibration.oracle import Oracle, evaluate, kind_of, session, with_outputs
 from rtc.calibration.rounding import emulate_half, widened
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.operators import HALF_KEY
+from rtc.compiler.core.outputs import OutputKind
 
 TYPES = {"fp16": 10, "bf16": 16}
 
@@ -153,6 +154,21 @@ def test_batches_follow_a_fixed_batch():
         unit = parse(f"g (float[{batch},2] x) => (float[{batch},2] y) {{ y = Neg(x) }}")
         with Oracle(unit.onnx.proto) as oracle:
             assert [len(inputs) for _, inputs in oracle.batches(split, 4)] == sizes
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 16, 24, 64])
+@pytest.mark.parametrize("samples", [1, 20, 40, 100])
+def test_what_a_model_gives_is_told_at_every_batch_that_it_fixes(batch, samples):
+    kinds = {
+        "y = Softmax(x)": OutputKind.PROBABILITIES,
+        "y = LogSoftmax(x)": OutputKind.LOG_PROBABILITIES,
+        "y = Neg(x)": OutputKind.LOGITS,
+    }
+    values = np.random.default_rng(0).standard_normal((samples, 5)).astype(np.float32)
+    split = Split("some", values, None, Preprocess())
+    for body, kind in kinds.items():
+        unit = parse(f"g (float[{batch},5] x) => (float[{batch},5] y) {{ {body} }}")
+        assert kind_of(unit.onnx.proto, split) is kind
 
 
 def test_a_model_without_inputs_is_evaluated():

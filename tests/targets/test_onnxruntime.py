@@ -3,7 +3,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
+from check_pass import parse
 
+from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.precision import Precision
 from rtc.targets.backends.onnxruntime import MISCOMPILES, OnnxRuntime
 
@@ -82,3 +85,13 @@ def test_the_largest_products_do_not_saturate(request_64):
     with OnnxRuntime().load(graph, request_64) as runner:
         got = runner.run({"x": np.full((64, 16), 255, np.float32)})["y"]
     np.testing.assert_array_equal(got, np.round(16 * 255 * 127 / 4096) * 4096)
+
+
+def test_a_batch_that_does_not_run_is_an_error_with_its_reason(request_64):
+    four = np.ones((4, 8), np.float32)
+    graph = parse("g (float[N,8] x) => (float[N,8] y) { y = Add (x, four) }", four=four).onnx.proto
+    with OnnxRuntime().load(graph, request_64) as runner:
+        for run in (runner.run, runner.bind):
+            with pytest.raises(ModelError, match="does not run the model") as caught:
+                run({"x": four[:3]})
+            assert caught.value.id == "runtime-refuses"

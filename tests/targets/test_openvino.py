@@ -127,6 +127,60 @@ def test_float_attention_is_computed_in_the_form_that_is_found_right(tokens):
     assert form == ("any shape" if tokens == 4 else "fixed shape")
 
 
+class Refusing:
+    """A model that OpenVINO compiles and cannot run: some kernels are chosen at the first run."""
+
+    def create_infer_request(self):
+        return self
+
+    get_compiled_model = create_infer_request
+
+    def set_tensor(self, name, tensor):
+        pass
+
+    def infer(self):
+        raise RuntimeError("Exception from request.cpp:1:\ncould not create a primitive")
+
+
+def refuse(monkeypatch, *batches):
+    """Let models compiled for these batches (None: for any) not run."""
+    compiled = openvino._compile
+    monkeypatch.setattr(
+        openvino,
+        "_compile",
+        lambda graph, batch, config: (
+            Refusing() if batch in batches else compiled(graph, batch, config)
+        ),
+    )
+
+
+def test_a_form_that_does_not_run_is_not_taken(monkeypatch):
+    refuse(monkeypatch, None)
+    graph = parse("g (float[N,8] x) => (float[N,8] y) { y = Neg (x) }").onnx.proto
+    x = np.random.default_rng(2).random((4, 8), np.float32)
+    request = BuildRequest(profile("cpu"), (4, 4, 4), threads=1)
+    known = fidelity.of_inputs(graph, graph, x, request.profile)
+    with OpenVino().load(graph, request) as runner:
+        for run in (runner.run, lambda feeds: (runner.bind(feeds), runner.enqueue())):
+            with pytest.raises(ModelError, match="does not run") as caught:
+                run({"x": x[:3]})
+            assert caught.value.id == "runtime-refuses"
+            assert caught.value.seen == "could not create a primitive"
+        assert fidelity.settle(runner, known, 3).form == "filled up"
+        np.testing.assert_array_equal(runner.run({"x": x[:3]})["y"], -x[:3])
+
+
+def test_an_engine_is_built_in_the_form_that_runs(products, monkeypatch):
+    request = BuildRequest(profile("cpu"), (1, 4, 4), threads=1)
+    x = np.random.default_rng(2).integers(0, 8, (4, 16)).astype(np.float32)
+    refuse(monkeypatch, 1, 4)
+    with Oracle(products) as oracle, right(products, x, request) as runner:
+        np.testing.assert_allclose(runner.run({"x": x})["y"], oracle.run(x)["y"], atol=1e-4)
+    refuse(monkeypatch, None, 1, 4)
+    with pytest.raises(ModelError, match="could not create a primitive"):
+        OpenVino().build(products, request)
+
+
 def test_the_form_that_was_right_is_what_an_engine_is_loaded_in(products):
     x = np.random.default_rng(2).integers(0, 8, (1, 16)).astype(np.float32)
     request = BuildRequest(profile("cpu"), (1, 1, 1), threads=1)
