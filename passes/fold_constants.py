@@ -1,5 +1,6 @@
 """`fold-constants`: what depends on constants and on known sizes alone is computed now.
 
+    Constant                  →  an initialiser
     Op(c1, …, cn)             →  constant             c1 … cn constants, Op deterministic
     Shape(x), Gather(s), …    →  constant             every size that it is computed of known
     Reshape(x, [N, 8 · 7])    →  Reshape(x, [0, 56])  one size, or the batch alone, not known
@@ -37,10 +38,20 @@ class FoldConstants(Pass):
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         graph = read(unit)
+        folded = _constant_nodes(unit) - sum(node.op == "Constant" for node in graph.nodes)
         folding = Folding(graph, self.max_mb)
         folding.run()
-        details = {"folded": folding.folded, "left": folding.left}
-        if not folding.folded:
+        folded += folding.folded
+        details = {"folded": folded, "left": folding.left}
+        if not folded:
             return PassResult(unit, False, "nothing to fold", details)
-        summary = f"{folding.folded} nodes folded"
+        summary = f"{folded} nodes folded"
         return PassResult(write(graph, unit), True, summary, details)
+
+
+def _constant_nodes(unit: Unit) -> int:
+    """How many a unit holds; to read it makes initialisers of them."""
+    import onnx
+
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    return sum(node.op_type == "Constant" for node in model.graph.node)

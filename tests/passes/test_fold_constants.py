@@ -20,7 +20,20 @@ def test_what_depends_on_constants_is_computed():
     result = check_pass(STEP, unit)
     assert equations(result.unit) == ["y = Add(x, b)"]
     np.testing.assert_array_equal(constant(result.unit, "b"), [-2, -4, -6, -8])
-    assert result.details["folded"] == 2
+    assert result.details["folded"] == 3
+
+
+def test_constant_nodes_are_initialisers_where_there_is_nothing_else_to_fold():
+    unit = parse("""g (float[N,4] x) => (float[N,4] y, float c) {
+        two = Constant<value_float = 2.0>()
+        c = Constant<value_float = 3.0>()
+        y = Mul(x, two)
+    }""")
+    result = STEP.apply(unit, None)
+    assert not STEP.apply(result.unit, None).modified
+    assert equations(result.unit) == ["c = Constant()", "y = Mul(x, two)"]
+    assert result.details["folded"] == 1
+    assert result.details["left"] == {"Constant_c": "its output is the model's"}
 
 
 def test_a_shape_with_a_free_batch_is_a_constant_of_a_reshape():

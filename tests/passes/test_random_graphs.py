@@ -15,6 +15,7 @@ from nets import ONNXRUNTIME, TENSORRT, planned
 from random_graphs import in_double, random_graph, random_model
 
 from rtc.calibration.oracle import Oracle
+from rtc.compiler.axes import settled
 from rtc.compiler.core.precision import Variant
 from rtc.passes.branches import without_decided_branches
 from rtc.passes.cast_precision import CastPrecision
@@ -122,6 +123,18 @@ def test_a_random_network_computes_the_same_after_each_pass_and_all_of_them(seed
 def test_a_thousand_random_networks_compute_the_same(start):
     for seed in range(start, start + 100):
         keeps_what_is_computed(seed)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_settling_a_random_model_keeps_what_it_computes(seed):
+    """All that is done with a model from outside: branches inlined, a newer opset, its axes."""
+    model = random_model(seed)
+    samples = context_for(model, 16).data.test.inputs()
+    found = settled(named(model), samples, 4)
+    assert found.notes == ()
+    with Oracle(model.onnx.proto) as before, Oracle(found.unit.onnx.proto) as after:
+        wanted, answer = (next(iter(each.run(samples).values())) for each in (before, after))
+    np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("seed", range(12))
