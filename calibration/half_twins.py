@@ -1,12 +1,15 @@
 """What a half type does to a model's tensors, seen beside the float model on samples.
 
-`alone` gives each node what the float model gives it, rounded, so that its own loss shows;
-`together` runs a graph with half types in it, where losses add up.
+`Beside.alone` gives each node what the float model gives it, rounded, so that its own loss shows;
+`Beside.together` runs a graph with half types in it, where losses add up.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,13 +18,14 @@ import numpy as np
 from rtc.calibration.decibels import decibels
 from rtc.calibration.oracle import session, with_outputs
 from rtc.calibration.rounding import emulate_half, in_steps, rounded, widened
-from rtc.compiler.core.data import Array, Split
+from rtc.calibration.seen_sizes import seen_sizes
+from rtc.compiler.core.data import Array, Split, filled
 
 if TYPE_CHECKING:
     import onnx
 
 _SAMPLES, _LEAST = 32, 4
-_VALUES = 1 << 26  # that are compared at most, if that takes no fewer samples than `_LEAST`
+_VALUES = 1 << 26  # that are compared at a time; and in all, if `_LEAST` samples have no more
 
 
 @dataclass(frozen=True)
@@ -51,49 +55,114 @@ class Seen:
     broken: str
 
 
-def alone(
-    proto: bytes, twins: Mapping[str, Twin], half: str, split: Split, batch: int
-) -> dict[str, Seen]:
-    """Each float output of the nodes that `twins` names, and the model's input, by name.
+class Beside:
+    """A float model on samples, beside which graphs with half types in them are looked at.
+
+    Tensors are compared some at a time, so that memory is bounded whatever the batch is.
 
     Args:
         proto: the float model; its nodes have names, its types can be inferred.
-        twins: by the node's name.
-        half: "fp16" or "bf16".
         split: samples; of a large model, a few of them are taken.
         batch: how many run at a time.
     """
-    model, pairs = _with_twins(proto, twins, half)
-    source, run = _running(model, {*pairs, *pairs.values()})
 
-    def compare(inputs: Array) -> Iterator[tuple[str, Array, Array]]:
-        seen = run(inputs)
-        yield source, inputs, inputs
-        for name, twin in pairs.items():
-            yield name, seen[name], seen[twin]
+    def __init__(self, proto: bytes, split: Split, batch: int) -> None:
+        import onnx
 
-    return _tallied(compare, split, batch)
+        self.proto, self.split, self.batch = proto, split, batch
+        self.model = onnx.load_model_from_string(proto)
+        inferred = onnx.shape_inference.infer_shapes(self.model).graph
+        self.floats = {
+            each.name
+            for each in (*inferred.value_info, *inferred.output)
+            if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        }
+        made = [name for node in self.model.graph.node for name in node.output]
+        some = filled(split.inputs(0, batch), batch)
+        shapes, _ = seen_sizes(proto, some, self.floats.intersection(made))
+        self.sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        self._kept: dict[tuple[str, ...], list[dict[str, Array]]] = {}
+
+    def alone(self, twins: Mapping[str, Twin], half: str) -> dict[str, Seen]:
+        """Each float output of the nodes that `twins` names, and the model's input, by name.
+
+        Args:
+            twins: by the node's name.
+            half: "fp16" or "bf16".
+        """
+        made = {
+            node.name: [name for name in node.output if name in self.floats]
+            for node in self.model.graph.node
+            if node.name in twins
+        }
+        starts = self._starts(name for names in made.values() for name in names)
+        tallies: dict[str, _Tally] = defaultdict(_Tally)
+        source = self.model.graph.input[0].name
+        for start in starts:
+            inputs = self.split.inputs(start, start + self.batch)
+            tallies[source].add(inputs, inputs)
+        for group in self._groups(made):
+            part = {name: twins[name] for name in group}
+            model, pairs = _with_twins(self.proto, self.model, part, self.floats, half)
+            run = _running(model, {*pairs, *pairs.values()})
+            for start in starts:
+                seen = run(self.split.inputs(start, start + self.batch))
+                for name, twin in pairs.items():
+                    tallies[name].add(seen[name], seen[twin])
+        return {name: tally.seen() for name, tally in tallies.items()}
+
+    def together(self, changed: bytes, tensors: Sequence[str]) -> dict[str, Seen]:
+        """`tensors`, by name, beside those of the same model with half types written into it."""
+        emulated = emulate_half(changed)
+        floats = widened(emulated, tensors)
+        starts = self._starts(tensors)
+        tallies: dict[str, _Tally] = defaultdict(_Tally)
+        for group in self._groups({name: [name] for name in tensors}):
+            run = _running(emulated, [floats[name] for name in group])
+            for start, wanted in zip(starts, self._wanted(group, starts), strict=True):
+                got = run(self.split.inputs(start, start + self.batch))
+                for name in group:
+                    tallies[name].add(wanted[name], got[floats[name]])
+        return {name: tally.seen() for name, tally in tallies.items()}
+
+    def _wanted(self, group: tuple[str, ...], starts: Sequence[int]) -> Iterator[dict[str, Array]]:
+        """The float model's tensors, batch by batch; kept for the next graph if they are few."""
+        if group in self._kept:
+            yield from self._kept[group]
+            return
+        run = _running(self.proto, group)
+        few = len(starts) * sum(self.sizes.values()) <= 2 * _VALUES
+        for start in starts:
+            wanted = run(self.split.inputs(start, start + self.batch))
+            if few:
+                self._kept.setdefault(group, []).append(wanted)
+            yield wanted
+
+    def _starts(self, tensors: Iterable[str]) -> list[int]:
+        """The first sample of each batch."""
+        batch = self.batch
+        end = min(len(self.split) // batch * batch, -(-_SAMPLES // batch) * batch)
+        values = sum(self.sizes[name] for name in tensors)
+        starts = range(0, end, batch)
+        return [n for i, n in enumerate(starts) if n < _LEAST or i * values <= _VALUES]
+
+    def _groups(self, tensors: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, ...]]:
+        """The keys, as many at a time as their tensors may be compared."""
+        group: list[str] = []
+        values = 0
+        for key, names in tensors.items():
+            more = sum(self.sizes[name] for name in names)
+            if group and values + more > _VALUES:
+                yield tuple(group)
+                group, values = [], 0
+            group.append(key)
+            values += more
+        if group:
+            yield tuple(group)
 
 
-def together(
-    proto: bytes, changed: bytes, tensors: Sequence[str], split: Split, batch: int
-) -> dict[str, Seen]:
-    """`tensors`, by name, of a float model and of the same with half types written into it."""
-    emulated = emulate_half(changed)
-    floats = widened(emulated, tensors)
-    (_, reference), (_, result) = _running(proto, tensors), _running(emulated, floats.values())
-
-    def compare(inputs: Array) -> Iterator[tuple[str, Array, Array]]:
-        wanted, got = reference(inputs), result(inputs)
-        return ((name, wanted[name], got[floats[name]]) for name in tensors)
-
-    return _tallied(compare, split, batch)
-
-
-def _running(
-    proto: bytes, tensors: Iterable[str]
-) -> tuple[str, Callable[[Array], dict[str, Array]]]:
-    """The name of a model's input, and a function from inputs to `tensors`, by name."""
+def _running(proto: bytes, tensors: Iterable[str]) -> Callable[[Array], dict[str, Array]]:
+    """A function from a model's input to `tensors`, by name."""
     outputs = sorted(set(tensors))
     running = session(with_outputs(proto, outputs))
     (source,) = running.get_inputs()
@@ -101,20 +170,19 @@ def _running(
     def run(inputs: Array) -> dict[str, Array]:
         return dict(zip(outputs, running.run(outputs, {source.name: inputs}), strict=True))
 
-    return source.name, run
+    return run
 
 
-def _with_twins(proto: bytes, twins: Mapping[str, Twin], half: str) -> tuple[bytes, dict[str, str]]:
+def _with_twins(
+    proto: bytes,
+    model: onnx.ModelProto,
+    twins: Mapping[str, Twin],
+    floats: AbstractSet[str],
+    half: str,
+) -> tuple[bytes, dict[str, str]]:
     """The model with the twins in it, and the twin of each of their float outputs."""
     import onnx
 
-    model = onnx.load_model_from_string(proto)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    floats = {
-        each.name
-        for each in (*inferred.value_info, *inferred.output)
-        if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
     wanted = {name for twin in twins.values() for name in twin.rounds}
     nodes = [each for name in sorted(wanted) for each in rounded(name, f"{name}/as-half", half)]
     pairs: dict[str, str] = {}
@@ -127,7 +195,7 @@ def _with_twins(proto: bytes, twins: Mapping[str, Twin], half: str) -> tuple[byt
 
 
 def _twin(
-    node: onnx.NodeProto, how: Twin, floats: set[str], half: str, pairs: dict[str, str]
+    node: onnx.NodeProto, how: Twin, floats: AbstractSet[str], half: str, pairs: dict[str, str]
 ) -> list[onnx.NodeProto]:
     import onnx
 
@@ -145,21 +213,6 @@ def _twin(
             pairs[name] = f"{name}/twin-as-half"
             made += rounded(f"{name}/twin", pairs[name], half)
     return made
-
-
-def _tallied(
-    compare: Callable[[Array], Iterable[tuple[str, Array, Array]]], split: Split, batch: int
-) -> dict[str, Seen]:
-    tallies: dict[str, _Tally] = {}
-    values = 0
-    end = min(len(split) // batch * batch, -(-_SAMPLES // batch) * batch)
-    for start in range(0, end, batch):
-        if start >= _LEAST and values > _VALUES:
-            break
-        for name, wanted, got in compare(split.inputs(start, start + batch)):
-            tallies.setdefault(name, _Tally()).add(wanted, got)
-            values += wanted.size
-    return {name: tally.seen() for name, tally in tallies.items()}
 
 
 class _Tally:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.calibration.decibels import LIMIT_DB
-from rtc.calibration.half_twins import Seen, Twin, alone, together
+from rtc.calibration.half_twins import Beside, Seen, Twin
+from rtc.compiler.core.data import filled
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.unit import Unit
@@ -78,9 +79,11 @@ class _Losses:
         names = frozenset(computing(self.graph))
         self.nodes = {node.name: node for node in self.graph.nodes if node.name in names}
         first = unit.signature.inputs[0].shape[0]
-        self.batch = first if isinstance(first, int) else 1
-        some = ctx.calibration().inputs(0, self.batch)
-        self.floats = guarding(self.graph, self.unit.onnx.proto, some, names, half)
+        batch = first if isinstance(first, int) else 1
+        proto, samples = self.unit.onnx.proto, ctx.calibration()
+        self.beside = Beside(proto, samples, batch)
+        some = filled(samples.inputs(0, batch), batch)
+        self.floats = guarding(self.graph, proto, some, names, half)
         opset = self.graph.opset
         told = [n for n, each in self.nodes.items() if half_obstacle(each, opset, half)]
         self.floats |= dict.fromkeys(told, "")
@@ -93,8 +96,7 @@ class _Losses:
         waiting = set(self.nodes)
         while waiting:
             twins = {name: self._twin(self.nodes[name]) for name in self.nodes if name in waiting}
-            samples, proto = self.ctx.calibration(), self.unit.onnx.proto
-            seen = alone(proto, twins, self.half, samples, self.batch)
+            seen = self.beside.alone(twins, self.half)
             peaks |= {name: each.peak for name, each in seen.items()}
             waiting = {each for name in twins for each in self._judged(name, seen, peaks)}
 
@@ -165,11 +167,10 @@ class _Losses:
 
     def look_together(self) -> None:
         tensors = [t.name for node in self.nodes.values() for t in node.outputs if _is_float(t)]
-        proto, samples = self.unit.onnx.proto, self.ctx.calibration()
         tried: dict[str, list[float]] = defaultdict(list)
         kept: dict[str, set[str]] = defaultdict(set)
         for _ in range(_ROUNDS):
-            seen = together(proto, self._written(), tensors, samples, self.batch)
+            seen = self.beside.together(self._written(), tensors)
             new: set[str] = set()
             for name, why, snr_db in list(self._culprits(seen)):
                 tried[name].append(snr_db)

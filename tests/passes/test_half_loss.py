@@ -322,3 +322,20 @@ def test_a_layer_that_half_breaks_is_sound_where_it_is_pinned_to_int8(variant: V
     again = given.apply(case.unit, ctx).plan
     assert again is not None
     assert (again.default, dict(again.layers)) == (plan.default, dict(plan.layers))
+
+
+def test_floats_made_of_sizes_alone_are_not_judged() -> None:
+    """They are float32 whatever the plan is, and who reads one beyond the range is float."""
+    text = """g (float[N,512] x) => (float[N,512] y) {
+        [sizes] s = Shape<start = 1>(x)
+        [float] f = Cast<to = 1>(s)
+        [square] q = Mul(f, f)
+        [root] r = Sqrt(q)
+        [large] a = Mul(x, q)
+        [back] b = Div(a, q)
+        [small] y = Div(b, r)
+    }"""
+    case = Case(text, "", normal(24, 512))
+    plan, half = in_half(case.unit, context(case))
+    assert floats_of(plan) == {"large", "back"}
+    assert snr_db(case.unit, half, case.samples) > 40
