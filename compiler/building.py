@@ -491,11 +491,11 @@ class Builder:
         }
 
         def work(_: Progress) -> tuple[Files, str]:
-            head, probe = fidelity.packed(self.probe(graph)) if here else (None, {})
+            probe = {fidelity.FILE: fidelity.packed(self.probe(graph))} if here else {}
             files = sandbox.run(
                 "rtc.compiler.building:build_here",
                 files={"graph.onnx": graph.onnx.proto, **probe},
-                args={"backend": backend.name, "request": asked, "probe": head},
+                args={"backend": backend.name, "request": asked},
                 deadline_s=_BUILD_SECONDS,
                 memory_gb=_BUILD_GB,
                 what=f"building {name}",
@@ -534,14 +534,14 @@ def output_shapes(model: Unit) -> dict[str, str]:
 def build_here(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:
     """Build in this process, which is a child: `graph.onnx` in, `built_to_files` out.
 
-    With a `probe` the engine is held against it at the request's batches.
+    With a `probe.npz` the engine is held against it at the request's batches.
     """
     from rtc.targets.loader import backend
 
     runtime, request = backend(args["backend"]), _REQUEST.validate_python(args["request"])
-    if args["probe"] is None:
+    if fidelity.FILE not in files:
         return built_to_files(runtime.build(files["graph.onnx"], request))
-    known = fidelity.unpacked(args["probe"], files)
+    known = fidelity.unpacked(files[fidelity.FILE])
     built, runner = held(runtime, files["graph.onnx"], request, known)
     runner.close()
     return built_to_files(built)

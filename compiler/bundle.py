@@ -79,6 +79,9 @@ class EngineEntry:
 class Manifest:
     """What a bundle says of itself, JSON types throughout.
 
+    A field that is at its default may be told or not: manifests from before there was such a field
+    are still what they were.
+
     Attributes:
         name: the recipe's name.
         version: the recipe's version and 12 digits of the digest of all inputs: "1.0.0+0123…cdef",
@@ -86,8 +89,7 @@ class Manifest:
         target: the device profile it was compiled for.
         passed: whether every gate passed.
         preprocess: from raw samples to what the engine takes.
-        output: what the engine gives for each class. Manifests tell it only where it is not logits,
-            so that those from before there was a choice are still what they were.
+        output: what the engine gives for each class.
         sources: digest by name of what it was made from; names are relative paths.
         versions: version by name of the libraries that made it.
         certificates: the check of each pass.
@@ -121,17 +123,14 @@ class Manifest:
 
     def fields(self) -> dict[str, Any]:
         """JSON types."""
-        told = asdict(self)
-        if self.output is OutputKind.LOGITS:
-            del told["output"]
-        return told
+        return asdict(self)
 
     @classmethod
     def from_json(cls, raw: bytes, where: str = MANIFEST) -> Manifest:
         """The inverse of `to_json`.
 
         Raises:
-            IntegrityError: not byte for byte what `to_json` gives, or made by a newer rtc.
+            IntegrityError: changed, with fields that no manifest has, or made by a newer rtc.
         """
         return _manifest(sealed.parse(raw, schema=SCHEMA, where=where), where)
 
@@ -320,11 +319,20 @@ def _manifest(head: Mapping[str, Any], where: str) -> Manifest:
         manifest = _adapter().validate_json(raw, strict=True)
     except ValueError as cause:
         raise sealed.refused("is not a manifest", where) from cause
-    if canonical(manifest.fields()) != raw:
+    if not _tells(head, json.loads(canonical(manifest.fields()))):
         raise sealed.refused("has fields that no manifest has", where)
     if problem := _unsound(manifest, manifest.files):
         raise sealed.refused(problem, where)
     return manifest
+
+
+def _tells(head: object, fields: object) -> bool:
+    """Whether a head holds nothing but fields of the manifest that was read from it."""
+    if isinstance(head, dict) and isinstance(fields, dict):
+        return all(key in fields and _tells(head[key], fields[key]) for key in head)
+    if isinstance(head, list) and isinstance(fields, list):
+        return len(head) == len(fields) and all(map(_tells, head, fields))
+    return canonical(head) == canonical(fields)
 
 
 @functools.cache

@@ -73,7 +73,8 @@ def _judge(
         return "folded", "" if kinds else "the builder lists no kernel for it"
     if built is decision.precision:
         return "kept", ""
-    if decision.op not in WEIGHTED and built is Precision.INT8:
+    free = decision.op not in WEIGHTED and not decision.pinned
+    if free and built is Precision.INT8:
         # Between Q/DQ pairs of the layers around it: the graph has its values in integers, too.
         return "follows", f"planned {decision.precision}, runs on its neighbours' INT8 values"
     kernels = ", ".join(sorted(kinds))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rtc.compiler import bundle, sealed
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Preprocess, filled
+from rtc.compiler.core.data import Array, Preprocess, Split, filled
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
@@ -46,7 +46,7 @@ class Engine(Closing):
         here = kernels_of(self.runtime, request.profile.kind)
         held = self.manifest.engine.held_on == here
         self._held = set(request.forms) if held else set()
-        self._verified = verified
+        self._probe = _stored_probe(verified)
         self._runner = backend.load(verified.engine, request)
 
     @property
@@ -63,7 +63,8 @@ class Engine(Closing):
         """Run the engine: preprocessed samples (N, …) in, (N, classes) out; see `output`.
 
         Of a batch that the engine was not held against its graph at, on this kind of processor and
-        with this version of the runtime, the first call does that, and takes longer.
+        with this version of the runtime, the first call does that, and takes longer. It is held on
+        samples that the bundle brings, whatever it is called with; on none where it brings none.
 
         Fewer samples than the smallest batch are filled up to it with the last one.
 
@@ -78,18 +79,17 @@ class Engine(Closing):
         _check_batch(len(inputs), largest)
         batch = filled(inputs, smallest)
         if len(batch) not in self._held:
-            self.hold(inputs[: fidelity.SAMPLES], (len(batch),))
+            self.hold(self._probe, (len(batch),))
         outputs = self._runner.run({self.input.name: batch})
         return outputs[self.manifest.signature.outputs[0].name][: len(inputs)]
 
-    def hold(self, inputs: Array, batches: Iterable[int]) -> None:
-        """Hold the engine against its graph on some samples, at every one of these batches.
+    def hold(self, known: fidelity.Probe | None, batches: Iterable[int]) -> None:
+        """Hold the engine to what its graph gives for some samples, at every one of these batches.
 
         Raises:
             BuilderError: it computes something else ("engine-differs").
         """
         batches = tuple(batches)
-        known = probe_of(self._verified, inputs, self.device)
         if known is not None:
             fidelity.settled(self._runner, known, batches)
         self._held.update(batches)
@@ -140,13 +140,21 @@ def admit(verified: bundle.Verified) -> tuple[Backend, BuildRequest]:
 
 
 def probe_of(
-    verified: bundle.Verified, inputs: Array, device: DeviceProfile
+    verified: bundle.Verified, split: Split, device: DeviceProfile
 ) -> fidelity.Probe | None:
-    """What a bundle's engine is held to on preprocessed samples (n, …); None without its graph."""
+    """What a bundle's engine is held to on samples of a split; None without its graph."""
     files = verified.files
     if GRAPH not in files or FLOAT not in files:
         return None
-    return fidelity.of_inputs(files[GRAPH], files[FLOAT], inputs, device)
+    return fidelity.probe(files[GRAPH], files[FLOAT], split, device)
+
+
+def _stored_probe(verified: bundle.Verified) -> fidelity.Probe | None:
+    content = verified.files.get(fidelity.FILE)
+    try:
+        return None if content is None else fidelity.unpacked(content)
+    except ValueError as cause:
+        raise sealed.refused("is no probe", verified.path / fidelity.FILE) from cause
 
 
 def _profile(verified: bundle.Verified) -> bytes:

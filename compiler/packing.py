@@ -11,13 +11,15 @@ from pydantic import TypeAdapter
 from rtc.compiler import bundle
 from rtc.compiler.building import Candidate
 from rtc.compiler.choice import Choice
-from rtc.compiler.core.data import Preprocess
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.target import BuiltLayer
+from rtc.compiler.core.unit import Unit
 from rtc.compiler.engine import FLOAT, GRAPH
 from rtc.compiler.front import Front
+from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import kernels_of
 from rtc.compiler.plan_file import parse_plan, plan_text
 from rtc.compiler.recipe import Recipe
@@ -36,7 +38,7 @@ def pack(
     choice: Choice,
     *,
     report: Report,
-    preprocess: Preprocess,
+    calibration: Split,
     output: OutputKind,
     identity: Mapping[str, Any],
 ) -> tuple[bundle.Manifest, dict[str, bytes]]:
@@ -49,6 +51,7 @@ def pack(
         engine_file: shipped.built.engine,
         GRAPH: shipped.graph.onnx.proto,
         FLOAT: front.model.onnx.proto,
+        fidelity.FILE: _probe(shipped, front.model, calibration),
         "recipe.yaml": recipe.text.encode(),
         PLAN: plan_text(shipped.plan),
         bundle.PROFILE: profile_text(shipped.request.profile),
@@ -74,7 +77,7 @@ def pack(
             held_on=_held_on(shipped),
         ),
         signature=front.model.signature,
-        preprocess=preprocess,
+        preprocess=calibration.preprocess,
         output=output,
         sources={"data": identity["data"], "rtc": identity["code"]["rtc"], **identity["files"]},
         versions=identity["versions"],
@@ -82,6 +85,13 @@ def pack(
         gates=tuple(asdict(row) for row in report.gates),
     )
     return manifest, files
+
+
+def _probe(shipped: Candidate, model: Unit, calibration: Split) -> bytes:
+    """Samples that the engine is held to wherever it runs next."""
+    graph, profile = shipped.graph.onnx.proto, shipped.request.profile
+    known = fidelity.probe(graph, model.onnx.proto, calibration, profile)
+    return fidelity.packed(known.stored(), small=True)
 
 
 def _held_on(shipped: Candidate) -> str:

@@ -285,7 +285,7 @@ class _Job:
             self.front,
             choice,
             report=report,
-            preprocess=self.data.test.preprocess,
+            calibration=self.data.calibration,
             output=appraised.output,
             identity=identity,
         )

@@ -19,7 +19,6 @@ from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.outputs import output_kind
 from rtc.compiler.core.progress import Progress, silent
-from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.latency import Bench, Subject, engine_subject
 from rtc.compiler.recipe import Recipe, load_recipe, parse_recipe
 from rtc.compiler.report.model import (
@@ -99,9 +98,8 @@ def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow
         MachineError: the engine does not run here.
         BuilderError: it computes something else than its graph ("engine-differs").
     """
-    from rtc.compiler.engine import Engine
+    from rtc.compiler.engine import Engine, probe_of
     from rtc.compiler.measure.accuracy import accuracy_row
-    from rtc.compiler.measure.fidelity import SAMPLES
     from rtc.compiler.measure.provenance import machine
     from rtc.compiler.measure.reference import REFERENCE, reference_logits
 
@@ -109,7 +107,7 @@ def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow
     if test.labels is None:
         raise DataError("the test samples have no labels", where=again.recipe.name)
     with Engine(again.verified) as engine:
-        engine.hold(test.inputs(0, SAMPLES), entry.batches)
+        engine.hold(probe_of(again.verified, test, engine.device), entry.batches)
         shipped = _logits(engine, test, entry.batches[2], progress)
         there = f"{engine.runtime} on {machine()}"
     floats = reference_logits(again.verified.files["float.onnx"], test)
@@ -206,8 +204,7 @@ def _subject(again: Revisited) -> Subject:
     from rtc.compiler.engine import admit, probe_of
 
     backend, request = admit(again.verified)
-    inputs = again.data.test.inputs(0, fidelity.SAMPLES)
-    known = probe_of(again.verified, inputs, request.profile)
+    known = probe_of(again.verified, again.data.test, request.profile)
     return engine_subject(again.report.shipped, backend.name, again.verified.engine, request, known)
 
 

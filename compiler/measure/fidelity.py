@@ -6,26 +6,30 @@ cases is ever complete, so every engine is held against its own graph, on real s
 batch that it is used at, before a figure of it counts. A runtime that knows several ways to compute
 a batch is asked for one after another.
 
-How far off an engine may be, as the squared error of a sample, on average and at worst:
+How far off an engine may be, as the squared error of a sample:
 
-- A float engine: 60 dB below its outputs. Another order of additions leaves 100 dB and more on
-  networks of 20 to 60 layers; a wrong kernel leaves none.
-- Where the graph rounds to INT8: 1.5 times what that rounding itself does to the outputs, which is
-  how far the graph is from the float model. A value that lies between two steps falls to either
-  side as additions are ordered, and each layer may turn that into more; but such ties are few, so
-  what they come to stays below the rounding of all values (measured: 1.4 to 17 dB below).
-- Where it rounds to a half type: 3 times. Runtimes round at other places than the graph does, each
-  error as large as the other (measured: from 0.3 dB above to 32 below).
-- Where rounding does next to nothing: 30 dB below what outputs differ between samples.
-- Where a graph rounds and the float model rounds alike, that is not known: 20 dB.
+- A float engine on a CPU: 60 dB below what outputs differ between samples. Another order of
+  additions leaves 100 dB below the outputs and more on networks of 20 to 60 layers; a wrong kernel
+  leaves none.
+- Where the graph rounds, or a GPU rounds what float products take: 3 times what that rounding
+  itself does to the outputs. Runtimes round at other places than the graph does, and a value that
+  lies between two steps falls to either side as additions are ordered: each error is as large as
+  the graph's own (measured: 0.3 dB above it and less; wrong kernels: 10 dB above and more).
+- Where rounding does next to nothing: 30 dB below what outputs differ; where what it does is not
+  known: 20 dB.
+
+Errors of ties are rare and large: of a deep network in INT8 one sample in twenty may be off by ten
+times the graph's own rounding, and the others by next to nothing, while a wrong kernel is wrong for
+most samples, or in a row of the batch. So an engine is judged by the median; by the mean only where
+chance cannot explain it; and by each row of a batch through the best of several samples there.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,20 +38,27 @@ import numpy.typing as npt
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.target import DeviceProfile
+from rtc.compiler.measure.own_rounding import rounds, unrounded, with_tf32
+from rtc.compiler.measure.references import outputs_of, reference
 
 if TYPE_CHECKING:
     from rtc.compiler.core.target import Runner
 
-SAMPLES = 8
-"""Samples that an engine is held to; at a larger batch they fill it again and again."""
+SAMPLES = 24
+"""Samples that an engine is held to at most; at a larger batch they fill it again and again."""
 
-_FLOAT, _ROUNDED, _UNKNOWN = 1e-6, 1e-3, 1e-2  # squared errors: 60, 30 and 20 dB
-_TIES, _PLACES = 1.5, 3.0  # times the graph's own rounding: to INT8, and to a half type
-_ONE = 4.0  # times more of a single sample than on average
+FILE = "probe.npz"
+"""What a probe is called among files."""
+
+_FEW, _BYTES = 8, 8 << 20  # samples of large inputs: what takes so many bytes, and no fewer
+_STORED_FEW, _STORED_BYTES = 2, 4 << 20  # likewise in a bundle
+_EXACT, _FLOAT, _ROUNDED, _UNKNOWN = 1e-9, 1e-6, 1e-3, 1e-2  # 90 dB of the power; of the spread
+_PLACES = 3.0  # times the graph's own rounding
+_RUNS = 4  # samples in each row of a batch
+_CHANCE = 3.0  # standard errors
 _SURE = 0.1  # of what is allowed: no other form need be asked
 _ALIKE = 2.0  # times the error of the best form
 _TINY = float(np.finfo(np.float32).tiny)
-_INTEGERS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "Integer")  # in operators' names
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +68,18 @@ class Probe:
     Attributes:
         inputs: preprocessed (n, …).
         outputs: by name, (n, …) each.
-        allowed: by output, the squared error of a sample: on average, and of any.
+        allowed: by output, the squared error of a sample.
     """
 
     inputs: Array
     outputs: Mapping[str, Array]
-    allowed: Mapping[str, tuple[float, float]]
+    allowed: Mapping[str, float]
+
+    def stored(self) -> Probe:
+        """The first samples, a few MB at most, to go with an engine."""
+        count = fitting(self.inputs, _STORED_FEW, _STORED_BYTES)
+        outputs = {name: values[:count] for name, values in self.outputs.items()}
+        return Probe(self.inputs[:count], outputs, self.allowed)
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,8 @@ class Deviation:
 
     Attributes:
         form: how the runtime computed the batch; "" where it knows one way only.
-        decibels: outputs against their error; NaN where the engine's are not finite.
+        decibels: outputs against their error, as it is judged; NaN where the engine's are not
+            finite.
         worst: the largest error of an element.
         share: of what is allowed; more than 1 is too much.
         least: the decibels that are asked for.
@@ -93,24 +111,39 @@ def probe(graph: bytes, model: bytes, split: Split, profile: DeviceProfile) -> P
 
     Args:
         graph: what the engine is built from.
-        model: the float model behind it.
+        model: the float model behind it, or one that came in quantised.
         split: the samples; a few are enough.
-        profile: GPUs round FP32 products to ten bits (TF32), like half types.
+        profile: GPUs round what FP32 products take to eleven bits (TF32).
 
     Raises:
         ModelError: the reference does not take either model.
     """
-    return of_inputs(graph, model, split.inputs(0, SAMPLES), profile)
+    count = fitting(split.inputs(0, 1), _FEW, _BYTES)
+    return of_inputs(graph, model, split.inputs(0, count), profile)
+
+
+def fitting(inputs: Array, least: int, bytes_: int) -> int:
+    """How many samples like the first are within so many bytes, `least` to `SAMPLES`."""
+    return min(max(bytes_ // max(inputs[:1].nbytes, 1), least), SAMPLES)
 
 
 def of_inputs(graph: bytes, model: bytes, inputs: Array, profile: DeviceProfile) -> Probe:
     """As `probe`, of preprocessed samples (n, …)."""
-    inputs, outputs = _reference(graph, inputs)
-    _, floats = _reference(model, inputs)
-    rounds = _PLACES if profile.kind == "gpu" else _rounding(graph)
-    own = floats.values() if len(floats) == len(outputs) else outputs.values()
-    pairs = zip(outputs.items(), own, strict=True)
-    allowed = {name: _allowed(mine, before, rounds) for (name, mine), before in pairs}
+    inputs, outputs = reference(graph, inputs)
+    if rounds(graph):
+        bare = unrounded(model)
+        other, known = outputs_of(bare or model, inputs), bare is not None
+        if other is None:
+            other, known = outputs_of(model, inputs), False
+    elif profile.kind == "gpu":
+        other, known = outputs_of(with_tf32(graph), inputs), True
+    else:
+        allowed = {name: _allowed(values, _FLOAT) for name, values in outputs.items()}
+        return Probe(inputs, outputs, allowed)
+    others = dict(zip(outputs, other or (), strict=False))
+    allowed = {
+        name: _of_rounding(mine, others.get(name), known=known) for name, mine in outputs.items()
+    }
     return Probe(inputs, outputs, allowed)
 
 
@@ -154,120 +187,99 @@ def settled(runner: Runner, known: Probe, batches: Sequence[int]) -> dict[int, s
     return {batch: settle(runner, known, batch).form for batch in dict.fromkeys(batches)}
 
 
-def packed(known: Probe) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A probe as JSON types and named blobs, for another process."""
-    from rtc.compiler.measure.worker import packed as array
-
-    head, content = array(known.inputs)
-    outputs = {name: array(values) for name, values in known.outputs.items()}
-    heads = {
-        "inputs": head,
-        "outputs": [[name, values[0]] for name, values in outputs.items()],
-        "allowed": {name: list(bounds) for name, bounds in known.allowed.items()},
-    }
-    files = {f"output-{i}": blob for i, (_, blob) in enumerate(outputs.values())}
-    return heads, {"probe": content, **files}
+def packed(known: Probe, *, small: bool = False) -> bytes:
+    """A probe as an `.npz` of plain arrays, for another process, or small for a bundle."""
+    names = list(known.outputs)
+    arrays: dict[str, Any] = {f"output-{i}": known.outputs[name] for i, name in enumerate(names)}
+    arrays["allowed"] = np.array([known.allowed[name] for name in names], np.float64)
+    file = io.BytesIO()
+    save = np.savez_compressed if small else np.savez
+    save(file, inputs=known.inputs, names=np.array(names, np.str_), **arrays)
+    return file.getvalue()
 
 
-def unpacked(head: Mapping[str, Any], files: Mapping[str, bytes]) -> Probe:
-    """The inverse of `packed`."""
-    from rtc.compiler.measure.worker import unpacked as array
+def unpacked(content: bytes) -> Probe:
+    """The inverse of `packed`.
 
-    return Probe(
-        array(files["probe"], head["inputs"]),
-        {name: array(files[f"output-{i}"], h) for i, (name, h) in enumerate(head["outputs"])},
-        {name: (bounds[0], bounds[1]) for name, bounds in head["allowed"].items()},
-    )
-
-
-def _reference(proto: bytes, inputs: Array) -> tuple[Array, dict[str, Array]]:
-    """Samples and outputs; so many samples more as the model's own batch wants."""
-    head = (inputs.dtype.str, inputs.shape)
-    shape, outputs = _run(proto, np.ascontiguousarray(inputs).tobytes(), head)
-    return np.take(inputs, range(shape), axis=0, mode="wrap"), outputs
-
-
-@lru_cache(maxsize=8)
-def _run(
-    proto: bytes, content: bytes, head: tuple[str, tuple[int, ...]]
-) -> tuple[int, dict[str, Array]]:
-    """How many samples the reference ran, and every output of them.
-
-    The last few are kept: one graph is held to with several numbers of threads, one float model
-    with every graph.
+    Raises:
+        ValueError: it is none.
     """
-    from rtc.calibration.oracle import Oracle
-
-    inputs = np.frombuffer(content, head[0]).reshape(head[1])
-    with Oracle(proto) as oracle:
-        size = oracle.batch or len(inputs)
-        count = math.ceil(len(inputs) / size) * size
-        parts = [
-            oracle.run(np.take(inputs, range(i, i + size), axis=0, mode="wrap"))
-            for i in range(0, count, size)
-        ]
-    return count, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            names = [str(name) for name in found["names"]]
+            outputs = {name: found[f"output-{i}"] for i, name in enumerate(names)}
+            allowed = dict(zip(names, map(float, found["allowed"]), strict=True))
+            return Probe(found["inputs"], outputs, allowed)
+    except Exception as cause:  # numpy and zipfile raise a dozen unrelated classes
+        raise ValueError("not a probe") from cause
 
 
-def _rounding(graph: bytes) -> float:
-    """How many times a graph's own rounding its engine may be off; 0 where it does not round."""
-    import onnx
-
-    from rtc.calibration.rounding import emulate_half
-
-    if emulate_half(graph) != graph:
-        return _PLACES
-    nodes = onnx.load_model_from_string(graph).graph.node
-    integers = any(word in node.op_type for node in nodes for word in _INTEGERS)
-    return _TIES if integers else 0.0
+def _of_rounding(mine: Array, other: Array | None, *, known: bool) -> float:
+    """The squared error that an engine of a graph which rounds may have."""
+    if other is None or other.shape != mine.shape:
+        return _allowed(mine, _UNKNOWN)
+    finite = np.isfinite(mine) & np.isfinite(other)
+    mine = np.where(finite, mine, 0).astype(np.float64)
+    own = _squares(mine - np.where(finite, other, 0)).mean()
+    known = known and own > _FLOAT * _FLOAT * _squares(mine).mean()
+    return max(float(_PLACES * own), _allowed(mine, _ROUNDED if known else _UNKNOWN))
 
 
-def _allowed(mine: Array, floats: Array, rounds: float) -> tuple[float, float]:
-    """The squared error of a sample that an engine may have: on average, and of any."""
+def _allowed(mine: Array, share: float) -> float:
+    """A share of what outputs differ between samples, or what float32 leaves of their size."""
     mine = np.where(np.isfinite(mine), mine, 0).astype(np.float64)
     power = _squares(mine).mean()
-    if not rounds:
-        return float(_FLOAT * power), float(_ONE * _FLOAT * power)
-    same = mine.shape == floats.shape
-    own = _squares(np.where(np.isfinite(floats), mine - floats, 0) if same else 0 * mine)
     spread = _squares(mine - mine.mean(axis=0)).mean() if len(mine) > 1 else power
-    known = own.mean() > _FLOAT * _FLOAT * power
-    least = max(_ROUNDED * spread, _FLOAT * power) if known else _UNKNOWN * power
-    mean = max(rounds * own.mean(), least)
-    return float(mean), float(max(rounds * own.max(), _ONE * mean))
+    return float(max(share * spread, _EXACT * power))
 
 
 def _deviation(runner: Runner, known: Probe, batch: int, form: str) -> Deviation:
     count = len(known.inputs)
-    rows = np.arange(batch * max(2, math.ceil(count / batch))) % count
+    step = max(1, min(batch, count // _RUNS))  # other samples in every row each time
+    starts = step * np.arange(max(_RUNS, math.ceil(count / batch)))
+    rows = (starts[:, None] + np.arange(batch)) % count
     source = runner.signature.inputs[0].name
-    parts = []
-    for start in range(0, len(rows), batch):
-        inputs = known.inputs[rows[start : start + batch]]
-        # A runner may use its buffers again.
-        parts.append({n: a.copy() for n, a in runner.run({source: inputs}).items()})
+    # A runner may use its buffers again.
+    parts = [
+        {n: a.copy() for n, a in runner.run({source: known.inputs[row]}).items()} for row in rows
+    ]
     found = []
     for name, wanted in known.outputs.items():
-        seen = np.concatenate([part[name] for part in parts])
-        found.append(_compared(seen, wanted[rows], known.allowed[name], form))
+        seen = [part[name] for part in parts]
+        found.append(_compared(seen, wanted[rows], count, known.allowed[name], form))
     return max(found, key=lambda each: math.inf if math.isnan(each.share) else each.share)
 
 
-def _compared(seen: Array, wanted: Array, allowed: tuple[float, float], form: str) -> Deviation:
-    if seen.shape != wanted.shape:
+def _compared(
+    seen: Sequence[Array], wanted: Array, samples: int, allowed: float, form: str
+) -> Deviation:
+    """Of runs of a batch, `wanted` (runs, batch, …), that hold so many samples."""
+    if any(each.shape != wanted.shape[1:] for each in seen):
         return Deviation(form, math.nan, math.inf, math.inf, math.nan)
     kept = np.isfinite(wanted)  # what overflows in the graph may overflow elsewhere, or not
-    off = np.where(kept, seen, 0).astype(np.float64) - np.where(kept, wanted, 0)
-    errors, power = _squares(off), _squares(np.where(kept, wanted, 0)).mean()
-    mean, one = (max(bound, _TINY) for bound in allowed)
-    share = max(errors.mean() / mean, errors.max() / one)
+    wanted = np.where(kept, wanted, 0).astype(np.float64)
+    off = np.where(kept, np.stack(seen), 0) - wanted
+    flat = off.reshape(-1, *off.shape[2:])
+    power = _squares(wanted.reshape(flat.shape)).mean()
+    error = _error(_squares(flat).reshape(off.shape[:2]), samples)
+    share = error / max(allowed, _TINY)
     return Deviation(
         form,
-        decibels=_decibels(power, errors.mean()),
+        decibels=_decibels(power, error),
         worst=float(np.abs(off).max(initial=0.0)),
-        share=float(share) if math.isfinite(share) else math.inf,
-        least=_decibels(power, mean),
+        share=share if math.isfinite(share) else math.inf,
+        least=_decibels(power, max(allowed, _TINY)),
     )
+
+
+def _error(errors: npt.NDArray[np.float64], samples: int) -> float:
+    """What squared errors (runs, batch) come to, but for a few ties."""
+    if not np.isfinite(errors).all():
+        return math.nan
+    median = np.sort(errors, axis=None)[(errors.size - 1) // 2]
+    by_chance = _CHANCE * errors.std() / math.sqrt(samples)
+    row = errors.min(axis=0).max()
+    return float(max(median, errors.mean() - by_chance, row))
 
 
 def _squares(values: Array) -> npt.NDArray[np.float64]:

@@ -260,10 +260,10 @@ class Bench(Closing):
             BuilderError: it computes something else ("engine-differs"); it is out.
             RtcError: the subject's own failure; it is out.
         """
-        head, files = fidelity.packed(known)
+        files = {fidelity.FILE: fidelity.packed(known)}
         for batch in self._batches:
             try:
-                self.ask(name, {"op": "hold", "batch": batch, "probe": head}, files)
+                self.ask(name, {"op": "hold", "batch": batch}, files)
             except RtcError as error:
                 self.failures[name] = error
                 if name in self._workers:

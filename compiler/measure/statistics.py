@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,19 +71,6 @@ def thin(series: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
         return series
     kept: npt.NDArray[Any] = series[np.linspace(0, len(series) - 1, count).round().astype(int)]
     return kept
-
-
-def snr_db(reference: npt.NDArray[Any], seen: npt.NDArray[Any]) -> float:
-    """Signal-to-noise ratio in decibels over all elements: 10 log10(Σ r² / Σ (s - r)²).
-
-    Infinite where both are equal; NaN where either is not finite.
-    """
-    r = np.asarray(reference, np.float64)
-    noise = float(np.sum((np.asarray(seen, np.float64) - r) ** 2))
-    if noise == 0:
-        return math.inf
-    with np.errstate(divide="ignore"):
-        return float(10 * np.log10(np.sum(r**2) / noise)) if math.isfinite(noise) else math.nan
 
 
 def ratio_by_rounds(

@@ -128,8 +128,8 @@ class Session:
     """One loaded subject and the raw samples it is timed on.
 
     Requests (`op`):
-        hold: `batch`, `probe` (as `fidelity.packed` describes) → `form`: the one that the batch is
-            computed in from now on, because it is right.
+        hold: `batch`, the file `probe.npz` → `form`: the one that the batch is computed in from
+            now on, because it is right.
         infer: `inputs` (preprocessed, as `packed` describes), `batch` → `logits`, the first output,
             computed `batch` samples at a time; where that is the one that the model takes, the last
             is filled up.
@@ -158,7 +158,7 @@ class Session:
             head, content = packed(np.concatenate(parts))
             return {"logits": head}, {"logits": content}
         if request["op"] == "hold":
-            known = fidelity.unpacked(request["probe"], files)
+            known = fidelity.unpacked(files[fidelity.FILE])
             return {"form": fidelity.settle(self._runner, known, request["batch"]).form}, {}
         if request["op"] == "time":
             prepare = self._forward if request["mode"] == FORWARD else self._end_to_end

@@ -87,8 +87,8 @@ class Runtime(Closing):
         if BUILT not in self._bench.running:
             self._bench.start(self._subject)
             self._bench.refuse_failures()
-        head, probe = (None, {}) if known is None else fidelity.packed(known)
-        _, files = self._ask("build", {"graph.onnx": graph.onnx.proto, **probe}, probe=head)
+        probe = {} if known is None else {fidelity.FILE: fidelity.packed(known)}
+        _, files = self._ask("build", {"graph.onnx": graph.onnx.proto, **probe})
         return built_from_files(files)
 
     def logits(self, count: int | None = None) -> Array:
@@ -159,7 +159,7 @@ class _Workshop:
     """Builds, and answers of what it built last.
 
     Requests (`op`):
-        build: the file `graph.onnx`, `probe` (or None) → `built_to_files`, without the engine.
+        build: the file `graph.onnx`, perhaps `probe.npz` → `built_to_files`, without the engine.
         logits: `count` → `logits` of the first samples.
         kernels: `seconds` → `microseconds` of each layer; none without a profiler.
         Any other is the loaded engine's (`worker.Session`).
@@ -180,7 +180,7 @@ class _Workshop:
 
     def ask(self, request: dict[str, Any], files: Files) -> Reply:
         if request["op"] == "build":
-            return self._build(request["probe"], files)
+            return self._build(files)
         if self._built is None or self._runner is None or self._session is None:
             raise InternalError("nothing was built that could be run")
         if request["op"] == "logits":
@@ -190,7 +190,7 @@ class _Workshop:
             return self._kernels(self._built, self._runner, request["seconds"]), {}
         return self._session.ask(request, files)
 
-    def _build(self, probe: Mapping[str, Any] | None, files: Files) -> Reply:
+    def _build(self, files: Files) -> Reply:
         if self._runner is not None:
             self._runner.close()
         self._built = self._runner = self._session = None
@@ -198,10 +198,10 @@ class _Workshop:
         if self._samples is None:
             built = self._backend.build(graph, self._request)
         else:
-            if probe is None:
+            if fidelity.FILE not in files:
                 built, self._runner = self._backend.build_and_load(graph, self._request)
             else:
-                known = fidelity.unpacked(probe, files)
+                known = fidelity.unpacked(files[fidelity.FILE])
                 built, self._runner = held(self._backend, graph, self._request, known)
             self._session = worker.Session(self._runner, *self._samples)
         self._built = built

@@ -74,10 +74,32 @@ def test_what_was_published_is_verified(tmp_path: Path, named: str) -> None:
     assert found.manifest == dataclasses.replace(MADE, files=sealed.listing(FILES))
 
 
-def test_a_manifest_tells_what_the_engine_gives_where_that_is_not_logits() -> None:
-    """Bundles of before there was a choice hold logits, and are read as they are."""
+OLD = Path(__file__).with_name("old_manifest.json")
+
+
+def test_a_manifest_of_before_there_were_some_fields_is_what_it_was() -> None:
+    found = Manifest.from_json(OLD.read_bytes())
+    assert found == dataclasses.replace(MADE, files=sealed.listing(FILES))
+    assert (found.output, found.engine.forms, found.engine.held_on) == (OutputKind.LOGITS, {}, "")
+    told = json.loads(OLD.read_bytes())
+    assert not {"forms", "held_on"} & set(told["engine"])
+    assert "output" not in told
+
+
+@pytest.mark.parametrize("place", [(), ("engine",), ("signature", "inputs", 0), ("preprocess",)])
+def test_a_field_that_no_manifest_has_is_refused_wherever_it_is(place) -> None:
+    told = json.loads(OLD.read_bytes())
+    del told["digest"]
+    within = told
+    for step in place:
+        within = within[step]
+    within["more"] = 1
+    with pytest.raises(IntegrityError):
+        Manifest.from_json(sealed.render(told))
+
+
+def test_a_manifest_tells_what_the_engine_gives() -> None:
     whole = dataclasses.replace(MADE, files=sealed.listing(FILES))
-    assert "output" not in json.loads(whole.to_json())
     odd = dataclasses.replace(whole, output=OutputKind.PROBABILITIES)
     assert json.loads(odd.to_json())["output"] == "probabilities"
     assert Manifest.from_json(odd.to_json()).output is OutputKind.PROBABILITIES

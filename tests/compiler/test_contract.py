@@ -73,6 +73,14 @@ def test_a_float_layer_without_weights_that_runs_in_int8_is_not_called_kept(plan
     assert changed(rows) == unknown(rows) == ()
 
 
+def test_a_layer_that_is_pinned_to_float_does_not_follow_into_int8() -> None:
+    asked = plan(pool=("MaxPool", Precision.FP32))
+    pinned = {name: replace(each, pinned=True) for name, each in asked.layers.items()}
+    rows = contract(replace(asked, layers=pinned), [kernel(Precision.INT8, "pool")], {})
+    assert (rows[0].verdict, rows[0].pinned) == ("changed", True)
+    assert changed(rows) == rows
+
+
 @pytest.mark.parametrize("planned", [Precision.FP32, Precision.HALF])
 def test_a_float_layer_with_weights_that_is_built_int8_is_changed(planned) -> None:
     rows = contract(plan(conv=("Conv", planned)), [kernel(Precision.INT8, "conv")], {})

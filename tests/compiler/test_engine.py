@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from rtc.compiler import bundle
-from rtc.compiler.core.errors import BuilderError, DataError, MachineError
+from rtc.compiler.core.errors import BuilderError, DataError, IntegrityError, MachineError
 from rtc.compiler.core.target import DeviceProfile, Runner
 from rtc.compiler.core.unit import Signature, TensorSpec
 from rtc.compiler.engine import load
@@ -98,7 +98,10 @@ def test_an_engine_for_a_device_of_ones_own_is_loaded_without_its_profile_file(p
 def graphs(text: str = MODEL) -> dict[str, bytes]:
     """What a bundle says that its engine was built from, and the float model behind that."""
     graph = onnx.parser.parse_model(text).SerializeToString()
-    return {"graph.onnx": graph, "float.onnx": graph}
+    inputs = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    known = fidelity.of_inputs(graph, graph, inputs, CPU)
+    probe = fidelity.packed(known.stored(), small=True)
+    return {"graph.onnx": graph, "float.onnx": graph, fidelity.FILE: probe}
 
 
 def held_here(*batches: int) -> dict[str, Any]:
@@ -108,11 +111,14 @@ def held_here(*batches: int) -> dict[str, Any]:
     return {"runtime": runtime, "forms": there, "held_on": kernels_of(runtime, "cpu")}
 
 
+@pytest.mark.parametrize("value", [1.0, 0.0, np.nan])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_engine_that_is_not_its_graph_is_refused_at_its_first_call(publish, batch) -> None:
+def test_an_engine_that_is_not_its_graph_is_refused_whatever_it_is_called_with(
+    publish, batch, value
+) -> None:
     halved = graphs(MODEL.replace("Add(x, x)", "Relu(x)"))
     with load(publish(more=halved)) as engine, pytest.raises(BuilderError) as caught:
-        engine(np.ones((batch, 3), np.float32))
+        engine(np.full((batch, 3), value, np.float32))
     assert (caught.value.id, caught.value.where) == ("engine-differs", f"batch {batch}")
 
 
@@ -143,3 +149,22 @@ def test_an_engine_that_was_held_on_another_processor_is_held_again(publish, mon
             engine(np.ones((1, 3), np.float32))
     finally:
         hardware.cache_clear()
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e30, 0.0])
+def test_a_right_engine_is_not_refused_for_what_it_is_called_with(publish, value) -> None:
+    with load(publish(more=graphs())) as engine:
+        inputs = np.full((3, 3), value, np.float32)
+        np.testing.assert_array_equal(engine(inputs), inputs + inputs)
+
+
+def test_an_engine_of_a_bundle_without_samples_is_held_on_none(publish) -> None:
+    halved = graphs(MODEL.replace("Add(x, x)", "Relu(x)"))
+    del halved[fidelity.FILE]
+    with load(publish(more=halved)) as engine:
+        np.testing.assert_array_equal(engine(np.ones((3, 3), np.float32)), 2)
+
+
+def test_a_bundle_whose_samples_are_none_is_refused(publish) -> None:
+    with pytest.raises(IntegrityError, match="is no probe"):
+        load(publish(more={fidelity.FILE: b"none"}))

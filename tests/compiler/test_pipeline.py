@@ -112,7 +112,7 @@ def test_a_bundle_holds_all_that_proves_it(compiled: Path) -> None:
     assert set(verified.files) == {
         *(f"plan-{name.replace(' ', '-')}.yaml" for name in others),
         "calibration.json", "engine.onnx", "float.onnx", "graph.onnx", "layers.json", "plan.yaml",
-        "profile.yaml",
+        "probe.npz", "profile.yaml",
         "recipe.yaml", "report.html", "report.json",
     }  # fmt: skip
     plan = PrecisionPlan.from_dict(yaml.safe_load(verified.files["plan.yaml"]))

@@ -19,6 +19,7 @@ from rtc.compiler.cli.main import main
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.measure import fidelity
 from rtc.compiler.recipe import parse_recipe
 from rtc.compiler.report import html, serial
 from rtc.compiler.report.model import (
@@ -150,7 +151,10 @@ def _publish(project: Path, out: str, preprocess: Preprocess) -> Path:
         preprocess=preprocess,
         sources={"data": splits_of(recipe).digest},
     )
+    inputs = np.random.default_rng(1).normal(size=(8, 1, 4, 4)).astype(np.float32)
+    proto = unit.onnx.proto
     files = {
+        fidelity.FILE: fidelity.packed(fidelity.of_inputs(proto, proto, inputs, request.profile)),
         backend.engine_file: engine.engine,
         "float.onnx": unit.onnx.proto,
         "graph.onnx": unit.onnx.proto,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
 from rtc.compiler import bundle
+from rtc.compiler.measure import fidelity
 from rtc.compiler.report import serial
 
 
@@ -266,7 +268,13 @@ def test_an_engine_that_is_not_its_graph_is_refused(command, rtc, built, project
         if weights.name == "w":
             values = onnx.numpy_helper.to_array(weights)[:, ::-1].copy()
             weights.CopyFrom(onnx.numpy_helper.from_array(values, "w"))
-    contents = {**verified.files, "graph.onnx": model.SerializeToString()}
+    known = fidelity.unpacked(verified.files[fidelity.FILE])
+    turned = {name: values[:, ::-1] for name, values in known.outputs.items()}
+    contents = {
+        **verified.files,
+        "graph.onnx": model.SerializeToString(),
+        fidelity.FILE: fidelity.packed(replace(known, outputs=turned)),
+    }
     wrong = bundle.publish(tmp_path, verified.manifest, contents)
     given = ("--input", project / "samples.npz") if command == "run" else ()
     options = given or ("--recipe", project / "recipe.yaml")

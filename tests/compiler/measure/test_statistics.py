@@ -19,17 +19,6 @@ def test_a_summary_by_hand() -> None:
     assert told.variation == pytest.approx(told.std / 4)
 
 
-def test_signal_to_noise_by_hand() -> None:
-    signal = np.array([[3.0, 4.0], [0.0, 0.0]])
-    assert statistics.snr_db(signal, signal + np.array([[0.0, 0.5], [0.0, 0.0]])) == pytest.approx(
-        20
-    )
-    assert statistics.snr_db(signal, signal) == np.inf
-    assert statistics.snr_db(np.zeros(2), np.ones(2)) == -np.inf
-    assert np.isnan(statistics.snr_db(signal, np.full((2, 2), np.nan)))
-    assert np.isnan(statistics.snr_db(signal, np.full((2, 2), np.inf)))
-
-
 def test_outliers_lie_beyond_three_sigma() -> None:
     assert statistics.summarise([1.0, 1.1] * 50 + [9.0]).outliers == 1
     assert statistics.summarise([1.0, 1.1] * 50).outliers == 0
