@@ -144,7 +144,7 @@ def _inlined(
 def _own_names(graph: onnx.GraphProto) -> set[str]:
     """Names that mean something in a graph alone, not in the one around it."""
     made = {name for node in graph.node for name in node.output if name}
-    return made | {tensor.name for tensor in graph.initializer}
+    return made | {each.name for each in (*graph.initializer, *graph.input)}
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
@@ -155,7 +155,8 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     for field in (copy.input, copy.output):
         field[:] = _new(field, names)
     for attribute in copy.attribute:
-        for graph in (attribute.g, *attribute.graphs):
+        own = [attribute.g] if attribute.HasField("g") else []  # a write to it would make one
+        for graph in (*own, *attribute.graphs):
             inner = {old: new for old, new in names.items() if old not in _own_names(graph)}
             nodes = [_renamed(each, inner) for each in graph.node]
             del graph.node[:]

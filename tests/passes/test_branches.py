@@ -162,6 +162,35 @@ def test_nodes_of_two_branches_that_share_a_name():
     onnx.checker.check_model(found, full_check=True)
 
 
+def test_nodes_of_a_branch_keep_attributes_of_every_kind():
+    """A number, lists of numbers, a tensor, a text, and a loop whose own input has a known name."""
+    unit = parse(
+        """g (float[N,3,4] x) => (float[N,2] y) <bool yes = {1}> {
+        q = If(yes) <
+            then_branch = f () => (float[N,2] t) <int64[1] last = {3}, int64 turns = {2}> {
+                c = Conv<kernel_shape = [1]>(x, w)
+                s = Squeeze<axes = [1]>(c)
+                third = Constant<value = int64[1] {2}>()
+                i = Concat<axis = 0>(last, third)
+                g = Gather<axis = 1>(s, i)
+                text = Constant<value_string = "of no use">()
+                t = Loop(turns, yes, g) <
+                    body = b (int64 turn, bool more, float[N,2] h) => (bool go, float[N,2] n) {
+                        go = Identity(more) n = Add(h, g) }> },
+            else_branch = e () => (float[N,2] u) { u = Constant<value = float[1,2] {0, 0}>() }>
+        y = Relu(q)
+    }""",
+        opsets='"" : 12',
+        w=np.ones((1, 3, 1), np.float32),
+    )
+    found = without_decided_branches(unit)
+    model = onnx.load_model_from_string(found.onnx.proto)
+    onnx.checker.check_model(model, full_check=True)
+    assert "If" not in {node.op_type for node in model.graph.node}
+    x, y = run(found, 2, 3, 4)
+    np.testing.assert_allclose(y, np.maximum(3 * x.sum(axis=1)[:, [3, 2]], 0), rtol=1e-5)
+
+
 def test_a_branch_that_gives_what_was_there_and_one_thing_twice():
     unit = parse("""g (float[N,4] x) => (float[N,4] y) <bool yes = {1}> {
         r = Relu(x)
