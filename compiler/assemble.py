@@ -27,6 +27,7 @@ from rtc.compiler.report.model import (
 )
 
 _NAMED = 4  # layers in a sentence
+_MANY = 0.05  # of the samples whose class changes, beyond doubt, before a reader is told
 
 
 def assemble(
@@ -143,7 +144,9 @@ def _notes(
 def _doubts(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
     """What may make the result mean something else than it says; the worst first."""
     layers = choice.candidate.layers
+    engine, asked = choice.appraisal.accuracy, [row.name for row in choice.gates]
     doubts = _chance(appraised.float_model) + _since_it_came_in(appraised)
+    doubts += _unlimited(engine, asked)
     if broken := changed(layers):
         told = _some([f"{row.name} ({row.planned} → {row.built})" for row in broken])
         doubts.append(f"The builder changed {len(broken)} of {len(layers)} layers: {told}.")
@@ -190,6 +193,24 @@ def _chance(float_model: AccuracyRow) -> list[str]:
         f"The float model's top-1, {top1.value * 100:.2f} %, is no better than guessing"
         f" ({guess.value * 100:.2f} % with the same answers in any order): are weights, labels and"
         " data.preprocess the model's own?"
+    )
+    return [note]
+
+
+def _unlimited(engine: AccuracyRow, asked: Iterable[str]) -> list[str]:
+    """An engine that surely gives other classes passes where no gate asks for the same ones."""
+    same, limits = engine.agreement, {"parity", "top1_drop", "top1"}
+    if (
+        limits.intersection(asked)
+        or not isinstance(same, Measured)
+        or same.high is None
+        or same.high > 1 - _MANY
+    ):
+        return []
+    note = (
+        f"The engine's class is another than the float model's on {100 * (1 - same.value):.2f} % of"
+        f" {same.samples:,} test samples, and no gate limits that: see gates.parity and"
+        " gates.top1_drop."
     )
     return [note]
 

@@ -44,7 +44,7 @@ def judge(gates: Gates, found: Findings) -> tuple[GateRow, ...]:
     """A row for each gate that the recipe names; `passed` is None while a figure is pending."""
     rows = []
     if gates.chance is not None:
-        rows.append(_chance(gates.chance, found.float_model))
+        rows.append(_chance(gates.chance, found))
     if gates.top1 is not None:
         rows.append(_top1(gates.top1, found.engine))
     if gates.loss is not None:
@@ -87,9 +87,18 @@ def better_than_guessing(model: AccuracyRow, least: float = 0.0) -> bool | None:
     return top1.value > guess.high + least
 
 
-def _chance(least: float, model: AccuracyRow) -> GateRow:
+def _chance(least: float, found: Findings) -> GateRow:
+    """Of the float model and of the engine; the row tells of the first that guesses."""
+    rows = [
+        _chance_of(least, model, whose)
+        for model, whose in ((found.float_model, "the float model"), (found.engine, "the engine"))
+    ]
+    return next((row for row in rows if not row.passed), rows[0])
+
+
+def _chance_of(least: float, model: AccuracyRow, whose: str) -> GateRow:
     beyond = f" by {least * 100:.2f} pt" if least else ""
-    asked = f"the float model beats guessing{beyond}"
+    asked = f"the float model and the engine beat guessing{beyond}"
     better = better_than_guessing(model, least)
     if better is None:
         reason = "too few samples, or all of one class: guessing would look the same"
@@ -99,11 +108,7 @@ def _chance(least: float, model: AccuracyRow) -> GateRow:
     assert model.guess.high is not None
     top1, guess = (f"{each.value * 100:.2f} %" for each in (model.top1, model.guess))
     found = f"{top1} against {guess}, at most {model.guess.high * 100:.2f} %"
-    reason = (
-        ""
-        if better
-        else f"the float model's top-1, {top1}, is not surely above guessing's, {guess}"
-    )
+    reason = "" if better else f"{whose}'s top-1, {top1}, is not surely above guessing's, {guess}"
     return GateRow("chance", asked, found, better, reason, model.top1)
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from rtc.compiler.assemble import _cut_short
-from rtc.compiler.report.model import SearchRow, TrialRow
+from rtc.compiler.assemble import _cut_short, _unlimited
+from rtc.compiler.core.evidence import Measured
+from rtc.compiler.report.model import AccuracyRow, SearchRow, TrialRow
 
 FLOAT = TrialRow("float", "best", {"fp32": 3}, -120.0, (1.0, 0.99, 1.0), None, None, None)
 
@@ -27,3 +28,14 @@ def test_the_report_tells_of_a_search_that_failed() -> None:
     assert _cut_short([row]) == [
         "The search for openvino mix failed, so its plan is the rules': no evidence"
     ]
+
+
+def test_other_classes_that_no_gate_limits_are_a_doubt() -> None:
+    def engine(share: float, high: float) -> AccuracyRow:
+        same = Measured(share, "fraction", "here", 97, share - 0.1, high)
+        return AccuracyRow("shipped engine", same, None, same, same, "here")
+
+    (note,) = _unlimited(engine(0.402, 0.5), ["chance", "contract"])
+    assert "another than the float model's on 59.80 % of 97 test samples" in note
+    assert not _unlimited(engine(0.402, 0.5), ["parity"])
+    assert not _unlimited(engine(0.93, 0.96), [])  # chance may be the reason

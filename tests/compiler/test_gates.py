@@ -91,6 +91,19 @@ def test_a_float_model_that_guesses_fails_whatever_the_engine_does() -> None:
     assert guessed(0.11, 0.12, Gates(chance=None)).name != "chance"
 
 
+def test_an_engine_that_guesses_fails_where_the_float_model_does_not() -> None:
+    knows, guesses = (
+        replace(quality(top1), guess=Measured(0.5, "fraction", "here", 1000, 0, 0.53))
+        for top1 in (0.99, 0.51)
+    )
+    latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
+    (row,) = gates.judge(
+        Gates(**{**NONE, "chance": 0.0}), gates.Findings(guesses, knows, latency, [])
+    )
+    assert row.passed is False
+    assert "the engine's top-1, 51.00 %" in row.reason
+
+
 def test_samples_that_cannot_tell_knowing_from_guessing_fail_nobody() -> None:
     row = guessed(1.0, None)
     assert row.passed

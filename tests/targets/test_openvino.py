@@ -335,3 +335,23 @@ def test_a_product_that_takes_a_layer_scale_into_its_weights_is_accounted_for(ha
     # What moves their weights, in float, computes nothing.
     products = [layer for layer in layers if {"first", "second"} & set(layer.onnx_nodes)]
     assert {layer.precision for layer in products} == {wanted, None}
+
+
+def test_a_float_product_of_int8_weights_has_float_activations() -> None:
+    draw = np.random.default_rng(0)
+    integers, scale = draw.integers(-127, 128, (256, 64)), draw.uniform(0.001, 0.01, 64)
+    unit = parse(
+        """g (float[N,256] x) => (float[N,64] y) {
+            wd = DequantizeLinear <axis=1> (w, s, z)
+            y = MatMul (x, wd)
+        }""",
+        w=integers.astype(np.int8),
+        s=scale.astype(np.float32),
+        z=np.zeros(64, np.int8),
+    )
+    x = draw.normal(size=(4, 256)).astype(np.float32)
+    _, runner = OpenVino().build_and_load(unit.onnx.proto, BuildRequest(profile("cpu"), (1, 4, 4)))
+    with runner:
+        seen = runner.run({"x": x})["y"]
+    wanted = x.astype(np.float64) @ (integers * scale)
+    assert np.abs(seen - wanted).max() < 1e-4 * np.abs(wanted).max()
