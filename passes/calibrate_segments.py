@@ -116,12 +116,5 @@ def _twin(unit: Unit, ctx: PassContext, statistics: Statistics) -> Unit:
 def _tensors(graph: gs.Graph, ctx: PassContext) -> list[str]:
     """Names of the tensors to take ranges of, in graph order; a graph's input keeps its own."""
     assert ctx.plan is not None
-    scheme = ctx.where().scheme
-    spots = placement(
-        graph,
-        ctx.plan,
-        quantise_outputs=scheme.quantise_outputs,
-        float_logits=scheme.bias == "int32",
-    )
-    wanted = {spot.range_of for spot in spots}
+    wanted = {spot.range_of for spot in placement(graph, ctx.plan, ctx.where().scheme)}
     return [tensor.name for node in graph.nodes for tensor in node.outputs if tensor.name in wanted]

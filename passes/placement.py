@@ -10,6 +10,8 @@ Rules (NVIDIA's for explicit quantisation, and ONNX Runtime's where it differs):
 4. Of a residual Add, what its policy says is quantised (`ResidualPolicy`). The skip alone: the
    runtime fuses Add and activation into the convolution that ends the branch. With one scale for
    both branches, whatever else reads them has that scale too: a second pair costs a kernel.
+5. `paired_products`: of two activations that are multiplied, only the last may come from integers.
+   Unlike weights they leave no room for a sum in 16 bits, unless both are uint8.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy
-from rtc.passes.graph import is_output
+from rtc.compiler.core.target import QuantScheme
+from rtc.passes.graph import is_constant, is_output
 from rtc.passes.layers import FUSED, activations, commutes, has_bias, origin, output_of, producer
 from rtc.passes.residuals import Residual, residuals
 
@@ -68,6 +72,23 @@ class Spots:
             self.add(maker.inputs[0], maker)
             maker = producer(maker.inputs[0])
 
+    def reads(self, tensor: Any, reader: gs.Node) -> bool:
+        """Whether a reader of a tensor reads its quantised values."""
+        spot = self.by_name.get(tensor.name)
+        return spot is not None and (
+            spot.readers is None or any(each is reader for each in spot.readers)
+        )
+
+    def release(self, tensor: Any, reader: gs.Node) -> None:
+        """Let a reader read a tensor as it is."""
+        if not self.reads(tensor, reader):
+            return
+        spot = self.by_name[tensor.name]
+        readers = tensor.outputs if spot.readers is None else spot.readers
+        spot.readers = [each for each in readers if each is not reader]
+        if not spot.readers:
+            del self.by_name[tensor.name]
+
     def share(self, tensors: Iterable[Any]) -> None:
         """One scale for tensors, and for all that share one with any of them already."""
         names = frozenset(origin(tensor).name for tensor in tensors)
@@ -80,14 +101,9 @@ class Spots:
         return list(self.by_name.values())
 
 
-def placement(
-    graph: gs.Graph, plan: PrecisionPlan, *, quantise_outputs: bool, float_logits: bool = False
-) -> list[Spot]:
-    """Every tensor to quantise.
-
-    `float_logits`: a Gemm with a bias computes in integers also where it writes floats.
-    """
-    spots = Spots()
+def placement(graph: gs.Graph, plan: PrecisionPlan, scheme: QuantScheme) -> list[Spot]:
+    """Every tensor to quantise."""
+    spots, quantise_outputs = Spots(), scheme.quantise_outputs
     adds = {add.name: add for add in residuals(graph)}
     for node in graph.nodes:
         if node.name in adds:
@@ -100,9 +116,38 @@ def placement(
         if quantise_outputs and plan.precision_of(node.name) is Precision.INT8:
             result = output_of(graph, node)
             biased = node.op == "Gemm" and has_bias(node)
-            if not (float_logits and biased and is_output(graph, result)):
+            in_integers = scheme.bias == "int32" and biased  # also where it writes floats
+            if not (in_integers and is_output(graph, result)):
                 spots.add(result, None)
+    if scheme.paired_products and scheme.activation != "uint8":  # two of which need no room
+        _part_activations(spots, graph)
     return spots.result()
+
+
+def _part_activations(spots: Spots, graph: gs.Graph) -> None:
+    """Let no two activations that are multiplied both come from integers."""
+    for node in graph.nodes:
+        if node.op not in WEIGHTED and node.op != "Einsum":
+            continue
+        operands = node.inputs if node.op == "Einsum" else node.inputs[:2]
+        ways = [_ways_to(node, each) for each in operands if not is_constant(each)]
+        for way in [way for way in ways if any(spots.reads(*step) for step in way)][:-1]:
+            for step in way:
+                spots.release(*step)
+
+
+def _ways_to(product: gs.Node, operand: Any) -> list[tuple[Any, gs.Node]]:
+    """Tensors, each with its reader, through which integers may come to a product."""
+    steps, seen = [(operand, product)], {id(product)}
+    for tensor, _ in steps:  # which grow
+        maker = producer(tensor)
+        if maker is None or id(maker) in seen:
+            continue
+        seen.add(id(maker))
+        varying = [each for each in maker.inputs if each.name and not is_constant(each)]
+        if maker.op in CARRYING or (maker.op in SCALING and len(varying) == 1):
+            steps += [(each, maker) for each in varying]
+    return steps
 
 
 def _join(spots: Spots, add: Residual, policy: ResidualPolicy, *, both: bool) -> None:

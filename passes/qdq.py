@@ -71,9 +71,7 @@ def write_qdq(
             fix="export the model again, or convert it with onnx.version_converter",
             id="old-opset",
         )
-    spots = placement(
-        graph, plan, quantise_outputs=scheme.quantise_outputs, float_logits=scheme.bias == "int32"
-    )
+    spots = placement(graph, plan, scheme)
     parameters = {s.tensor.name: _parameters(s, statistics, scheme) for s in spots}
     writer = _Writer(graph, scheme)
     for layer in layers:

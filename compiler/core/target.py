@@ -33,7 +33,8 @@ class QuantScheme:
             the squared error is least. The recipe's choice, not the runtime's.
         int8_ops: ONNX operators with weights that the runtime has an INT8 kernel for.
         paired_products: True where two products are added in 16 bits, which weights have to leave
-            room for (`rtc.compiler.core.pairs`).
+            room for (`rtc.compiler.core.pairs`) and activations cannot: of two that are multiplied
+            one stays float.
         unsigned_after: ONNX operators whose output, where it would be int8, is stored as uint8 with
             zero point 128: the same values, in a type that the runtime computes rightly.
     """

@@ -18,6 +18,7 @@ import numpy as np
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.function_calls import shapes_and_types
+from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED
 from rtc.targets.backends.dequantised import (
     MOST_NUMBERED,
     as_stored,
@@ -27,7 +28,6 @@ from rtc.targets.backends.dequantised import (
     places,
     without_scale,
 )
-from rtc.targets.backends.onnx_graph import NOT_COMPUTING
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -35,13 +35,7 @@ if TYPE_CHECKING:
 _MS = "com.microsoft"
 UINT8, INT8 = 2, 3  # onnx.TensorProto's numbers
 _FLOATS = frozenset({1, 10, 11, 16})
-_FLOAT_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
-_SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
-_CARRYING = NOT_COMPUTING | {
-    *("AveragePool", "Clip", "DepthToSpace", "GlobalAveragePool", "LeakyRelu", "MaxPool", "PRelu"),
-    *("ReduceMax", "ReduceMean", "ReduceMin", "Relu", "Resize", "SpaceToDepth", "Upsample"),
-}
-"""Operators behind which a runtime may still keep integers; `_SCALING` ones with a constant too."""
+_FLOAT_PRODUCTS = WEIGHTED | {"Einsum"}
 _CHANGING = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
     | {"RandomUniformLike"}
@@ -239,7 +233,7 @@ class _Scope:
         if self._leaves_integers(node):
             return frozenset({self._kind_read(node)})
         varying = [name for name in node.input if name and name not in self.constant]
-        if node.op_type in _CARRYING or (node.op_type in _SCALING and len(varying) == 1):
+        if node.op_type in CARRYING or (node.op_type in SCALING and len(varying) == 1):
             return frozenset().union(*(self.behind.get(name, ()) for name in varying))
         return frozenset()
 

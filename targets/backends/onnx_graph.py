@@ -8,20 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import ModelError
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import NOT_COMPUTING, WEIGHTED
 from rtc.compiler.core.unit import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
-
-# fmt: off
-NOT_COMPUTING = frozenset({
-    "Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Dropout", "Expand",
-    "Flatten", "Gather", "Identity", "Pad", "QuantizeLinear", "Reshape", "Shape", "Slice", "Split",
-    "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})
-# fmt: on
-"""ONNX operators that move, copy or convert values and compute none."""
 
 
 def parse(graph: bytes) -> ModelProto:

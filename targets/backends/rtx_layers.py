@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from rtc.compiler.core.operators import NOT_COMPUTING
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuiltLayer
-from rtc.targets.backends.onnx_graph import NOT_COMPUTING
 from rtc.targets.backends.onnx_sizes import Shape, Sizes, elements_per_sample
 
 if TYPE_CHECKING:

@@ -8,9 +8,11 @@ from nets import ONNXRUNTIME, OPENVINO, TENSORRT, context, planned, residual
 
 from rtc.compiler.core.errors import GateError, ModelError
 from rtc.compiler.core.precision import Variant
+from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.passing import certify
 from rtc.passes.insert_qdq import InsertQdq
+from rtc.targets.backends import integer_products, x86
 
 STEP = InsertQdq()
 
@@ -47,6 +49,51 @@ def test_inputs_are_quantised_and_outputs_are_not():
         "y = Gemm(r/dq, fc2/weight/dq, b)",
     ]
     assert result.details == {"quantised_tensors": 2, "int8_layers": 2}
+
+
+ATTENTION = """g (float[N,6,8] x) => (float[N,48] y)
+<float half = {0.5}, int64[3] thirds = {8, 8, 8}> {
+    [norm] a = Tanh(x)
+    %s
+    kt = Transpose<perm = [0,2,1]>(k)
+    qs = Mul(q, half)
+    [scores] s = MatMul(qs, kt)
+    p = Softmax(s)
+    [mixed] m = MatMul(p, v)
+    [out] o = MatMul(m, w)
+    y = Flatten(o)
+}"""
+BEHIND = {
+    "one layer": "[qkv] z = MatMul(a, wz) zb = Add(z, bias) q, k, v = Split<axis = 2>(zb, thirds)",
+    "three layers": "[q] q = MatMul(a, wq) [k] k = MatMul(a, wk) [v] v = MatMul(a, wv)",
+    "the same one": "[q] b = MatMul(a, wq) q = Relu(b) k = Identity(q) v = Neg(q)",
+    "read by a layer too": "[q] q = MatMul(a, wq) [k] k = MatMul(q, wk) [v] v = MatMul(k, wv)",
+}
+SIGNED = QuantScheme("by-sign", quantise_outputs=True, paired_products=True)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_where_sums_have_16_bits_no_two_activations_are_multiplied_as_integers(behind):
+    random = np.random.default_rng(0)
+    shapes = {"wz": (8, 24), "bias": (24,), **dict.fromkeys(("wq", "wk", "wv", "w"), (8, 8))}
+    weights = {
+        name: random.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    unit = parse(ATTENTION % BEHIND[behind], **weights)
+    for scheme, found in ((SIGNED, ()), (replace(SIGNED, paired_products=False), ("scores",))):
+        result = insert(unit, scheme)
+        model = onnx.load_model_from_string(result.unit.onnx.proto)
+        activations = {
+            product.name
+            for product in integer_products.products(model)
+            if product.first and product.second and product.second.stored is None
+        }
+        assert activations == set(found)
+        named = [node for node in model.graph.node if node.op_type == "MatMul"]
+        layers = {node.name for node in named} - {"scores", "mixed"}
+        assert result.details["int8_layers"] == len(layers)
+        if scheme is SIGNED:
+            assert x86.overflowing(model) == ()
 
 
 def test_quantised_outputs_and_the_models_own_output_keeps_its_name():
