@@ -32,6 +32,13 @@ def parse(graph: bytes) -> ModelProto:
     return model
 
 
+def drop_empty_ends(model: ModelProto) -> None:
+    """Take away the empty names at the end of a node's inputs: they say the same as nothing."""
+    for node in model.graph.node:
+        while node.input and not node.input[-1]:
+            del node.input[-1]
+
+
 def signature(model: ModelProto) -> Signature:
     """Inputs (weights are none) and outputs of a model; a dynamic dimension goes by its name."""
     weights = {tensor.name for tensor in model.graph.initializer}

@@ -76,13 +76,14 @@ class TensorRTRTX(Backend):
         import tensorrt_rtx as trt
 
         model = onnx_graph.parse(graph)
+        onnx_graph.drop_empty_ends(model)  # which its parser calls invalid
         sizes = Sizes.infer(model)
         _check_quantisation(model, sizes)
         log = _new_log(trt)
         builder = trt.Builder(log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
-        if not parser.parse(graph):
+        if not parser.parse(model.SerializeToString()):
             raise _refusal([_parser_error(parser, i) for i in range(parser.num_errors)])
         config = _config(trt, builder, network, request)
         engine = builder.build_serialized_network(network, config)

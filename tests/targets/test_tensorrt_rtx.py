@@ -407,3 +407,10 @@ def test_an_engine_for_another_device_is_refused_unread(device: DeviceProfile) -
     assert caught.value.id == "wrong-device"
     assert str(device.compute_capability) in caught.value.seen
     assert caught.value.expected == other
+
+
+def test_an_optional_input_without_a_name_is_none() -> None:
+    model = _float_block()
+    model.graph.node[0].input[2] = ""
+    built = _build(model)
+    assert _owner(built, "conv1").precision is Precision.FP32
