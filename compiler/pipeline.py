@@ -22,7 +22,7 @@ from rtc.compiler import files as durable
 from rtc.compiler.appraise import appraise
 from rtc.compiler.assemble import assemble
 from rtc.compiler.building import Builder, Candidate, Missing
-from rtc.compiler.changes import differences, outline
+from rtc.compiler.changes import differences, in_words, outline
 from rtc.compiler.choice import choose
 from rtc.compiler.code import referenced_code
 from rtc.compiler.core.data import Splits
@@ -141,7 +141,7 @@ def compile_each(
     recipe.admit_code()
     _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
-    stages = Stages(store, listener, fresh, owner=recipe.name)
+    stages = Stages(store, listener, fresh, owner=str(recipe.path.resolve()))
     job = _Job(recipe, splits_of(recipe), Path(out), stages)
     results: list[CompileResult] = []
     failed: dict[str, BuilderError] = {}
@@ -219,16 +219,19 @@ class _Job:
         first = f"{self.recipe.version}+{digest(identity).removeprefix('sha256:')[:12]}"
         fresh = self.stages.fresh
         version = bundle.afresh(home, first) if fresh else bundle.newest(home, first) or first
-        why = self.stages.changed("bundle", identity, target=profile.name)
+        self.stages.begin(profile.name, identity)
         there = self._there(profile, version)
         if there is not None:
+            self.stages.end(profile.name, identity)
             report = report_of(there)
             self._finished("bundle", "nothing changed: it is there already")
             path = home / there.path.name
             return CompileResult(profile.name, path, report, report.passed, reused=True)
-        if why:
-            self.stages.listener.redone("bundle", why)
-        return self._make(profile, backends, version, identity)
+        if self.stages.cause:
+            self.stages.listener.redone("bundle", self.stages.cause)
+        made = self._make(profile, backends, version, identity)
+        self.stages.end(profile.name, identity)
+        return made
 
     def _there(self, profile: DeviceProfile, version: str) -> bundle.Verified | None:
         """A whole bundle of the same inputs, if there is one."""
@@ -340,7 +343,7 @@ class _Job:
             raise RecipeError(
                 "something that the recipe names changed while it was compiled",
                 where=str(self.recipe.path),
-                seen=differences(outline(before), outline(after)),
+                seen=in_words(differences(outline(before), outline(after))),
                 fix="compile it again",
                 id="changed-meanwhile",
             )

@@ -10,9 +10,9 @@ import functools
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ Work = Callable[[Progress], tuple[Files, str]]
 """Does a stage's work: gives its files and one line that says what was found."""
 
 _HEAD = "stage.json"
+_FRESH = "--fresh"
 _SOURCES = frozenset({".py", ".j2", ".css", ".js"})
 
 
@@ -39,10 +40,13 @@ class Stages:
     store: Store
     listener: Listener
     fresh: bool = False  # recompute everything once, and replace what the store holds
-    owner: str = ""  # whose stages these are: the recipe's name
+    owner: str = ""  # whose stages these are: the recipe's file
     rows: list[tuple[str, StageRow]] = field(default_factory=list)  # by target
     made: set[str] = field(default_factory=set)  # keys of what was computed here
     asked: set[tuple[str, str]] = field(default_factory=set)  # by target
+    now: str = ""  # a digest of all that this compile depends on, and that of the owner's last one
+    last: str = ""
+    cause: tuple[str, ...] = ()  # what differs between the two
 
     def run(self, name: str, inputs: Any, work: Work, *, target: str = "") -> Files:
         """The files of a stage: from the store, or by doing `work`.
@@ -72,21 +76,46 @@ class Stages:
         self.listener.finished(name, head["seconds"], head["found"], cached)
         return files
 
-    def changed(self, name: str, inputs: Any, *, target: str = "") -> str:
-        """Which inputs of a stage are not what they were in the last compile, in words.
+    def begin(self, target: str, inputs: Any) -> None:
+        """Start on a target, whose result depends on `inputs`: what differs from the last compile
+        is the cause of what is done again.
+        """
+        before, seen = self.store.recall(self._place("", target)), outline(inputs)
+        self.now, self.last = digest(canonical(seen)), digest(canonical(before))
+        self.cause = differences(before, seen) if before is not None else ()
+        if self.fresh and before is not None:
+            self.cause = (_FRESH,)
 
-        "" where all are the same, where there was no last compile, and from the second time on that
-        a compile has a stage of this name: a search tries many plans.
+    def end(self, target: str, inputs: Any) -> None:
+        """The target's result is there: the next compile is compared with this one."""
+        self.store.remember(self._place("", target), outline(inputs))
+
+    def changed(self, name: str, inputs: Any, *, target: str = "") -> tuple[str, ...]:
+        """Why a stage is done again: which of its inputs are not what they were last time.
+
+        Nothing where all are the same, where there was no last time, and from the second time on
+        that a compile has a stage of this name: a search tries many plans. Where the stage was not
+        run in the last compile, whose result was there, the cause of this one is told.
         """
         if (target, name) in self.asked:
-            return ""
+            return ()
         self.asked.add((target, name))
-        place = self.store.key({"owner": self.owner, "target": target, "stage": name})
-        seen, before = outline(inputs), self.store.recall(place)
-        if seen == before:
-            return ""
-        self.store.remember(place, seen)
-        return "" if before is None else differences(before, seen)
+        place = self._place(name, target)
+        seen, before = {"of": self.now, "inputs": outline(inputs)}, self.store.recall(place)
+        if seen != before:
+            self.store.remember(place, seen)
+        if before is None:
+            return ()
+        if self.fresh:
+            return (_FRESH,)
+        if before["inputs"] == seen["inputs"]:
+            return ()
+        if before["of"] != self.last:
+            return self.cause
+        return differences(before["inputs"], seen["inputs"], self.cause)
+
+    def _place(self, name: str, target: str) -> str:
+        return self.store.key({"owner": self.owner, "target": target, "stage": name})
 
     @contextmanager
     def together(self, name: str, target: str) -> Iterator[Stages]:
@@ -95,7 +124,7 @@ class Stages:
         In the words of the one with its name, or of the first and last of them.
         """
         part = _Part(name, self.listener)
-        inner = Stages(self.store, part, self.fresh, self.owner, made=self.made, asked=self.asked)
+        inner = replace(self, listener=part, rows=[])
         self.listener.started(name, target)
         try:
             yield inner
@@ -134,7 +163,7 @@ class _Part(Nobody):
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         self.listener.progressed(self.whole, done, total, f"{stage}: {found}")
 
-    def redone(self, stage: str, why: str) -> None:
+    def redone(self, stage: str, why: Sequence[str]) -> None:
         self.listener.redone(self.whole, why)
 
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:

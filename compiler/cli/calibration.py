@@ -53,7 +53,9 @@ def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
     recipe = load_recipe(path)
     recipe.admit_code()
     data = splits_of(recipe)
-    stages = Stages(open_store(cache, warn=listener.warned), listener)
+    stages = Stages(
+        open_store(cache, warn=listener.warned), listener, owner=str(recipe.path.resolve())
+    )
     model = make_front(recipe, data, stages).model
     wanted = observing(recipe).needs(model)
     return examine(data, data.classes, model.onnx.proto, wanted)

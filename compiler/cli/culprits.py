@@ -71,7 +71,9 @@ def culprits(
     given = load_recipe(recipe)
     held = metric_of(given, metric, at_least=at_least, at_most=at_most)
     with watched(quiet) as listener:
-        stages = Stages(open_store(cache, warn=listener.warned), listener)
+        stages = Stages(
+            open_store(cache, warn=listener.warned), listener, owner=str(given.path.resolve())
+        )
         session = opened(given, stages, target=target, backend=backend, variant=variant)
         split = session.builder.context.data.test.head(samples)
         with step_of(listener, "culprits") as progress:

@@ -152,7 +152,9 @@ def attempt(
     policies = {name: each for name, each in changes.items() if isinstance(each, ResidualPolicy)}
     given = load_recipe(recipe)
     with watched(quiet) as listener:
-        stages = Stages(open_store(cache, warn=listener.warned), listener)
+        stages = Stages(
+            open_store(cache, warn=listener.warned), listener, owner=str(given.path.resolve())
+        )
         found = tried(
             given, stages, pins, policies=policies, plan=plan, target=target, backend=backend
         )

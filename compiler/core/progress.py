@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -19,7 +20,7 @@ class Listener(Protocol):
     """Who watches a compile. `target` is "" for stages that serve every target."""
 
     def started(self, stage: str, target: str) -> None: ...
-    def redone(self, stage: str, why: str) -> None: ...
+    def redone(self, stage: str, why: Sequence[str]) -> None: ...
     def progressed(self, stage: str, done: int, total: int, found: str) -> None: ...
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None: ...
     def failed(self, stage: str, why: str) -> None: ...
@@ -32,7 +33,7 @@ class Nobody:
     def started(self, stage: str, target: str) -> None:
         pass
 
-    def redone(self, stage: str, why: str) -> None:
+    def redone(self, stage: str, why: Sequence[str]) -> None:
         pass
 
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:

@@ -6,12 +6,14 @@ there is one plain line per finished stage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from rtc.compiler.changes import in_words
 from rtc.compiler.report.figures import clean, duration
 
 _NAME, _TIME = 30, 12  # widths of a finished line's columns
@@ -52,12 +54,11 @@ class TerminalListener:
         label = clean(f"{target}: {stage}" if target else stage)
         self._running[stage] = (self._live.add_task(label, total=None, found=""), label)
 
-    def redone(self, stage: str, why: str) -> None:
+    def redone(self, stage: str, why: Sequence[str]) -> None:
         told = self._again.setdefault(stage, [])
-        if why not in told:
-            told.append(why)
+        told += [each for each in why if each not in told]
         if stage in self._running:
-            self._live.update(self._running[stage][0], found=clean(f"again: {why}"))
+            self._live.update(self._running[stage][0], found=clean(f"again: {in_words(told)}"))
 
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         if stage in self._running:
@@ -69,7 +70,7 @@ class TerminalListener:
         took = "cached" if cached else duration(seconds)
         again = self._again.pop(stage, [])
         if again:
-            found = f"{found} (again: {'; '.join(again)})"
+            found = f"{found} (again: {in_words(again)})"
         line = Text.assemble(
             ("✓ ", "green"), f"{label:<{_NAME}} ", (f"{took:>{_TIME}}", "cyan"), "  ", clean(found)
         )

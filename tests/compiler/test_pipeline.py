@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ class Watcher(Nobody):
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.cached: list[str] = []
-        self.why: dict[str, str] = {}
+        self.why: dict[str, Sequence[str]] = {}
 
-    def redone(self, stage: str, why: str) -> None:
+    def redone(self, stage: str, why: Sequence[str]) -> None:
         self.why[stage] = why
 
     def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
@@ -389,11 +389,12 @@ def test_a_name_holds_what_was_read_and_nothing_else(
     darker, watcher = run()
     assert darker.bundle.name != first.bundle.name
     assert ranges(darker)["input"]["seen_high"] == pytest.approx(0.2)
-    assert watcher.why["observe"] == "data changed"
+    assert watcher.why["observe"] == ("data changed",)
 
     table.write_text("255")
     fresh, watcher = run(fresh=True)
     assert fresh.bundle.name == f"{first.bundle.name}.2"
+    assert set(watcher.why.values()) == {("--fresh",)}
     assert fresh.report.version == bundle.verify(fresh.bundle).manifest.version
     assert bundle.verify(first.bundle) == held
     found, _ = run()
@@ -402,7 +403,14 @@ def test_a_name_holds_what_was_read_and_nothing_else(
     (tmp_path / "helper_beside.py").write_text("CLASSES = 4")
     relabelled, watcher = run()
     assert relabelled.bundle.name.partition(".2")[0] != first.bundle.name
-    assert "code changed: helper_beside.py" in watcher.why["bundle"]
+    cause = ("code changed: helper_beside.py", "data changed")
+    assert set(watcher.why.values()) == {cause}
+
+    other = path.rename(tmp_path / "other.yaml")  # its name is the same, and it is another recipe
+    path = Path(other)
+    (tmp_path / "helper_beside.py").write_text("CLASSES = 5")
+    _, watcher = run()
+    assert watcher.why == {}
 
 
 def test_what_changes_while_it_is_compiled_is_not_published(

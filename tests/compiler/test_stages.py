@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from rtc.compiler.changes import in_words
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.progress import Nobody, Progress
 from rtc.compiler.stages import Files, Stages
@@ -20,8 +21,8 @@ class Told(Nobody):
     def started(self, stage: str, target: str) -> None:
         self.lines.append(("started", stage, target))
 
-    def redone(self, stage: str, why: str) -> None:
-        self.lines.append(("redone", stage, why))
+    def redone(self, stage: str, why: Sequence[str]) -> None:
+        self.lines.append(("redone", stage, *why))
 
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         self.lines.append(("progressed", stage, found))
@@ -122,6 +123,13 @@ def test_what_was_made_for_another_stage_of_this_compile_is_not_from_the_cache(
     assert again.listener.lines[-1][-1] == "cached"
 
 
+def redone(stages: Stages) -> tuple[str, ...]:
+    """Why the last stage that was done again was."""
+    assert isinstance(stages.listener, Told)
+    told = [line for line in stages.listener.lines if line[0] == "redone"]
+    return told[-1][2:] if told else ()
+
+
 OPTIONS = {"budget": 0.5, "deep": {"a": 1}}
 FIRST = {"code": {"net.py": "sha256:1"}, "data": "sha256:2", "options": OPTIONS, "unit": "sha256:3"}
 
@@ -140,7 +148,7 @@ FIRST = {"code": {"net.py": "sha256:1"}, "data": "sha256:2", "options": OPTIONS,
         ({"statistics": {"x": {"low": 0.0}}}, "ranges changed"),
         (
             {"data": "sha256:9", "unit": "sha256:9", "code": {}, "seed": 1, "x": 2},
-            "code changed: net.py; data changed; model changed; 2 more",
+            "code changed: net.py; seed changed; x changed; 2 more",
         ),
     ],
 )
@@ -152,8 +160,7 @@ def test_a_stage_that_is_done_again_says_why(
     other.run("s", {**FIRST, "seed": 9}, counted([]), target="cpu")
     again = Stages(stages.store, Told())
     again.run("s", {**FIRST, **changes}, counted([]), target="cpu")
-    told = [line for line in again.listener.lines if line[0] == "redone"]
-    assert told == ([("redone", "s", why)] if why else [])
+    assert in_words(redone(again)) == why
 
 
 def test_only_the_first_of_a_name_in_a_compile_is_compared_with_the_last(stages: Stages) -> None:
@@ -163,3 +170,46 @@ def test_only_the_first_of_a_name_in_a_compile_is_compared_with_the_last(stages:
     for plan in range(5):
         again.run("trial", {"plan": plan}, counted([]))
     assert not [line for line in again.listener.lines if line[0] == "redone"]
+
+
+def compiled(
+    stages: Stages, identity: dict[str, object], inputs: object, *, fresh: bool = False
+) -> tuple[str, ...]:
+    """A compile of one stage; why it was done again."""
+    again = Stages(stages.store, Told(), fresh)
+    again.begin("cpu", identity)
+    again.run("s", inputs, counted([]), target="cpu")
+    again.end("cpu", identity)
+    return redone(again)
+
+
+def test_what_comes_of_earlier_work_is_done_again_for_what_a_person_changed(
+    stages: Stages,
+) -> None:
+    assert compiled(stages, {"code": {"helper.py": "sha256:1"}}, {"data": "sha256:1"}) == ()
+    why = compiled(stages, {"code": {"helper.py": "sha256:2"}}, {"data": "sha256:2"})
+    assert why == ("code changed: helper.py",)
+    inputs = {"data": "sha256:3", "seed": 1, "held": ["sha256:9"]}
+    assert compiled(stages, {"seed": 1}, {**inputs, "seed": 0})
+    assert compiled(stages, {"seed": 2, "x": 1}, {**inputs, "held": ["a"]}) == (
+        "seed changed: 0 → 1",
+    )
+
+
+def test_a_stage_that_the_last_compile_did_not_run_is_not_compared_with_an_older_one(
+    stages: Stages,
+) -> None:
+    first, second = {"recipe": {"seed": 1}}, {"recipe": {"seed": 2}}
+    compiled(stages, first, {"seed": 1})
+    assert compiled(stages, second, {"seed": 2}) == ("seed changed: 1 → 2",)
+    back = Stages(stages.store, Told())  # the first's result is there: no stage runs
+    back.begin("cpu", first)
+    back.end("cpu", first)
+    third = {"recipe": {"seed": 1, "batch": 8}}
+    assert compiled(stages, third, {"seed": 1, "batch": 8}) == ("batch changed",)
+
+
+def test_a_fresh_compile_says_that_it_is_one(stages: Stages) -> None:
+    assert compiled(stages, {"seed": 1}, {"data": 1}, fresh=True) == ()  # nothing was there
+    assert compiled(stages, {"seed": 1}, {"data": 1}, fresh=True) == ("--fresh",)
+    assert compiled(stages, {"seed": 2}, {"data": 2}, fresh=True) == ("--fresh",)

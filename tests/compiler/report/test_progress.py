@@ -53,3 +53,17 @@ def test_the_terminal_is_itself_again_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), listener:
         listener.progressed("train", 1 // 0, 1, "")
     assert "\x1b[?25h" in stream.getvalue(), "the cursor is given back"
+
+
+def test_a_stage_of_several_that_are_done_again_says_each_reason_once() -> None:
+    stream = io.StringIO()
+    with TerminalListener(Console(file=stream, width=100)) as listener:
+        listener.started("build", "cpu")
+        listener.redone("build", ("code changed: net.py", "seed changed: 0 → 1"))
+        listener.redone("build", ("seed changed: 0 → 1",))
+        listener.finished("build", 1.0, "8 kernels", cached=False)
+    assert (
+        stream.getvalue()
+        .rstrip()
+        .endswith("8 kernels (again: code changed: net.py; seed changed: 0 → 1)")
+    )
