@@ -25,6 +25,7 @@ import numpy as np
 from rtc.calibration.decibels import LIMIT_DB
 from rtc.calibration.half_twins import Beside, Seen, Twin
 from rtc.compiler.core.data import filled
+from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.unit import Unit
@@ -44,6 +45,7 @@ _GAIN_DB = 3.0
 _PATIENCE = 3  # times that the nodes before one stay float and it gains nothing
 _ROUNDS = 40
 _FLOAT = np.dtype(np.float32)
+_OF_SIZES = frozenset({"Shape", "Size"})  # what they give is none of the values
 
 Reasons = Mapping[str, str]
 """Why a node stays float, by its name."""
@@ -149,18 +151,25 @@ class _Losses:
         return new
 
     def _before(self, node: gs.Node) -> set[str]:
-        """The nodes in half whose outputs a float node reads, perhaps through float ones."""
-        found, waiting, known = set(), [node], {id(node)}
+        """The nodes in half whose outputs a float node reads, perhaps through float ones.
+
+        Of values that become integers on the way (an index, a condition) all nodes back to a layer
+        with weights: any of them alone in half makes another integer.
+        """
+        found, waiting, known = set(), [(node, False)], {id(node)}
         while waiting:
-            for tensor in _reads(waiting.pop()):
+            reader, counts = waiting.pop()
+            for tensor in (each for each in reader.inputs if not is_constant(each)):
                 maker = producer(_moved(tensor))
-                if maker is None or id(maker) in known:
+                if maker is None or id(maker) in known or maker.op in _OF_SIZES:
                     continue
                 known.add(id(maker))
-                if maker.name in self.nodes and maker.name not in self.floats:
+                whole = counts or not _is_float(tensor)
+                new = maker.name in self.nodes and maker.name not in self.floats
+                if new:
                     found.add(maker.name)
-                else:
-                    waiting.append(maker)
+                if not new or (whole and maker.op not in WEIGHTED):
+                    waiting.append((maker, whole))
         return found
 
     # All nodes together

@@ -339,3 +339,26 @@ def test_floats_made_of_sizes_alone_are_not_judged() -> None:
     plan, half = in_half(case.unit, context(case))
     assert floats_of(plan) == {"large", "back"}
     assert snr_db(case.unit, half, case.samples) > 40
+
+
+def test_an_index_that_is_computed_in_float_is_not_rounded_to_another() -> None:
+    text = """g (float[N,9] x) => (float[N,4] y) {
+        [sigmoid] s = Sigmoid(x)
+        [scale] p = Mul(s, k)
+        [floor] f = Floor(p)
+        [index] i = Cast<to = 7>(f)
+        [look_up] e = Gather(table, i)
+        [mean] m = ReduceMean(e, axes)
+        [head] y = MatMul(m, w)
+    }"""
+    weights = {
+        "k": np.float32(4000),
+        "table": np.sign(normal(4001, 16)),
+        "axes": np.array([1], np.int64),
+        "w": normal(16, 4),
+    }
+    case = Case(text, "", normal(24, 9), weights)
+    plan, half = in_half(case.unit, context(case))
+    assert {"sigmoid", "scale", "floor"} <= floats_of(plan)
+    assert "head" not in floats_of(plan)
+    assert snr_db(case.unit, half, case.samples) > 40
