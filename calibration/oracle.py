@@ -65,11 +65,7 @@ class Oracle(Closing):
 
         A batch that the model fixes goes before `size`; samples that do not fill it are left out.
         """
-        size, end = self.batch or size, len(split)
-        if self.batch:
-            end -= end % self.batch
-        for start in range(0, end, size):
-            yield start, split.inputs(start, min(start + size, end))
+        return split.batches_for(self.batch, size)
 
     def run(self, inputs: Array) -> dict[str, Array]:
         """Every asked-for tensor by name, for one batch of the model's single input."""

@@ -116,8 +116,7 @@ def matched_ranges_beside(
     run = session(emulate_half(part.model(base, outputs)), frugal=True)
     feeds = shared_constants(base, [part])
     size = batch_size(base, [*floats, *(name for _, name in places)])
-    for start in range(0, len(split), size):
-        inputs = split.inputs(start, min(start + size, len(split)))
+    for start, inputs in split.batches_for(base.batch, size):
         values = run.run(outputs, {**feeds, base.graph.input[0].name: inputs})
         seen = dict(zip(outputs, values, strict=True))
         for (layer, name), there in places.items():

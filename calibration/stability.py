@@ -14,7 +14,7 @@ import numpy as np
 
 from rtc.calibration.observers import Observer, make_observer
 from rtc.calibration.oracle import Oracle, with_outputs
-from rtc.compiler.core.data import Split
+from rtc.compiler.core.data import Split, filled
 from rtc.compiler.core.passes import Observation
 from rtc.compiler.core.progress import Progress, silent
 
@@ -72,7 +72,10 @@ def stability(
     progress: Progress = silent,
     seed: int = 0,
 ) -> Stability:
-    """Walk over the split as `collect` does, which checks the samples; memory is 17 observers'."""
+    """Walk over the split as `collect` does, which checks the samples; memory is 17 observers'.
+
+    Blocks keep their size where a model fixes its batch: what does not fill one is in it again.
+    """
     kinds = {each.tensor: each.kind for each in observations}
     count = len(split)
     size = max(1, -(-count // _BLOCKS))
@@ -81,11 +84,12 @@ def stability(
     history: list[tuple[int, dict[str, float]]] = []
     inner = [tensor for tensor in kinds if tensor in _computed(proto)]
     with Oracle(with_outputs(proto, inner), inner or None) as oracle:
+        batch = oracle.batch or _BATCH
         for start in range(0, count, size):
             block = {tensor: make_observer(kind) for tensor, kind in kinds.items()}
             end = min(start + size, count)
-            for at in range(start, end, _BATCH):
-                inputs = split.inputs(at, min(at + _BATCH, end))
+            for at in range(start, end, batch):
+                inputs = filled(split.inputs(at, min(at + batch, end)), oracle.batch or 1)
                 values = {oracle.input_name: inputs, **oracle.run(inputs)}
                 for tensor in kinds:
                     whole[tensor].update(values[tensor])

@@ -84,9 +84,7 @@ def fast(
     circuit, results = _Circuit(base, alternatives, kind), Results(kind)
     batches: list[_Batch] = []
     random = np.random.default_rng(seed)
-    end = len(split) - (len(split) % base.batch if base.batch else 0)
-    for start in range(0, end, circuit.batch):
-        inputs = split.inputs(start, min(start + circuit.batch, end))
+    for start, inputs in split.batches_for(base.batch, circuit.batch):
         outputs, found = circuit.run(inputs, random)
         base.refuse_not_finite(
             {

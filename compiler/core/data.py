@@ -65,6 +65,15 @@ class Split:
         for start in range(0, len(self), size):
             yield self.inputs(start, start + size)
 
+    def batches_for(self, fixed: int | None, size: int) -> Iterator[tuple[int, Array]]:
+        """Batches for a model, each with the index of its first sample.
+
+        A batch that the model fixes goes before `size`; samples that do not fill it are left out.
+        """
+        end = len(self) - len(self) % (fixed or 1)
+        for start in range(0, end, fixed or size):
+            yield start, self.inputs(start, min(start + (fixed or size), end))
+
     def head(self, count: int) -> Split:
         """The first `count` samples, or a few more for whole batches."""
         count = -(-count // self.whole) * self.whole
@@ -139,8 +148,12 @@ class WholeBatches:
 
 
 def filled(samples: Array, size: int) -> Array:
-    """Samples (n, …) with the last one repeated until they are whole batches of `size`."""
+    """Samples (n, …), and from the first on again until they are whole batches of `size`.
+
+    So each weighs about as much as another in what is told of all.
+    """
     missing = -len(samples) % size
     if not missing:
         return samples
-    return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
+    again = np.take(samples, range(missing), axis=0, mode="wrap")
+    return np.concatenate([samples, again])

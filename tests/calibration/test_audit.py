@@ -141,6 +141,16 @@ def test_a_scale_that_one_sample_decides_is_unstable(model, clean):
     assert stability(model, wanted, clean.calibration).spread["input"] < 0.01
 
 
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_a_fixed_batch_is_filled_up(batch):
+    text = "g (float[{},4] x) => (float[{},4] y) {{ a = Abs(x) y = Neg(a) }}"
+    free, fixed = (parse(text.format(size, size)).onnx.proto for size in ("N", batch))
+    values = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    split = Split("some", values, None, Preprocess())
+    wanted = frozenset(Observation(name, "minmax") for name in ("x", "a", "y"))
+    assert stability(fixed, wanted, split) == stability(free, wanted, split)
+
+
 IMAGENET = Preprocess(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "hwc")
 MEAN, STD = np.array(IMAGENET.mean), np.array(IMAGENET.std)
 

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from check_pass import parse
 
 from rtc.calibration.observers import make_observer
 from rtc.calibration.quantise import activation_parameters
-from rtc.calibration.segmented import matched_ranges
+from rtc.calibration.segmented import matched_ranges, matched_ranges_beside
+from rtc.calibration.sensitivity.alternative import Alternative
 from rtc.compiler.core.data import Preprocess, Split
+from rtc.compiler.core.precision import Precision
 
 MODEL = "g (float[N,64] x) => (float[N,64] y) {{ [first] a = Identity(x) [last] y = {}(a) }}"
 
@@ -88,3 +92,13 @@ def test_order_and_batches_do_not_matter():
 def test_a_tensor_of_zeros_keeps_its_range():
     split = Split("zeros", np.zeros((4, 64), np.float32), None, Preprocess())
     assert matched_ranges(model(), model(), {"a": "a"}, plain(split), split) == {}
+
+
+def test_samples_that_do_not_fill_a_fixed_batch_are_left_out():
+    proto = parse(MODEL.format("Identity").replace("[N,", "[8,")).onnx.proto
+    changes = {Alternative("first", Precision.INT8, proto): {"a": "a"}}
+    split = samples(count=20)
+    found = matched_ranges_beside(proto, changes, plain(split), split)
+    whole = replace(split, raw=split.raw[:16])
+    assert found == matched_ranges_beside(proto, changes, plain(split), whole)
+    assert found["first"]["a"].samples == 16
