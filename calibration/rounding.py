@@ -36,7 +36,7 @@ def emulate_half(proto: bytes) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(proto)
-    asked = {each.key: each.value for each in model.metadata_props}.get(HALF_KEY)
+    asked = _asked(model)
     if asked is None and not _mentions_half(model.graph):
         return proto
     model = onnx.shape_inference.infer_shapes(model)
@@ -47,6 +47,17 @@ def emulate_half(proto: bytes) -> bytes:
         _round_floats(model.graph, types, _BY_NAME[asked])
     del model.graph.value_info[:]
     return bytes(model.SerializeToString())
+
+
+def asks_for_half(proto: bytes) -> bool:
+    """Whether a model asks the runtime for one half type; where it rounds is the runtime's own."""
+    import onnx
+
+    return _asked(onnx.load_model_from_string(proto)) is not None
+
+
+def _asked(model: onnx.ModelProto) -> str | None:
+    return {each.key: each.value for each in model.metadata_props}.get(HALF_KEY)
 
 
 def _mentions_half(graph: onnx.GraphProto) -> bool:

@@ -237,7 +237,8 @@ class Builder:
         granularity = options.granularity  # the runtime's own where the recipe is silent
         per_channel = own.per_channel if granularity is None else granularity == "channel"
         scheme = replace(own, weight_scales=options.weights, per_channel=per_channel)
-        return TargetContext(profile, backend.name, scheme, self.recipe.batch)
+        runs = backend.runnable(profile).ok
+        return TargetContext(profile, backend.name, scheme, self.recipe.batch, runs)
 
     def plan(
         self, backend: Backend, variant: Variant, given: PrecisionPlan | None = None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rtc.calibration.rounding import asks_for_half
 from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
 from rtc.compiler.core.precision import Precision, PrecisionPlan
@@ -43,6 +44,11 @@ class CastPrecision(Pass):
     @property
     def bound(self) -> Bound:
         return Sound()
+
+    def judged(self, unit: Unit, ctx: PassContext) -> Unit | None:
+        """A runtime that takes one type rounds where it likes: its engine shows what is left."""
+        target = ctx.where()
+        return None if target.runs and asks_for_half(unit.onnx.proto) else unit
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         plan, scheme = ctx.plan, ctx.where().scheme

@@ -90,12 +90,16 @@ Statistics = Mapping[str, TensorRange]
 
 @dataclass(frozen=True)
 class TargetContext:
-    """What a per-target pass knows of where the model goes."""
+    """What a per-target pass knows of where the model goes.
+
+    `runs`: whether its engines run on this machine, and so are held to what they have to give.
+    """
 
     profile: DeviceProfile
     backend: str
     scheme: QuantScheme
     batch: int
+    runs: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,10 +179,11 @@ class Pass(ABC):
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Transform the unit."""
 
-    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
+    def judged(self, unit: Unit, ctx: PassContext) -> Unit | None:
         """What the bound speaks of, given the pass's output: that output itself.
 
-        A repair's output is no model to run; what INT8 makes of it is.
+        A repair's output is no model to run; what INT8 makes of it is. None where it is up to the
+        runtime what a model computes, and the engine is at hand to be judged.
         """
         return unit
 

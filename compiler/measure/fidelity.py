@@ -17,6 +17,9 @@ How far off an engine may be, as the squared error of a sample:
   the graph's own (measured: 0.3 dB above it and less; wrong kernels: 10 dB above and more).
 - Where rounding does next to nothing: 30 dB below what outputs differ; where what it does is not
   known: 20 dB.
+- Where the runtime takes one half type for the whole model, it rounds where it likes, and the
+  reference may well lose what the engine does not. Where the reference has lost the outputs, the
+  float model takes its place, and errors are to be below half of what outputs differ.
 
 Errors of ties are rare and large: of a deep network in INT8 one sample in twenty may be off by ten
 times the graph's own rounding, and the others by next to nothing, while a wrong kernel is wrong for
@@ -35,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rtc.calibration.rounding import asks_for_half
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.target import DeviceProfile
@@ -53,6 +57,7 @@ FILE = "probe.npz"
 _FEW, _BYTES = 8, 8 << 20  # samples of large inputs: what takes so many bytes, and no fewer
 _STORED_FEW, _STORED_BYTES = 2, 4 << 20  # likewise in a bundle
 _EXACT, _FLOAT, _ROUNDED, _UNKNOWN = 1e-9, 1e-6, 1e-3, 1e-2  # 90 dB of the power; of the spread
+_LEFT = 0.5  # likewise; the median of squared errors lies below their mean
 _PLACES = 3.0  # times the graph's own rounding
 _RUNS = 4  # samples in each row of a batch
 _CHANCE = 3.0  # standard errors
@@ -144,6 +149,10 @@ def of_inputs(graph: bytes, model: bytes, inputs: Array, profile: DeviceProfile)
     allowed = {
         name: _of_rounding(mine, others.get(name), known=known) for name, mine in outputs.items()
     }
+    if asks_for_half(graph):
+        lost = {name: each for name, each in others.items() if _is_lost(outputs[name], each)}
+        outputs = {**outputs, **lost}
+        allowed |= {name: _at_all(each) for name, each in lost.items()}
     return Probe(inputs, outputs, allowed)
 
 
@@ -231,6 +240,19 @@ def _allowed(mine: Array, share: float) -> float:
     power = _squares(mine).mean()
     spread = _squares(mine - mine.mean(axis=0)).mean() if len(mine) > 1 else power
     return float(max(share * spread, _EXACT * power))
+
+
+def _is_lost(mine: Array, floats: Array) -> bool:
+    """Whether a graph in the reference is as far from the float model as that may be at all."""
+    if mine.shape != floats.shape or not np.isfinite(floats).all():
+        return False
+    with np.errstate(invalid="ignore", over="ignore"):
+        return not _squares(mine - floats).mean() < _at_all(floats)
+
+
+def _at_all(floats: Array) -> float:
+    """The squared error that leaves next to nothing; all zeros come to twice that and more."""
+    return max(_allowed(floats, _LEFT), float(_UNKNOWN * _squares(floats).mean()))
 
 
 def _deviation(runner: Runner, known: Probe, batch: int, form: str) -> Deviation:

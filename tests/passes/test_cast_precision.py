@@ -4,9 +4,14 @@ import nets
 import numpy as np
 import pytest
 from check_pass import check_pass, constant, equations, parse
+from half_nets import FAR, Case, normal
+from half_nets import context as half_context
 from nets import ONNXRUNTIME, OPENVINO, TENSORRT, planned, residual
 
+from rtc.compiler.core.errors import GateError
 from rtc.compiler.core.precision import Variant
+from rtc.compiler.passing import certify
+from rtc.passes.assign_precision import AssignPrecision
 from rtc.passes.cast_precision import CastPrecision
 from rtc.passes.insert_qdq import InsertQdq
 
@@ -260,3 +265,21 @@ def test_operators_that_onnx_does_not_know_stay_float(variant):
     assert "a = FusedConv(x, w)" in lines
     assert "g = Gelu(a)" in lines
     assert any(line.startswith("y/fp16 = MatMul(f") for line in lines)
+
+
+def test_where_the_runtime_takes_one_type_its_engine_is_judged_if_it_runs_here():
+    case = Case(FAR, "", normal(24, 16))
+    ctx = half_context(case, OPENVINO)
+    plan = AssignPrecision(variant=Variant.HALF).apply(case.unit, ctx).plan
+    ctx = replace(ctx, plan=plan)
+    result = STEP.apply(case.unit, ctx)
+    with pytest.raises(GateError, match="the pass broke its bound"):
+        certify(STEP, case.unit, result, ctx)
+    here = replace(ctx, target=replace(ctx.where(), runs=True))
+    (row,) = certify(STEP, case.unit, result, here)
+    assert (row.passed, row.exact, row.samples) == (True, False, 0)
+    assert row.measured.endswith("its engine is held to the float model")
+    in_graph = replace(OPENVINO, half_in_graph=True)
+    halves = replace(here, target=replace(here.where(), scheme=in_graph))
+    with pytest.raises(GateError, match="the pass broke its bound"):
+        certify(STEP, case.unit, STEP.apply(case.unit, halves), halves)

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from check_pass import parse
+from half_nets import FAR, normal
 from nets import planned
 from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.building import held
+from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision, Variant
@@ -274,6 +276,18 @@ def test_integer_layers_stay_integer_among_half_ones(quantised, request_64):
     found = precisions(OpenVino().build(graph, request_64).layers)
     assert found["conv1"] is found["conv2"] is Precision.INT8
     assert found["fc"] is Precision.HALF
+
+
+@needs_half
+def test_an_engine_that_keeps_what_rounding_everywhere_loses_is_right(request_64):
+    samples = Split("some", normal(64, 16), None, Preprocess())
+    unit, where = parse(FAR), profile("cpu")
+    graph = with_half(onnx.load_from_string(unit.onnx.proto), OpenVino().scheme(where).half)
+    known = fidelity.probe(graph, unit.onnx.proto, samples, where)
+    _, runner = held(OpenVino(), graph, request_64, known)
+    with runner:
+        got = runner.run({"x": samples.inputs(0, 64)})["y"]
+    np.testing.assert_allclose(got, np.maximum(samples.inputs(0, 64), 0), atol=1e-3)
 
 
 def test_an_unknown_half_type_is_a_model_error(convnet, request_64):

@@ -11,6 +11,7 @@ import small_models
 
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import BuilderError, ModelError
+from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.target import DeviceProfile, Runner
 from rtc.compiler.core.unit import Signature, TensorSpec
 from rtc.compiler.measure import fidelity
@@ -331,3 +332,39 @@ def test_what_is_no_probe_is_told() -> None:
     for content in (b"", b"PK", fidelity.packed(fidelity.probe(FLOAT, FLOAT, DATA, CPU))[:-40]):
         with pytest.raises(ValueError, match="not a probe"):
             fidelity.unpacked(content)
+
+
+class Blank(Off):
+    """Zeros, whatever comes in."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.zeros_like(each) for name, each in super().run(feeds).items()}
+
+
+def far(away: float) -> bytes:
+    """The float model by way of numbers far from zero, in BF16 wherever the runtime likes."""
+    import onnx
+
+    model = onnx.load_model_from_string(FLOAT)
+    last = model.graph.node[-1]
+    name, last.output[0] = last.output[0], "near"
+    value = onnx.numpy_helper.from_array(np.full(1, away, np.float32), "far")
+    model.graph.initializer.append(value)
+    model.graph.node.append(onnx.helper.make_node("Add", ["near", "far"], ["shifted"]))
+    model.graph.node.append(onnx.helper.make_node("Sub", ["shifted", "far"], [name]))
+    onnx.helper.set_model_props(model, {HALF_KEY: "bf16"})
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("away", [3.0, 3e3, 1e9])
+def test_an_engine_may_keep_what_the_reference_loses_in_a_half_type(away: float) -> None:
+    known = fidelity.probe(far(away), FLOAT, DATA, CPU)
+    assert fidelity.settle(Off({"": 62}), known, 4).share < 1
+
+
+@pytest.mark.parametrize("runner", [Off({"": -3}), Off({"": None}), Blank({"": 100})])
+def test_an_engine_may_not_lose_what_the_reference_loses_in_a_half_type(runner: Runner) -> None:
+    known = fidelity.probe(far(1e9), FLOAT, DATA, CPU)
+    with pytest.raises(BuilderError) as caught:
+        fidelity.settle(runner, known, 4)
+    assert caught.value.id == "engine-differs"
