@@ -26,6 +26,7 @@ from rtc.compiler.report.model import (
     StageRow,
 )
 
+_FEW = 0.05  # of classes that may change unseen
 _NAMED = 4  # layers in a sentence
 _MANY = 0.05  # of the samples whose class changes, beyond doubt, before a reader is told
 
@@ -146,7 +147,7 @@ def _doubts(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ..
     layers = choice.candidate.layers
     engine, asked = choice.appraisal.accuracy, [row.name for row in choice.gates]
     doubts = _chance(appraised.float_model) + _since_it_came_in(appraised)
-    doubts += _unlimited(engine, asked)
+    doubts += _few(engine) + _unlimited(engine, asked)
     if broken := changed(layers):
         told = _some([f"{row.name} ({row.planned} → {row.built})" for row in broken])
         doubts.append(f"The builder changed {len(broken)} of {len(layers)} layers: {told}.")
@@ -176,7 +177,7 @@ def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
         f"The search for {each.candidate} had time for the float plan alone, so its plan is the"
         " rules': --budget gives it more."
         for each in searches
-        if len(each.trials) == 1 and not each.ended
+        if each.cut_short
     ]
 
 
@@ -193,6 +194,20 @@ def _chance(float_model: AccuracyRow) -> list[str]:
         f"The float model's top-1, {top1.value * 100:.2f} %, is no better than guessing"
         f" ({guess.value * 100:.2f} % with the same answers in any order): are weights, labels and"
         " data.preprocess the model's own?"
+    )
+    return [note]
+
+
+def _few(engine: AccuracyRow) -> list[str]:
+    """Where samples are few, hardly any drop would show."""
+    same = engine.agreement
+    if not isinstance(same, Measured) or same.low is None or same.value - same.low <= _FEW:
+        return []
+    few = f"{same.samples:,} test sample{' is' if same.samples == 1 else 's are'} few"
+    unseen = f"{100 * (1 - same.low):.1f} %"
+    note = (
+        f"{few}: with 95 % confidence no more can be said than that the engine's class is another"
+        f" on at most {unseen}; a drop of top-1 of a few points would not show."
     )
     return [note]
 

@@ -68,8 +68,9 @@ def all_passed(rows: Iterable[GateRow]) -> bool:
 
 
 def reasons(rows: Iterable[GateRow]) -> str:
-    """The failed gates, in one line."""
-    return "; ".join(f"{row.name}: {row.reason}" for row in rows if row.passed is False)
+    """The failed gates, in one line: what was found, and what was asked."""
+    failed = [row for row in rows if row.passed is False]
+    return "; ".join(f"{row.name}: {row.reason} (asked: {row.asked})" for row in failed)
 
 
 def _value(evidence: Evidence | None) -> float | None:

@@ -121,7 +121,8 @@ class Stages:
     def together(self, name: str, target: str) -> Iterator[Stages]:
         """Stages that the listener hears of as one.
 
-        In the words of the one with its name, or of the first and last of them.
+        In the words of the one with its name, or of the first of its own, whose names end with it,
+        and of the last: what else is looked into on the way speaks for itself in the report.
         """
         part = _Part(name, self.listener)
         inner = replace(self, listener=part, rows=[])
@@ -134,8 +135,7 @@ class Stages:
         finally:
             self.rows += inner.rows
         rows = [row for _, row in inner.rows]
-        named = [row for row in rows if row.name == name] or rows[:1] + rows[-1:]
-        found = "; ".join(row.found for row in named)
+        found = "; ".join(dict.fromkeys(row.found for row in _telling(name, rows)))
         self.listener.finished(name, sum(row.seconds for row in rows), found, part.cached)
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:
@@ -150,6 +150,14 @@ class Stages:
         files, found = work(progress)
         seconds = round(time.perf_counter() - begun, 3)
         return {**files, _HEAD: canonical({"found": found, "seconds": seconds})}
+
+
+def _telling(name: str, rows: Sequence[StageRow]) -> Sequence[StageRow]:
+    """The parts of a stage that tell what came of it."""
+    if named := [row for row in rows if row.name == name]:
+        return named
+    own = {row.name: row for row in rows if row.name.endswith(f" {name}")}  # the last of each
+    return [*list(own.values())[:1], *rows[-1:]] if own else [*rows[:1], *rows[-1:]]
 
 
 @dataclass

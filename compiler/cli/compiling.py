@@ -138,8 +138,10 @@ def _failure(results: Sequence[CompileResult]) -> GateError | None:
     """The gates that failed, all in one line."""
     from rtc.compiler.gates import reasons
 
-    failed = [f"{r.target}: {reasons(r.report.gates)}" for r in results if not r.passed]
+    failed = [r for r in results if not r.passed]
     if not failed:
         return None
-    advice = "the bundle is written, marked failed; see its report.html"
-    return GateError(f"a gate failed: {'; '.join(failed)}", fix=advice)
+    told = "; ".join(f"{r.target}: {reasons(r.report.gates)}" for r in failed)
+    pages = ", ".join(str(r.bundle / "report.html") for r in failed)
+    advice = f"what was built is written, marked failed: see {pages}"
+    return GateError(f"a gate failed: {told}", fix=advice)

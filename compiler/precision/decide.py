@@ -31,7 +31,7 @@ from rtc.compiler.precision.search import Found, Goal, Searcher
 from rtc.compiler.precision.space import Choice, Space, way
 from rtc.compiler.precision.trial import Lab, decisions
 from rtc.compiler.recipe import Gates, Search
-from rtc.compiler.report.figures import significant
+from rtc.compiler.report.figures import plans, significant
 from rtc.compiler.report.model import SearchRow
 from rtc.compiler.stages import Files, versions
 from rtc.passes.graph import read
@@ -103,15 +103,19 @@ def _searched(builder: Builder, backend: Backend, options: Search) -> Decided:
         files = {"plan.yaml": plan_text(found.plan), "search.json": _ROW.dump_json(found.row)}
         return files, _words(found.row)
 
-    files = builder.stages.run(f"search {backend.name}", inputs, work, target=target.profile.name)
+    files = builder.stages.run(
+        f"search {backend.name} {Variant.MIX}", inputs, work, target=target.profile.name
+    )
     plan = parse_plan(files["plan.yaml"], "plan.yaml")
     return Decided(plan, _ROW.validate_json(files["search.json"]))
 
 
 def _words(row: SearchRow) -> str:
+    if row.cut_short:
+        return "the time to search in was over at once: the rules' plan"
     best = next(trial for trial in row.trials if trial.state == "best")
     speed = f", {best.over_float[0]:.2f}× float" if best.over_float else ""
-    return f"{len(row.trials)} plans tried, best: {best.name}{speed}"
+    return f"{plans(len(row.trials))} tried, best: {best.name}{speed}"
 
 
 def decide(builder: Builder, backend: Backend, options: Search) -> Decided:

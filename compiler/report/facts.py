@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rtc.compiler.core.evidence import Pending
+from rtc.compiler.core.evidence import Measured, Pending
 from rtc.compiler.report.figures import figure, points, rate, significant, size
 from rtc.compiler.report.model import (
     FLOAT_MODEL,
@@ -44,6 +44,9 @@ def _top1(report: Report) -> Fact | None:
         return None
     shown = figure(engine.top1)
     details = [f"95 % CI {shown.spread}"] if shown.spread else []
+    if isinstance(engine.top1, Measured):
+        count = engine.top1.samples
+        details.append(f"{count:,} test sample" + ("s" if count != 1 else ""))
     if model is not None:
         change = points(model.top1, engine.top1)
         details.insert(0, f"float {figure(model.top1).text}" + (f", {change}" if change else ""))

@@ -118,6 +118,11 @@ def size(octets: int) -> str:
     return f"{octets} B"
 
 
+def plans(count: int) -> str:
+    """How many plans: "1 plan", "12 plans"."""
+    return f"{count} plan" if count == 1 else f"{count} plans"
+
+
 def duration(seconds: float) -> str:
     """Elapsed time: "0.4 s", "12.3 s", "2 min 05 s"."""
     if seconds < 100:

@@ -235,6 +235,11 @@ class SearchRow:
     ledger_samples: int = 0
     failed: str = ""
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether its time was over when float alone had been tried, so the plan is the rules'."""
+        return len(self.trials) == 1 and not self.ended
+
 
 @dataclass(frozen=True)
 class Curve:

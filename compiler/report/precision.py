@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.precision.view import INT8, band_words
-from rtc.compiler.report.figures import change, clean, significant
+from rtc.compiler.report.figures import change, clean, plans, significant
 from rtc.compiler.report.terminal import evidence_text
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _ground(search: SearchRow | None) -> str:
     times = "the runtime's profiler" if search.measured else "a roofline of the built plan"
     return (
         f"losses {kind} on {search.samples} samples, µs per batch from {times},"
-        f" {len(search.trials)} plans tried in {search.seconds:.0f} s"
+        f" {plans(len(search.trials))} tried in {search.seconds:.0f} s"
     )
 
 

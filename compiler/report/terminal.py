@@ -126,6 +126,8 @@ def _verdict(report: Report) -> Text:
     failed = [gate.name for gate in report.gates if gate.passed is False]
     waiting = [gate.name for gate in report.gates if gate.passed is None]
     text = Text("PASS", "bold green") if report.passed else Text("FAIL", "bold red")
+    if not report.gates:
+        text.append(" (no gate was asked)", "yellow")
     if failed:
         text.append(clean(f": {', '.join(failed)}"), "red")
     if waiting:

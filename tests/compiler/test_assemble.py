@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from rtc.compiler.assemble import _cut_short, _unlimited
+from rtc.compiler.assemble import _cut_short, _few, _unlimited
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.intervals import wilson
+from rtc.compiler.precision.decide import _words
 from rtc.compiler.report.model import AccuracyRow, SearchRow, TrialRow
 
 FLOAT = TrialRow("float", "best", {"fp32": 3}, -120.0, (1.0, 0.99, 1.0), None, None, None)
@@ -21,6 +23,8 @@ def test_the_report_tells_of_a_search_that_was_cut_short(
     notes = _cut_short([row])
     assert bool(notes) is told
     assert not notes or "openvino mix" in notes[0]
+    assert ("the rules' plan" in _words(row)) is told
+    assert told or f"{len(trials)} plan" + "s" * (len(trials) > 1) + " tried" in _words(row)
 
 
 def test_the_report_tells_of_a_search_that_failed() -> None:
@@ -39,3 +43,15 @@ def test_other_classes_that_no_gate_limits_are_a_doubt() -> None:
     assert "another than the float model's on 59.80 % of 97 test samples" in note
     assert not _unlimited(engine(0.402, 0.5), ["parity"])
     assert not _unlimited(engine(0.93, 0.96), [])  # chance may be the reason
+
+
+@pytest.mark.parametrize(
+    ("same", "samples", "doubt"),
+    [(4, 4, True), (70, 70, True), (100, 100, False), (950, 1000, False)],
+)
+def test_few_test_samples_are_a_doubt(same: int, samples: int, doubt: bool) -> None:
+    share = wilson(same, samples)
+    agreement = Measured(share.value, "fraction", "here", samples, share.low, share.high)
+    told = _few(AccuracyRow("engine", agreement, None, agreement, agreement, "here"))
+    assert bool(told) is doubt
+    assert not told or f"{samples} test samples are few" in told[0]

@@ -54,6 +54,14 @@ def test_top1_drop_counts_from_the_model_that_came_in_where_a_pass_changed_it() 
     assert row.found == "+3.00 pt (98.00 → 95.00 %)"
 
 
+def test_what_failed_is_told_beside_what_was_asked() -> None:
+    rows = judged(Gates(**NONE, top1=0.96, latency_ms=0.1)).values()
+    assert gates.reasons(rows) == (
+        "top1: it is 95.00 % (asked: top-1 ≥ 96.00 %); latency_ms: the median is 2.000 ms"
+        " (asked: end-to-end ≤ 0.1 ms at batch 32)"
+    )
+
+
 def test_parity_is_agreement_with_the_float_model() -> None:
     assert judged(Gates(top1_drop=None, parity=0.97))["parity"].passed
     assert judged(Gates(top1_drop=None, parity=0.98))["parity"].passed is False

@@ -99,6 +99,17 @@ def test_the_stage_that_others_are_done_for_speaks_alone(stages: Stages) -> None
     assert stages.listener.lines[-1] == ("finished", "both", "it", "made")
 
 
+def test_what_is_looked_into_on_the_way_speaks_for_no_stage(stages: Stages) -> None:
+    with stages.together("openvino half", "cpu") as part:
+        part.run("range of float16", 1, counted([], "0 nodes stay float"))
+        part.run("assign-precision openvino int8", 1, counted([], "another's"))
+        part.run("assign-precision openvino half", 1, counted([], "5 layers in half"))
+        part.run("cast-precision openvino half", 1, counted([], "7 casts"))
+        part.run("build openvino half", 1, counted([], "6 kernels"))
+    assert isinstance(stages.listener, Told)
+    assert stages.listener.lines[-1][2] == "5 layers in half; 6 kernels"
+
+
 def test_a_failure_among_stages_together_is_told_and_raised(stages: Stages) -> None:
     def broken(_: Progress) -> tuple[Files, str]:
         raise BuilderError("the runtime refuses")

@@ -102,6 +102,8 @@ def test_a_failed_gate_is_exit_code_8_and_a_bundle_that_is_not_the_latest(rtc, h
     assert done.err.count("\n") == 1
     bundle = here / result["bundle"]
     assert (bundle / "report.html").is_file()
+    assert "(asked: end-to-end ≤ 1e-09 ms at batch 4)" in done.err
+    assert f"see {result['bundle']}/report.html" in done.err
     assert bundle.name.endswith(".failed")
     assert not (bundle.parent / "latest").exists()
 

@@ -46,6 +46,7 @@ def test_the_summary_compares_the_targets(cpu_report: Report, rtx_report: Report
     assert "1 of 9" in rows["layers changed"]
     assert "float 98.90 %, −0.10 pt" in text
     assert "95 % CI 98.10 – 99.30 %" in text
+    assert f"{cpu_report.accuracy[-1].top1.samples:,} test samples" in text
     assert "faster than torch eager" in text
     assert "pending: RTX 4060 Ti" in text
     assert str(BUNDLE / "report.html") in text
@@ -64,6 +65,12 @@ def test_a_failed_gate_is_named_in_the_summary_and_nothing_ships(
     shown = drawn(details(failed_report))
     assert "shipped engine" not in shown
     assert "ships" not in shown.lower()
+
+
+def test_a_verdict_without_gates_says_that_none_was_asked(cpu_report: Report) -> None:
+    report = replace(cpu_report, gates=())
+    assert "PASS (no gate was asked)" in drawn(summary([report], [BUNDLE]))
+    assert "no gate was asked" not in drawn(summary([cpu_report], [BUNDLE]))
 
 
 def test_doubts_stand_under_the_table_and_under_the_headline(cpu_report: Report) -> None:
