@@ -8,7 +8,6 @@ the samples as small as rounding does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ _SAME = 1e-5  # of the answers' spread: what one kernel gives for one sample, wh
 _NEAR = 1e-3  # what other kernels give
 _ROUNDING = 1e-5  # of the samples: more than any kernel's rounding
 _WILD = 2.0  # times as large as real samples
-_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (.*Status Message: )?(\S+:\d+ .*?\) )?")
 _FEW = 16  # samples whose every tensor is looked at
 
 
@@ -108,17 +106,12 @@ class _Answer:
         try:
             rows = self._oracle.run(np.ascontiguousarray(samples))[self._oracle.outputs[0]]
         except Exception as cause:
-            said = f"a batch of {len(samples)} fails: {_reason(cause)}"
+            said = f"a batch of {len(samples)} fails: {first_line(cause)}"
             raise NotAlone("fails", said) from cause
         if rows.ndim != 2 or len(rows) != len(samples):
             said = f"{len(samples)} samples give an output of shape {rows.shape}"
             raise NotAlone("rows", said)
         return rows
-
-
-def _reason(cause: Exception) -> str:
-    """ONNX Runtime's first line without its own codes."""
-    return _CODES.sub("", first_line(cause))
 
 
 def _neighbours(samples: Array, size: int) -> list[tuple[Array, Array]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rtc.compiler import sandbox
 from rtc.compiler.alone import NotAlone, apart, check_alone
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.data import Array, Split, filled
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.dynamic_ranges import with_fixed_ranges
@@ -111,7 +111,7 @@ def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
         why = finding
     fixed = with_batch(unit, batch)
     try:
-        check_alone(fixed, samples, batch)
+        check_alone(fixed, filled(samples, batch), batch)
     except NotAlone as finding:
         raise _refusal(unit, finding) from finding
     except ModelError as finding:
@@ -150,11 +150,11 @@ def _settled_fixed(unit: Unit, own: int, samples: Array, batch: int) -> Settled:
         check_alone(unit, samples, own)
     except NotAlone as finding:
         raise _refusal(unit, finding) from finding
-    lost = "no latency at batch 1, and fewer samples are filled up to a batch" if own > 1 else ""
-    note = f"The model's batch is fixed to {own} ({why}): " + (
-        lost or "there are engines for one sample at a time alone"
-    )
-    return Settled(unit, (f"{note}.",))
+    lost = "there are engines for one sample at a time alone"
+    if own > 1:
+        lost = "no latency at batch 1, and fewer samples are filled up to a batch"
+    note = f"The model's batch is fixed to {own}: {lost}. Freed it is wrong ({why}); export it with"
+    return Settled(unit, (f"{note} a dynamic batch axis for others.",))
 
 
 def _checked(unit: Unit, samples: Array, batch: int) -> tuple[str, ...]:

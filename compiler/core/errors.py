@@ -15,7 +15,21 @@ Code never matches on message text: callers tell errors apart by class and `id`.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Any, ClassVar
+
+_LONGEST = 200  # characters of a reason
+_SIGNATURE = r"(?:[^().']*::[^()]*\([^()]*\)(?:::<lambda\([^()]*\)>)?(?: const)?|\w+) "
+_WORDY = (
+    (re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "), ""),
+    (re.compile(r"Non-zero status code .* running (\w+) node\. Name:''"), r"\1:"),
+    (re.compile(r"Non-zero status code .* running (\w+) node\. Name:'(.*?)'"), r"\2 (\1):"),
+    (re.compile(r" Status Message:"), ""),
+    (re.compile(rf"\S+\.(?:h|cc|cpp):\d+ {_SIGNATURE}(?:.*? was false\. )?"), ""),
+    (re.compile(r"The input .* Input shape:(\S+), requested shape:"), r"input \1, requested "),
+)
+"""What runtimes say beside the reason, and what to say instead."""
 
 
 class RtcError(Exception):
@@ -137,6 +151,13 @@ def from_dict(fields: dict[str, Any]) -> RtcError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in its first line, for `seen`; its class where it says nothing."""
+    """What an error says in its first line, for `seen`; its class where it says nothing.
+
+    Without a runtime's codes and the places in its source, which are the first words of many; what
+    is longer than 200 characters ends between two words.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    for wordy, plain in _WORDY:
+        line = wordy.sub(plain, line, count=1)
+    return textwrap.shorten(line, _LONGEST, placeholder=" …") if len(line) > _LONGEST else line

@@ -25,6 +25,7 @@ from rtc.compiler.core.errors import (
     InternalError,
     MachineError,
     ModelError,
+    first_line,
 )
 from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Sound
@@ -313,8 +314,8 @@ def _run(side: str, unit: Unit, on: _Samples) -> Outputs:
     except (MachineError, ImportError):
         raise  # a missing library is no fault of the model's
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"the model {side} this stage does not run", seen=reason) from error
+        seen = first_line(error)
+        raise ModelError(f"the model {side} this stage does not run", seen=seen) from error
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

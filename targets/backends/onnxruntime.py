@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rtc.compiler.core.data import Array
-from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import (
@@ -48,7 +47,6 @@ _WIDENED = {
 }
 _UNFUSED = {"session.disable_quant_qdq": "1"}  # Q and DQ compute in float, as they stand
 _KERNEL = "_kernel_time"  # ends the name of a kernel's event in a profile
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 class OnnxRuntime(Backend):
@@ -248,6 +246,5 @@ def _load(
 
 def _refusal(what: str, cause: Exception) -> ModelError:
     """An error of ONNX Runtime's, which have no other class in common, as one of rtc's."""
-    reason = _PREFIX.sub("", str(cause)).partition("\n")[0]
     said = f"ONNX Runtime does not {what} the model"
-    return ModelError(said, seen=reason, id="runtime-refuses")
+    return ModelError(said, seen=first_line(cause), id="runtime-refuses")

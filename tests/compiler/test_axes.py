@@ -230,6 +230,8 @@ def test_a_fixed_batch_stays_where_it_is_the_recipes() -> None:
     (note,) = found.notes
     assert "fixed to 4" in note
     assert "no latency at batch 1" in note
+    assert "(a batch of 8 fails: Concat: Non concat axis dimensions must match" in note
+    assert note.endswith("; export it with a dynamic batch axis for others.")
 
 
 def test_another_fixed_batch_than_the_recipes_names_both() -> None:
@@ -246,6 +248,16 @@ def test_a_batch_that_is_free_by_its_name_only_is_the_recipes_or_refused() -> No
     assert "Compiled for batches of 4" in found.notes[0]
     with pytest.raises(ModelError, match="does not run on the samples"):
         settled(unit, CUBES, 8)
+
+
+def test_a_batch_that_is_free_by_its_name_only_may_be_larger_than_the_samples_looked_at() -> None:
+    text = "g (float[N,6] x) => (float[N,3] y) { c = Concat<axis=1>(x, ones) y = MatMul(c, w8) }"
+    made = onnx.parser.parse_model(HEAD + text)
+    values = {"ones": np.ones((96, 2), np.float32), "w8": CONSTANTS["w8"]}
+    made.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in values.items())
+    found = settled(unit_of(made.SerializeToString()), SAMPLES, 96)
+    assert first(found.unit) == 96
+    assert "Compiled for batches of 96" in found.notes[0]
 
 
 def test_a_fixed_batch_whose_samples_depend_on_each_other_is_refused() -> None:
