@@ -130,6 +130,20 @@ def scattered(to: Writer, node: onnx.NodeProto, places: str, g: str) -> str:
     return to.like(spread, x)
 
 
+def _replaced(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+    """Of a tensor with elements put into it, or added to it: ∂x = ∂y (0 there), ∂u = ∂y there."""
+    x, places, updates = node.input
+    options = dict(attributes(node))
+    how = options.pop("reduction", b"none")
+    if how not in (b"none", b"add"):
+        raise no_gradient(node, f"by {how.decode()}")
+    taking = node.op_type.replace("Scatter", "Gather")
+    yield updates, to.node(taking, g, places, **options)
+    if how == b"none":
+        g = to.node(node.op_type, g, places, to.zeros(updates), **options)
+    yield x, g
+
+
 def _max_pool(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     if to.opset < _SCATTERS:
         raise no_gradient(node, f"before opset {_SCATTERS}")
@@ -151,6 +165,7 @@ RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Gather": _gather,
     "MaxPool": _max_pool,
+    **dict.fromkeys(("ScatterElements", "ScatterND"), _replaced),
     **dict.fromkeys(
         (
             "DepthToSpace",

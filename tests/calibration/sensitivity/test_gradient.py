@@ -150,6 +150,18 @@ MODELS = {
     "space to depth": ("float[N,2,4,4] x", "t = SpaceToDepth<blocksize = 2>(x)", {}),
     "reflected": (IMAGE, 't = Pad<mode = "reflect">(x, pads)', {"pads": np.array([0, 0, 2, 1, 0, 0, 1, 3])}),
     "padded along named axes": (IMAGE, "t = Pad(x, pads, , axes)", {"pads": np.array([2, 1]), "axes": np.array([3])}),
+    "put into a tensor": (
+        "float[N,3,4] x",
+        """t1 = Transpose<perm = [1,0,2]>(x) u = Gather<axis = 0>(t1, last) v = Tanh(u) w = Unsqueeze(v, first)
+        s = ScatterND(t1, places, w) t = Transpose<perm = [1,0,2]>(s)""",
+        {"last": np.int64(2), "first": np.array([0]), "places": np.array([[1]])},
+    ),
+    "added to some elements": (
+        "float[N,5] x",
+        """n = Shape<end = 1>(x) b = Concat<axis = 0>(n, two) e = Expand(places, b) v = Slice(x, from, to, axes)
+        q = Mul(v, v) t = ScatterElements<axis = 1, reduction = "add">(x, e, q)""",
+        {"two": np.array([2]), "places": np.array([[4, 4]]), "from": np.array([0]), "to": np.array([2]), "axes": np.array([1])},
+    ),
     "running sum": (IMAGE, "t = CumSum<exclusive = 1>(x, axis)", {"axis": np.int64(3)}),
     "triangle": (IMAGE, "t = Trilu<upper = 0>(x)", {}),
     "windows of an image": (
