@@ -7,7 +7,7 @@ from rtc.compiler.core.errors import DataError
 from rtc.compiler.precision.metric import Metric
 from rtc.compiler.precision.quantity import Quantity
 
-FLOATS = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 25]
+FLOATS = 2 * np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 25]  # logits: the rows add up to 2
 LABELS = FLOATS.argmax(axis=1)
 
 
