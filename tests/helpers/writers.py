@@ -19,6 +19,7 @@ from rtc.compiler.core.unit import Signature, TensorSpec
 from rtc.compiler.store import Store
 
 OLD, NEW = "1.0.0+0123456789ab", "1.1.0+ba9876543210"
+AFRESH = f"{NEW}.2"
 FILES = {"engine.onnx": bytes(range(256)) * 40, "layers.json": b"[]\n", "plan.yaml": b"plan: 1\n"}
 AGAIN = {**FILES, "engine.onnx": bytes(range(255, -1, -1)) * 40}
 KEY = Store.key({"stage": "fold", "inputs": [1, 2]})
@@ -83,11 +84,11 @@ def refusal(path: Path) -> list[str]:
     return []
 
 
-def published(root: Path, files: dict[str, bytes]) -> list[str]:
+def published(root: Path, files: dict[str, bytes], version: str = NEW) -> list[str]:
     home = root / "lenet5" / "cpu"
     found = bundle.verify(home / "latest")
     problems = bundles_are_whole(root, latest=True)
-    if found.manifest.version != NEW or found.files != files:
+    if found.manifest.version != version or found.files != files:
         problems.append("not the same bundle as without interruption")
     if left := [path.name for path in home.glob(".tmp-*")]:
         problems.append(f"left behind: {left}")
@@ -121,9 +122,9 @@ SCENARIOS = {
     ),
     "again": faults.Scenario(
         publish,
-        partial(publish, files=AGAIN),
+        partial(publish, version=AFRESH, files=AGAIN),
         partial(bundles_are_whole, latest=True),
-        partial(published, files=FILES),  # one name never holds two contents
+        partial(published, version=AFRESH, files=AGAIN),
     ),
     "damaged": faults.Scenario(damage, publish, lambda root: [], partial(published, files=FILES)),
     "naive": faults.Scenario(
