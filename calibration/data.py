@@ -178,10 +178,12 @@ def _check_samples(dataset: Dataset, raw: Array) -> None:
     if raw.ndim < 2 or not raw.size:
         raise DataError("there are no samples", where=dataset.name, seen=f"shape {raw.shape}")
     if raw.dtype.kind == "f":
-        bad = np.flatnonzero(~np.isfinite(raw).reshape(len(raw), -1).all(axis=1))
+        with np.errstate(over="ignore"):  # what float32 does not hold is what is looked for
+            narrow = raw.astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(narrow).reshape(len(raw), -1).all(axis=1))
         if len(bad):
             raise DataError(
-                "samples that are NaN or infinite",
+                "samples that are NaN or infinite in float32",
                 where=dataset.name,
                 seen=f"{len(bad)} of {len(raw)}, first at {bad[0]}",
                 id="not-finite-sample",
@@ -220,11 +222,12 @@ def _checked_labels(dataset: Dataset, labels: Array, count: int) -> npt.NDArray[
         )
     bad = np.flatnonzero((labels < 0) | (labels >= dataset.classes))
     if len(bad):
+        seen = labels[bad[0]]  # below 0 it says nothing of how many classes there are
         raise DataError(
             "a label is out of range",
             where=f"{dataset.name}, sample {bad[0]}",
-            seen=str(labels[bad[0]]),
-            expected=f"0 to {dataset.classes - 1}",
+            seen=str(seen),
+            expected="0 or more" if seen < 0 else f"0 to {dataset.classes - 1}",
             id="label-out-of-range",
         )
     return labels.astype(np.int64)

@@ -158,6 +158,23 @@ def test_bad_samples_are_data_errors(raw, labels, preprocess, message):
         _ = splits.test
 
 
+@pytest.mark.filterwarnings("error")
+def test_samples_that_float32_does_not_hold_are_named():
+    raw = images(6).astype(np.float64)
+    raw[4, 0, 0] = 1e300
+    with pytest.raises(DataError, match="in float32") as error:
+        _ = load_splits(dataset(raw, labels_of(6)), (0.5, 0.2, 0.3), 0).test
+    assert error.value.seen == "1 of 6, first at 4"
+
+
+@pytest.mark.parametrize(("label", "expected"), [(-1, "0 or more"), (3, "0 to 2")])
+def test_what_a_label_should_be_does_not_rest_on_wrong_ones(label, expected):
+    labels = np.array([0, 1, 2, 0, 1, label])
+    with pytest.raises(DataError) as error:
+        _ = load_splits(dataset(images(6), labels), (0.5, 0.2, 0.3), 0).test
+    assert error.value.expected == expected
+
+
 def test_an_empty_split_names_its_fraction_and_the_samples():
     splits = load_splits(dataset(images(12), labels_of(12)), (0.8, 0.0, 0.2), 0)
     assert len(splits.test) > 0

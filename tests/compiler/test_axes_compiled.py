@@ -54,7 +54,7 @@ RECIPE = {
     "passes": ["fold-constants"],
     "precision": {"offer": ["int8"], "search": None},
     "targets": ["cpu", "rtx4060ti"],
-    "measure": {"seconds": 0.3, "threads": 1},
+    "measure": {"seconds": 0.1, "threads": 1},
     "gates": {"top1_drop": None, "parity": None},
     "batch": 8,
 }
@@ -105,6 +105,7 @@ def samples_tested(folder: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_compiles_for_every_target(fixed: Path) -> None:
     for target in ("cpu", "rtx4060ti"):
         verified = bundle.verify(fixed / "build/net" / target)
@@ -119,6 +120,7 @@ def test_a_fixed_batch_compiles_for_every_target(fixed: Path) -> None:
         assert {row.state for row in report.candidates} <= {"shipped", "slower"}
 
 
+@pytest.mark.slow
 def test_an_engine_of_a_fixed_batch_answers_fewer_samples(fixed: Path) -> None:
     x = np.load(fixed / "samples.npz")["x"]
     with Oracle(onnx.load(fixed / "net.onnx").SerializeToString()) as oracle:
@@ -132,6 +134,7 @@ def test_an_engine_of_a_fixed_batch_answers_fewer_samples(fixed: Path) -> None:
             engine(x[:9])
 
 
+@pytest.mark.slow
 def test_a_bundle_of_a_fixed_batch_is_evaluated_and_timed_again(fixed: Path) -> None:
     again = revisit(fixed / "build/net/cpu", fixed / "recipe.yaml")
     assert [row.top1.samples for row in evaluate(again)] == [samples_tested(fixed)] * 2
@@ -139,6 +142,7 @@ def test_a_bundle_of_a_fixed_batch_is_evaluated_and_timed_again(fixed: Path) -> 
     assert {row.batch for row in report.latency} == {8}
 
 
+@pytest.mark.slow
 def test_another_batch_is_refused_with_the_line_to_change(fixed: Path, tmp_path: Path) -> None:
     path = fixed / "other.yaml"
     path.write_text(yaml.safe_dump({**RECIPE, "batch": 4}))
@@ -146,6 +150,7 @@ def test_another_batch_is_refused_with_the_line_to_change(fixed: Path, tmp_path:
         compile(path, out=tmp_path, store=Store(fixed / "store"))
 
 
+@pytest.mark.slow
 def test_too_few_samples_for_a_batch_are_said(fixed: Path, tmp_path: Path) -> None:
     data = {**RECIPE["data"], "split": {"train": 0, "calibration": 0.05, "test": 0.7}}
     path = fixed / "few.yaml"
@@ -154,6 +159,7 @@ def test_too_few_samples_for_a_batch_are_said(fixed: Path, tmp_path: Path) -> No
         compile(path, out=tmp_path, store=Store(fixed / "store"))
 
 
+@pytest.mark.slow
 def test_height_and_width_are_the_samples_own_on_every_target(tmp_path: Path) -> None:
     path = project(tmp_path, ANY_SIZE, (10, 6), 16, batch=4)
     results = compile(path, out=tmp_path / "build", store=Store(tmp_path / "store"))
