@@ -15,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.pairs import LIMIT, Indices, largest, partners
 from rtc.compiler.core.passes import TensorRange
 
 Floats = npt.NDArray[np.float32]
 WeightScales = Literal["minmax", "mse"]
 """How the scales of weights are chosen."""
+
+QDQ_OPSET = 13
+"""The first whose Q/DQ have an axis, which scales per channel need."""
 
 _TINY = float(np.finfo(np.float32).tiny)  # runtimes refuse a scale of zero; a denormal becomes one
 _BIAS_LIMIT = 2.0**30  # half of what int32 holds
@@ -32,6 +36,18 @@ class Parameters:
 
     scale: Floats
     zero_point: npt.NDArray[Any]
+
+
+def refuse_old_opset(opset: int) -> None:
+    """Raise a ModelError if an opset is older than Q/DQ with an axis."""
+    if opset < QDQ_OPSET:
+        raise ModelError(
+            "quantising per channel needs a newer opset",
+            seen=f"opset {opset}",
+            expected=f"{QDQ_OPSET} or newer",
+            fix="export the model again, or convert it with onnx.version_converter",
+            id="old-opset",
+        )
 
 
 def activation_parameters(seen: TensorRange, kind: str) -> Parameters:

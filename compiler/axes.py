@@ -93,13 +93,13 @@ def settle_files(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[st
 def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     """The unit with its axes settled; `samples` float32 (n, …), n ≥ 16 and two fixed batches."""
     unit = without_decided_branches(_with_sizes(unit, samples.shape[1:]))
-    unit = lifted(unit, samples[: unit.fixed_batch or 2])
+    unit, old = lifted(unit, samples[: unit.fixed_batch or 2])
     own = unit.fixed_batch
     if own is None:
         found = _settled_symbolic(unit, samples, batch)
     else:
         found = _settled_fixed(unit, own, samples, batch)
-    return Settled(_with_classes(found.unit, samples), found.notes)
+    return Settled(_with_classes(found.unit, samples), (*found.notes, *([old] if old else [])))
 
 
 def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:

@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rtc.calibration.oracle import Oracle
+from rtc.calibration.quantise import QDQ_OPSET
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.errors import first_line
 from rtc.compiler.core.unit import OnnxModel, Unit
+from rtc.compiler.protos import bodies
 from rtc.compiler.source import signature_of, to_bytes
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 17
 _IR = 8  # the first that may hold opset 17
 
 
-def lifted(unit: Unit, samples: Array) -> Unit:
+def lifted(unit: Unit, samples: Array) -> tuple[Unit, str]:
     """The model in opset 17, if it is older, ONNX's converter can, and it then gives the same.
 
-    Nodes that have names keep them. `samples`: a batch that the model takes.
+    Nodes that have names keep them. `samples`: a batch that the model takes. The second part says
+    why a model stays as it is though that costs it INT8; else it is "".
     """
     import onnx
 
     model = onnx.load_from_string(unit.onnx.proto)
     own = next((each.version for each in model.opset_import if not each.domain), OPSET)
     if own >= OPSET:
-        return unit
+        return unit, ""
     try:
-        newer = onnx.version_converter.convert_version(model, OPSET)
-        newer.ir_version = max(newer.ir_version, _IR)
-        onnx.checker.check_model(newer, full_check=True)
-    except Exception:  # noqa: BLE001 - the converter's errors have no common public class
-        return unit
+        changed, why = _converted(model, unit, samples), "the newer one gives other answers"
+    except Exception as cause:  # noqa: BLE001 - the converter's errors have no common public class
+        changed, why = None, first_line(cause)
+    if changed is not None:
+        return changed, ""
+    note = f"The model stays in opset {own}: ONNX cannot convert it soundly ({why})."
+    return unit, f"{note} INT8 needs opset {QDQ_OPSET}." if own < QDQ_OPSET else ""
+
+
+def _converted(model: onnx.ModelProto, unit: Unit, samples: Array) -> Unit | None:
+    """The model, which is changed, in the newer opset; None if it then computes something else.
+
+    What it states of its tensors goes first: the mask of a Dropout was float once.
+    """
+    import onnx
+
+    for body in bodies(model):
+        del body.value_info[:]
+    newer = onnx.version_converter.convert_version(model, OPSET)
+    newer.ir_version = max(newer.ir_version, _IR)
+    onnx.checker.check_model(newer, full_check=True)
     changed = Unit(OnnxModel(to_bytes(newer)), unit.signature)
-    if signature_of(newer) != unit.signature or not _give_the_same(unit, changed, samples):
-        return unit
-    return changed
+    sound = signature_of(newer) == unit.signature and _give_the_same(unit, changed, samples)
+    return changed if sound else None
 
 
 def _give_the_same(one: Unit, other: Unit, samples: Array) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtc.calibration.tensors import typed
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import ModelError, first_line
@@ -20,6 +21,7 @@ from rtc.compiler.model_files import (
     reading,
     refusing_nonsense,
 )
+from rtc.compiler.plain import DEFAULT, make_plain
 from rtc.compiler.protos import named_tensors, nested, nodes
 from rtc.compiler.recipe import Source
 from rtc.passes.graph import named
@@ -75,9 +77,8 @@ def read_model(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, by
         raise ModelError("the ONNX model has no nodes", id="empty-model")
     model.ClearField("training_info")
     _refuse_newer_opset(model)
-    _free_sizes_below_one(model)
+    make_plain(model)
     model = _without_functions(model)
-    _lower_ir(model)
     _shape_outputs(model)
     _check(model)
     _refuse_bad_weights(model)
@@ -102,7 +103,7 @@ def _refuse_newer_opset(model: ModelProto) -> None:
 
     known = onnx.defs.onnx_opset_version()
     for each in model.opset_import:
-        if each.domain in ("", "ai.onnx") and each.version > known:
+        if each.domain in DEFAULT and each.version > known:
             raise ModelError(
                 "the model's opset is newer than the ONNX library here",
                 seen=f"opset {each.version}",
@@ -110,26 +111,6 @@ def _refuse_newer_opset(model: ModelProto) -> None:
                 fix="export it with an older opset_version, or upgrade onnx and onnxruntime",
                 id="newer-opset",
             )
-
-
-def _lower_ir(model: ModelProto) -> None:
-    """The IR version says how the file is laid out; what operators mean, the opset says."""
-    import onnx
-
-    model.ir_version = min(model.ir_version, onnx.IR_VERSION)
-
-
-def _free_sizes_below_one(model: ModelProto) -> None:
-    """A size of -1 or 0 is how some exporters write one that is not known.
-
-    Inside the graph a tensor may be empty; what goes in and what comes out is not.
-    """
-    sides = (*model.graph.input, *model.graph.output)
-    for values, least in ((sides, 1), (model.graph.value_info, 0)):
-        for value in values:
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                if dim.HasField("dim_value") and dim.dim_value < least:
-                    dim.dim_param = f"{value.name}_{axis}"
 
 
 def _without_functions(model: ModelProto) -> ModelProto:
@@ -152,7 +133,7 @@ def _without_functions(model: ModelProto) -> ModelProto:
             seen=first_line(cause),
             id="local-functions",
         ) from cause
-    used = {node.domain for node in nodes(inlined)} | {"", "ai.onnx"}
+    used = {node.domain for node in nodes(inlined)} | {""}
     kept = [each for each in inlined.opset_import if each.domain in used]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
@@ -199,19 +180,12 @@ def _refuse_bad_weights(model: ModelProto) -> None:
 
 
 def _shape_outputs(model: ModelProto) -> None:
-    """Outputs that say nothing of their shape say what can be inferred of it.
+    """Outputs state what can be told of their shapes, and not what the file does against that.
 
     Where nothing can, an output is taken for a classifier's; `rtc.compiler.axes` finds out.
     """
-    import onnx
-
-    bare = [v for v in model.graph.output if not v.type.tensor_type.HasField("shape")]
-    if not bare:
-        return
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
-    known = {value.name: value.type for value in inferred}
-    for value in bare:
-        value.type.CopyFrom(known[value.name])
+    typed(model)
+    for value in model.graph.output:
         if not value.type.tensor_type.HasField("shape"):
             for name in ("batch", "classes"):
                 value.type.tensor_type.shape.dim.add().dim_param = name

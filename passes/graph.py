@@ -65,7 +65,7 @@ def read(unit: Unit) -> gs.Graph:
         gc.collect()
     model = onnx.load_model_from_string(unit.onnx.proto)
     _refuse_nested(model)
-    _drop_default_inputs(model.graph)
+    drop_default_inputs(model.graph)
     to_initialisers(model.graph)
     typed(model, trusting=True)
     with G_LOGGER.suppress():  # it prints to our standard output
@@ -231,7 +231,7 @@ def _refuse_nested(model: onnx.ModelProto) -> None:
         )
 
 
-def _drop_default_inputs(graph: onnx.GraphProto) -> None:
+def drop_default_inputs(graph: onnx.GraphProto) -> None:
     """Before IR version 4 every initialiser was listed as an input too."""
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [each for each in graph.input if each.name not in constants]

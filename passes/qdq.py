@@ -23,11 +23,12 @@ from rtc.calibration.quantise import (
     as_unsigned,
     least_weight_scale,
     quantise_weight,
+    refuse_old_opset,
     weight_parameters,
     with_one_scale,
 )
 from rtc.compiler.core.data import Array
-from rtc.compiler.core.errors import InternalError, ModelError
+from rtc.compiler.core.errors import InternalError
 from rtc.compiler.core.passes import PassContext, Statistics
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
@@ -38,8 +39,6 @@ from rtc.passes.placement import Spot, placement
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
-
-_MIN_OPSET = 13  # the first with an axis, which scales per channel need
 
 
 def int8_layers(graph: gs.Graph, plan: PrecisionPlan) -> list[Layer]:
@@ -63,14 +62,7 @@ def write_qdq(
     Raises:
         ModelError: the model's opset is older than Q/DQ with an axis.
     """
-    if graph.opset < _MIN_OPSET:
-        raise ModelError(
-            "quantising per channel needs a newer opset",
-            seen=f"opset {graph.opset}",
-            expected=f"{_MIN_OPSET} or newer",
-            fix="export the model again, or convert it with onnx.version_converter",
-            id="old-opset",
-        )
+    refuse_old_opset(graph.opset)
     spots = placement(graph, plan, scheme)
     parameters = {s.tensor.name: _parameters(s, statistics, scheme) for s in spots}
     writer = _Writer(graph, scheme)

@@ -18,6 +18,7 @@ from rtc.calibration.quantise import (
     activation_parameters,
     dequantise_weight,
     quantise_weight,
+    refuse_old_opset,
     weight_parameters,
 )
 from rtc.compiler.core.data import Array, Split
@@ -61,6 +62,7 @@ def layer_snr(
 
     Raises:
         DataError: a layer's output is not finite.
+        ModelError: the model's opset is older than Q/DQ with an axis.
     """
     signal = {probe.layer: 0.0 for probe in probes}
     noise = dict(signal)
@@ -93,6 +95,7 @@ def _probe_graph(proto: bytes, probes: Sequence[Probe], scheme: QuantScheme) -> 
     import onnx
 
     model = onnx.load_model_from_string(proto)
+    refuse_old_opset(next(each.version for each in model.opset_import if not each.domain))
     graph = model.graph
     nodes = {node.name: node for node in graph.node}
     constants = {tensor.name: tensor for tensor in graph.initializer}

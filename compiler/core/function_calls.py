@@ -89,7 +89,8 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
+            own = [attribute.g] if attribute.HasField("g") else []  # a write to it would make one
+            for inner in (*own, *attribute.graphs):
                 yield from graphs(inner)
 
 

@@ -65,6 +65,23 @@ def test_an_older_model_is_lifted_and_its_nodes_keep_their_names(
             np.testing.assert_allclose(after.run(x)["y"], before.run(x)["y"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("opset", [7, 9])
+def test_the_mask_of_an_old_dropout_is_no_obstacle(tmp_path: Path, opset: int) -> None:
+    """It was of the data's type before opset 10, and bool since. Weights were inputs as well."""
+    model = old(tmp_path / "old.onnx", opset, "N", OLD.replace("] d = Drop", "] d, mask = Drop"))
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        listed = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(listed)
+    unit = settled(read(model, tmp_path / "old.onnx"), SAMPLES, 4).unit
+    newer = onnx.load_from_string(unit.onnx.proto)
+    assert newer.opset_import[0].version == 17
+    assert [each.name for each in newer.graph.input] == ["x"]
+    with Oracle(model.SerializeToString()) as before, Oracle(unit.onnx.proto) as after:
+        expected = before.run(SAMPLES[:2])["y"]
+        np.testing.assert_allclose(after.run(SAMPLES[:2])["y"], expected, rtol=1e-5, atol=1e-6)
+
+
 def refuses(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     raise RuntimeError("no adapter")
 
@@ -83,7 +100,13 @@ def test_what_is_not_lifted_soundly_stays_as_it_is(
     old(tmp_path / "old.onnx")
     unit = onnx_unit(tmp_path / "old.onnx")
     monkeypatch.setattr(onnx, "version_converter", SimpleNamespace(convert_version=convert))
-    assert lifted(unit, SAMPLES[:1]) is unit
+    found, note = lifted(unit, SAMPLES[:1])
+    assert found is unit
+    assert "stays in opset 11" in note
+    assert "INT8 needs opset 13" in note
+    assert settled(unit, SAMPLES, 1).notes[-1] == note
+    monkeypatch.undo()
+    assert lifted(unit, SAMPLES[:1])[1] == ""
     assert onnx.load_from_string(unit.onnx.proto).opset_import[0].version == 11
 
 
@@ -206,3 +229,67 @@ def test_a_newer_ir_version_is_lowered_and_a_newer_opset_is_said(tmp_path: Path)
     with pytest.raises(ModelError, match="older opset_version") as refused:
         read(model, tmp_path / "new.onnx")
     assert refused.value.id == "newer-opset"
+
+
+IMPORTS = {
+    "one": [("ai.onnx", 11)],
+    "last-old": [("", 17), ("ai.onnx", 11)],
+    "last-new": [("ai.onnx", 11), ("", 17)],
+}
+"""In opset 11 a Softmax of rank 3 goes over all axes but the first, from 13 on over the last."""
+
+
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+def test_onnx_operators_by_their_other_name(
+    tmp_path: Path, imports: list[tuple[str, int]], domain: str
+) -> None:
+    model = onnx.parser.parse_model("""
+    <ir_version: 7, opset_import: ["" : 11]>
+    g (float[N,2,3] x) => (float[N,6] y) <bool yes = {1}> {
+        s = If(yes) <
+            then_branch = f () => (float[N,2,3] t) { t = Softmax(x) },
+            else_branch = h () => (float[N,2,3] u) { u = Neg(x) }>
+        y = Flatten(s)
+    }""")
+    for node in (*model.graph.node, *model.graph.node[0].attribute[0].g.node):
+        node.domain = domain
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in imports)
+    unit = read(model, tmp_path / "m.onnx")
+    found = onnx.load_from_string(unit.onnx.proto)
+    assert [(e.domain, e.version) for e in found.opset_import] == [("", imports[-1][1])]
+    x = SAMPLES[:, 0, :2, :3].copy()
+    after = settled(unit, x, 4).unit
+    assert onnx.load_from_string(after.onnx.proto).opset_import[0].version == 17
+    rows = np.exp(x) if imports[-1][1] > 12 else np.exp(x).reshape(16, 1, 6)
+    expected = (rows / rows.sum(axis=-1, keepdims=True)).reshape(16, 6)
+    for each in (unit, after):
+        with Oracle(each.onnx.proto) as oracle:
+            np.testing.assert_allclose(oracle.run(x)["y"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["between", "branch", "output", "rank"])
+def test_what_a_file_states_of_its_tensors_is_not_believed(tmp_path: Path, where: str) -> None:
+    """Somebody changed the input's size or cut the classes, and left the rest as it was."""
+    stated = "<float[N,4,9,9] r>" if where == "between" else ""
+    gives = {"output": "float[N,9] y", "rank": "float[N,4,1] y"}.get(where, "float[N,4] y")
+    inner = "<float[N,4,9,9] t>" if where == "branch" else ""
+    model = onnx.parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,4,8,8] x) => ({gives}) {stated} {{
+        r = Relu(x)
+        all = ReduceSum<keepdims = 0>(r)
+        large = Cast<to = 9>(all)
+        q = If(large) <
+            then_branch = f () => (float[N,4,8,8] u) {inner} {{ t = Neg(r) u = Identity(t) }},
+            else_branch = h () => (float[N,4,8,8] v) {{ v = Identity(r) }}>
+        p = GlobalAveragePool(q)
+        y = Flatten(p)
+    }}""")
+    unit = read(model, tmp_path / "m.onnx")
+    assert unit.signature.outputs[0].shape == ("N", 4)
+    x = np.concatenate([SAMPLES, SAMPLES[:, :1]], axis=1)
+    with Oracle(unit.onnx.proto) as oracle:
+        means = -np.maximum(x, 0).mean(axis=(2, 3))
+        np.testing.assert_allclose(oracle.run(x)["y"], means, rtol=1e-5)
