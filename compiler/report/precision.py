@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from rtc.compiler.precision.difference import Change, Side
     from rtc.compiler.precision.trial import Outcome
     from rtc.compiler.precision.view import LayerView
-    from rtc.compiler.report.model import LayerRow, LossRow, SearchRow
+    from rtc.compiler.report.model import AddRow, LayerRow, LossRow, PolicyRow, SearchRow
 
 _COLOURS = {"int8": "green", "half": "cyan", "fp32": "", "": "dim"}
 _VERDICTS = {"changed": "bold red", "unknown": "bold yellow"}
 _NAMES = ("operator", "shape", "planned", "built")
+_LEDGER = ("branch, skip", "policy", "Add dB", "output dB", "top-1 drop", "time")
+_ROOMY = ("branch, skip", "top-1 drop")  # what a narrow ledger does without
+_LEDGER_WIDE = 140
 _WIDE = 110  # columns: below, figures and reasons do not fit beside each other
 
 
@@ -136,30 +139,57 @@ def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:
 
 def ledger_table(search: SearchRow) -> RenderableType:
     """The residual ledger: each Add under every policy."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("residual Add", overflow="fold", min_width=16)
-    for name in ("branch, skip", "policy"):
-        table.add_column(name)
-    for name in ("at the Add, dB", "output dB", "top-1 drop", "time"):
-        table.add_column(name, justify="right")
-    for row in search.ledger:
-        ranges = ", ".join(f"{low:.3g} … {high:.3g}" for low, high in row.ranges)
-        for index, each in enumerate(row.policies):
-            chosen = each.policy == row.choice
-            table.add_row(
-                Text("" if index else clean(row.add)),
-                Text("" if index else ranges),
-                Text(f"{each.policy}{' ✓' if chosen else ''}", "bold green" if chosen else ""),
-                _decibels(each.add_snr_db),
-                band_words(each.output_snr_db),
-                f"{band_words(each.top1_drop, 100, 2)} pt" if each.top1_drop else "–",
-                evidence_text(each.time),
-            )
-        if not row.policies:
-            why = next(iter(row.left_out.values()), "")
-            table.add_row(Text(clean(row.add)), Text(ranges), row.choice, "", "", "", clean(why))
     note = f"errors on {search.ledger_samples} calibration samples, intervals 95 %"
-    return Group(table, Text(note, "dim"))
+    return Group(_LedgerTable(search.ledger), Text(note, "dim"))
+
+
+@dataclass(frozen=True)
+class _LedgerTable:
+    """Branches and drops stand beside the policies where there is room, else they are left out."""
+
+    rows: Sequence[AddRow]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= _LEDGER_WIDE
+        names = _LEDGER if wide else [name for name in _LEDGER if name not in _ROOMY]
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("residual Add", overflow="fold", min_width=12)
+        for name in names:
+            words = name in ("branch, skip", "policy")
+            table.add_column(name, justify="left" if words else "right", no_wrap=True)
+        for row in self.rows:
+            for index, each in enumerate(row.policies):
+                cells = _policy(row, each, first=index == 0)
+                add = Text("" if index else clean(row.add))
+                table.add_row(add, *(cells[name] for name in names))
+            if not row.policies:
+                cells = {"branch, skip": _ranges(row), "policy": Text(row.choice)}
+                table.add_row(Text(clean(row.add)), *(cells.get(name, "") for name in names))
+        yield table
+        for row in self.rows:
+            if not row.policies and row.left_out:
+                why = next(iter(row.left_out.values()))
+                yield Text(clean(f"{row.add}: {why}"), "dim")
+        if not wide:
+            yield Text("rtc precision why BUNDLE ADD, in a wider window, tells the rest", "dim")
+
+
+def _policy(row: AddRow, each: PolicyRow, *, first: bool) -> dict[str, Text]:
+    """The cells of one policy, by column."""
+    chosen = each.policy == row.choice
+    drop = f"{band_words(each.top1_drop, 100, 2)} pt" if each.top1_drop else "–"
+    return {
+        "branch, skip": _ranges(row) if first else Text(),
+        "policy": Text(f"{each.policy}{' ✓' if chosen else ''}", "bold green" if chosen else ""),
+        "Add dB": _decibels(each.add_snr_db),
+        "output dB": Text(band_words(each.output_snr_db)),
+        "top-1 drop": Text(drop),
+        "time": evidence_text(each.time),
+    }
+
+
+def _ranges(row: AddRow) -> Text:
+    return Text(", ".join(f"{low:.3g} … {high:.3g}" for low, high in row.ranges))
 
 
 def attempt_table(found: Attempt) -> RenderableType:

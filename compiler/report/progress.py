@@ -17,6 +17,7 @@ from rtc.compiler.changes import in_words
 from rtc.compiler.report.figures import clean, duration
 
 _NAME, _TIME = 30, 12  # widths of a finished line's columns
+_INDENT = "    "  # before what a terminal's line has no room for
 
 
 class TerminalListener:
@@ -74,18 +75,24 @@ class TerminalListener:
         line = Text.assemble(
             ("✓ ", "green"), f"{label:<{_NAME}} ", (f"{took:>{_TIME}}", "cyan"), "  ", clean(found)
         )
-        # One line however long: a pipe's reader greps it, a terminal wraps it by itself.
-        self.console.print(line, soft_wrap=True)
+        self._print(line)
 
     def failed(self, stage: str, why: str) -> None:
         line = Text.assemble(("✗ ", "red"), f"{self._ended(stage):<{_NAME}} ", clean(why))
-        self.console.print(line, soft_wrap=True)
+        self._print(line)
 
     def warned(self, text: str) -> None:
         if text in self._warned:
             return  # two compiles on one cache wait for each other at every stage
         self._warned.add(text)
-        self.console.print(Text(f"! {clean(text)}", "yellow"), soft_wrap=True)
+        self._print(Text(f"! {clean(text)}", "yellow"))
+
+    def _print(self, line: Text) -> None:
+        """One line however long in a pipe, whose reader greps it; between words on a terminal."""
+        if self.console.is_terminal:
+            wrapped = line.wrap(self.console, self.console.width - len(_INDENT))
+            line = Text(f"\n{_INDENT}").join(wrapped)
+        self.console.print(line, soft_wrap=True)
 
     def _ended(self, stage: str) -> str:
         """A stage's label; its bar goes away."""

@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from rtc.compiler.core.progress import Listener
 from rtc.compiler.report.progress import TerminalListener
@@ -67,3 +68,17 @@ def test_a_stage_of_several_that_are_done_again_says_each_reason_once() -> None:
         .rstrip()
         .endswith("8 kernels (again: code changed: net.py; seed changed: 0 → 1)")
     )
+
+
+def test_a_terminal_breaks_lines_between_words() -> None:
+    stream = io.StringIO()
+    words = "onnxruntime is left out: onnxruntime/core has 12 kernels of 14, and the rest is float"
+    with TerminalListener(Console(file=stream, width=80, force_terminal=True)) as listener:
+        listener.finished("build", 1.0, words, cached=False)
+        listener.warned(words)
+        listener.failed("bench", words)
+    plain = Text.from_ansi(stream.getvalue()).plain
+    lines = [line for line in plain.splitlines() if line.strip()]
+    assert max(map(len, lines)) <= 80
+    assert {word for line in lines for word in line.split()} >= set(words.split())
+    assert plain.count("\n    ") == 3

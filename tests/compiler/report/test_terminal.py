@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.report.model import Report
+from rtc.compiler.report.precision import ledger_table
 from rtc.compiler.report.terminal import details, evidence_text, summary
 
 BUNDLE = Path("build/lenet5-mnist/cpu/1.0.0+3f2a9c1b")
@@ -113,6 +114,19 @@ def test_details_hold_every_part(cpu_report: Report) -> None:
     assert cpu_report.headline in text
     assert all(layer.name in text for layer in cpu_report.layers)
     assert "half (pinned)" in text
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_the_residual_ledger_names_each_policy_whole(width: int, cpu_report: Report) -> None:
+    search = next(each for each in cpu_report.searches if each.ledger)
+    long = replace(search.ledger[0], add="/layer1/layer1.0/blocks/residual/Add_12")
+    left = replace(long, policies=(), left_out={"keep-half": "a branch ends in float"})
+    text = drawn(ledger_table(replace(search, ledger=(*search.ledger, long, left))), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text.replace(" … ", "")
+    for each in search.ledger[0].policies:
+        assert text.count(f" {each.policy} ") >= 2
+    assert "a branch ends in float" in text
 
 
 def test_a_speedup_shows_its_interval(cpu_report: Report) -> None:
