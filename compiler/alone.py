@@ -61,8 +61,14 @@ def check_alone(unit: Unit, samples: Array, size: int, others: Sequence[int] = (
         if (off := apart(found, answer(batch))) > _SAME:
             said = f"the same samples give answers that are {_share(off)} apart, run for run"
             raise NotAlone("random", said)
-        for mixed, kept in _neighbours(samples, size):
-            if (off := apart(found[kept], answer(mixed)[kept])) > _SAME:
+        for mixed, kept, wild in _neighbours(samples, size):
+            try:
+                seen = answer(mixed)
+            except NotAlone as finding:
+                if wild and finding.kind == "fails":  # what is looked up by them is not there
+                    continue
+                raise
+            if (off := apart(found[kept], seen[kept])) > _SAME:
                 said = f"an answer moves by {_share(off)} with the samples beside it"
                 raise NotAlone("neighbours", said, _mixing_node(unit, batch, mixed, kept))
         rounding = _Rounding(answer, batch, found)
@@ -114,8 +120,11 @@ class _Answer:
         return rows
 
 
-def _neighbours(samples: Array, size: int) -> list[tuple[Array, Array]]:
-    """Batches in which some samples have others in their places, and which stay as they were."""
+def _neighbours(samples: Array, size: int) -> list[tuple[Array, Array, bool]]:
+    """Batches with other samples in some places, which rows stay, and whether the others are wild.
+
+    Each half stays beside real samples, and one beside wild ones, which a model may not take.
+    """
     if size < 2:
         return []
     draw = np.random.default_rng(0)
@@ -124,10 +133,10 @@ def _neighbours(samples: Array, size: int) -> list[tuple[Array, Array]]:
     order = draw.permutation(samples[0].size)
     wild = _WILD * real.reshape(size, -1)[:, order].reshape(real.shape)
     found = []
-    for kept, others in ((mask, real), (~mask, wild)):
+    for kept, others in ((mask, real), (~mask, real), (~mask, wild)):
         mixed = samples[:size].copy()
         mixed[~kept] = others[~kept]
-        found.append((mixed, kept))
+        found.append((mixed, kept, others is wild))
     return found
 
 

@@ -35,6 +35,7 @@ _GB = 16.0
 _SIZE = 8  # samples of the batch that is looked at closely
 _LARGEST = 64  # of the batches that have to give the same: what the reference runs at once
 _SAME = 1e-3  # of the answers' spread
+_EVAL = "export it for inference: model.eval(), and without what draws at random"
 _SAMPLES, _NOTES = "samples.bin", "notes.json"
 
 
@@ -198,7 +199,7 @@ def _refusal(unit: Unit, finding: NotAlone) -> ModelError:
             "the model answers the same samples otherwise each time it runs",
             where=", ".join(_changing_nodes(unit)) or name,
             seen=finding.said,
-            fix="export it for inference: model.eval(), and without what draws at random",
+            fix=_EVAL,
             id="not-deterministic",
         )
     if kind == "fails":
@@ -208,7 +209,9 @@ def _refusal(unit: Unit, finding: NotAlone) -> ModelError:
         where=finding.node or name,
         seen=finding.said,
         expected="the same answer to a sample whatever stands beside it",
-        fix="export the model with a batch axis of its own; batch: 1 in the recipe compiles it for"
+        fix=_EVAL
+        if finding.node in _changing_nodes(unit)
+        else "export the model with a batch axis of its own; batch: 1 in the recipe compiles it for"
         " one sample at a time",
         id="samples-depend",
     )

@@ -186,6 +186,36 @@ def test_batch_norm_that_trains_is_named() -> None:
         settled(model(TRAINING), SAMPLES, 4)
 
 
+def test_batch_norm_that_trains_is_to_be_exported_for_inference() -> None:
+    """Rows mix in it, which another axis would not mend."""
+    text = """g (float[N,6] x) => (float[N,3] y)
+    <float[3] mean = {0, 0, 0}, float[3] variance = {1, 1, 1}> {
+        a = MatMul(x, w)
+        [norm] b, rm, rv = BatchNormalization<training_mode=1>(a, b1, b0, mean, variance)
+        y = Relu(b)
+    }"""
+    with pytest.raises(ModelError, match=r"norm \(BatchNormalization\)") as refused:
+        settled(model(text), SAMPLES, 4)
+    assert refused.value.id == "samples-depend"
+    assert "model.eval()" in refused.value.fix
+    assert "batch axis" not in refused.value.fix
+
+
+def test_what_looks_things_up_by_its_input_is_not_shown_other_numbers() -> None:
+    """No row stands for a number that no sample holds; mixing beside real ones is still seen."""
+    ids = np.random.default_rng(0).integers(0, 5, (16, 6)).astype(np.float32)
+    look = "i = Cast<to=7>(x) e = Gather(table, i) p = ReduceMean<axes=[1], keepdims=0>(e)"
+    table = "<float[5,3] table = {0,1,2, 3,4,5, 6,8,7, 9,1,3, 2,7,4}>"
+    given = f"{HEAD}g (float[N,6] x) => (float[N,3] y) {table} {{ {look} "
+    unit = unit_of(onnx.parser.parse_model(given + "y = Relu(p) }").SerializeToString())
+    assert first(settled(unit, ids, 4).unit) == "N"
+    text = given + "m = ReduceMean<axes=[0], keepdims=1>(p) y = Sub(p, m) }"
+    mixing = unit_of(onnx.parser.parse_model(text).SerializeToString())
+    with pytest.raises(ModelError) as refused:
+        settled(mixing, ids, 4)
+    assert refused.value.id == "samples-depend"
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_chance_is_not_taken_for_dependence(batch: int) -> None:
     with pytest.raises(ModelError, match="noise") as refused:
