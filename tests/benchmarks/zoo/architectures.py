@@ -19,6 +19,7 @@ from rtc.recipes.datasets.signs43 import PREPROCESS, signs43
 CLASSES = 10
 _SETTLING = 4  # batches
 _BATCH = 32
+_ALIVE = 0.01  # of the largest class's spread: one that a ReLU has ended is not blown up
 
 Images = npt.NDArray[np.float32]  # (N, 3, size, size)
 
@@ -130,7 +131,8 @@ def _share_out(module: Any, data: Any) -> None:
             if not head.weight.any():  # as MLP mixers begin
                 torch.nn.init.xavier_normal_(head.weight)
         logits = torch.cat([module(batch) for batch in data.split(_BATCH)])
-        mean, std = logits.mean(0), logits.std(0).clamp_min(1e-6)
+        mean, std = logits.mean(0), logits.std(0)
+        std = torch.where(std > _ALIVE * std.max(), std, std.max())
         for head in heads:
             head.weight /= std.reshape(-1, *(1 for _ in head.weight.shape[1:]))
             if head.bias is None:
