@@ -13,6 +13,7 @@ from rtc.compiler.core.errors import first_line
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.protos import bodies
 from rtc.compiler.source import signature_of, to_bytes
+from rtc.passes.constant_nodes import to_initialisers
 
 if TYPE_CHECKING:
     import onnx
@@ -52,6 +53,7 @@ def _converted(model: onnx.ModelProto, unit: Unit, samples: Array) -> Unit | Non
 
     for body in bodies(model):
         del body.value_info[:]
+    to_initialisers(model.graph)  # the converter takes no sparse constant
     newer = onnx.version_converter.convert_version(model, OPSET)
     newer.ir_version = max(newer.ir_version, _IR)
     onnx.checker.check_model(newer, full_check=True)

@@ -149,7 +149,9 @@ def test_every_stage_leaves_a_certificate_that_passed(compiled: Path) -> None:
     assert stages[:4] == ["fold-constants", "eliminate-identity", "fold-batchnorm",
                           "eliminate-dead-code"]  # fmt: skip
     assert "insert-qdq (onnxruntime int8)" in stages
-    assert all(row.passed and row.samples > 0 for row in report.certificates)
+    assert all(row.passed for row in report.certificates)
+    unseen = [row.stage for row in report.certificates if not row.samples]
+    assert set(unseen) <= {"cast-precision (openvino half)"}  # there the engine itself is judged
 
 
 def test_a_device_that_is_not_here_is_estimated_and_pending(compiled: Path) -> None:

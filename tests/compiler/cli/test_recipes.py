@@ -49,7 +49,7 @@ def net(text: str = "float[n,3,8,8] px) => (float[n,7] scores", **weights: np.nd
         ),
         (
             net("float[4,12] px) => (float[4,k] scores", w=np.ones((12, 5), np.float32)),
-            ["px: float32 (N, 12)", "classes: 2  # the file does not tell", "batch: 4 "],
+            ["px: float32 (N, 12)", "classes: 5\n", "batch: 4 "],
         ),
     ],
 )
