@@ -66,7 +66,7 @@ class Engine(Closing):
         with this version of the runtime, the first call does that, and takes longer. It is held on
         samples that the bundle brings, whatever it is called with; on none where it brings none.
 
-        Fewer samples than the smallest batch are filled up to it with the last one.
+        Fewer samples than the smallest batch are taken again until they fill it.
 
         Raises:
             DataError: another shape or type than the engine takes, or a batch that it was not
