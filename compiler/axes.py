@@ -94,8 +94,8 @@ def settle_files(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[st
 def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     """The unit with its axes settled; `samples` float32 (n, …), n ≥ 16 and two fixed batches."""
     unit = without_decided_branches(_with_sizes(unit, samples.shape[1:]))
-    unit, old = lifted(unit, samples[: unit.fixed_batch or 2])
     own = unit.fixed_batch
+    unit, old = lifted(unit, samples, [own] if own else [_SIZE, batch])
     if own is None:
         found = _settled_symbolic(unit, samples, batch)
     else:

@@ -100,14 +100,47 @@ def test_what_is_not_lifted_soundly_stays_as_it_is(
     old(tmp_path / "old.onnx")
     unit = onnx_unit(tmp_path / "old.onnx")
     monkeypatch.setattr(onnx, "version_converter", SimpleNamespace(convert_version=convert))
-    found, note = lifted(unit, SAMPLES[:1])
+    found, note = lifted(unit, SAMPLES, [1])
     assert found is unit
     assert "stays in opset 11" in note
     assert "INT8 needs opset 13" in note
     assert settled(unit, SAMPLES, 1).notes[-1] == note
     monkeypatch.undo()
-    assert lifted(unit, SAMPLES[:1])[1] == ""
+    assert lifted(unit, SAMPLES, [1])[1] == ""
     assert onnx.load_from_string(unit.onnx.proto).opset_import[0].version == 11
+
+
+def slips(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    changed = CONVERT(model, opset)
+    tensor = next(each for each in changed.graph.initializer if each.name == "wf")
+    tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), "wf"))
+    return changed
+
+
+def test_a_slip_is_seen_however_small_the_answers_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One percent of answers about 1e-5 is below any absolute tolerance that others need."""
+    model = old(tmp_path / "old.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name in ("wf", "bf"):
+            small = np.float32(1e-5) * numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
+    unit = read(model, tmp_path / "small.onnx")
+    assert lifted(unit, SAMPLES, [1])[1] == ""
+    monkeypatch.setattr(onnx, "version_converter", SimpleNamespace(convert_version=slips))
+    assert "other answers" in lifted(unit, SAMPLES, [1])[1]
+
+
+def test_a_batch_that_is_free_by_name_alone_is_no_obstacle(tmp_path: Path) -> None:
+    """A Reshape holds the batch: the model runs four samples at a time and no others."""
+    text = OLD.replace("[squeeze] f = Squeeze<axes=[2,3]>(q)", "[flat] f = Reshape(q, shape)")
+    model = old(tmp_path / "old.onnx", batch="N", text=text)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([4, 4]), "shape"))
+    found = settled(read(model, tmp_path / "named.onnx"), SAMPLES, 4)
+    assert onnx.load_from_string(found.unit.onnx.proto).opset_import[0].version == 17
+    assert found.unit.fixed_batch == 4
+    assert not any("stays in opset" in note for note in found.notes)
 
 
 def read(model: onnx.ModelProto | str, path: Path) -> Unit:
