@@ -13,7 +13,7 @@ its batch. The first is a batch only where samples answer for themselves (`rtc.c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,14 +105,14 @@ def settled(unit: Unit, samples: Array, batch: int) -> Settled:
 
 def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
     try:
-        return Settled(unit, _checked(unit, samples, batch))
+        return Settled(unit, _checked(unit, samples, _SIZE, _others(batch)))
     except NotAlone as finding:
         if finding.kind == "random" or (finding.kind == "neighbours" and batch > 1):
             raise _refusal(unit, finding) from finding
         why = finding
     fixed = with_batch(unit, batch)
     try:
-        check_alone(fixed, filled(samples, batch), batch)
+        notes = _checked(fixed, filled(samples, batch), batch)
     except NotAlone as finding:
         raise _refusal(unit, finding) from finding
     except ModelError as finding:
@@ -122,7 +122,7 @@ def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
         f"Axis 0 of {unit.signature.inputs[0].name} is no batch: {why.said}{where}. "
         f"{_compiled_for(batch)}; if axis 0 is time, the model needs a batch axis before it."
     )
-    return Settled(fixed, (note,))
+    return Settled(fixed, (note, *notes))
 
 
 def _compiled_for(batch: int) -> str:
@@ -133,7 +133,7 @@ def _settled_fixed(unit: Unit, own: int, samples: Array, batch: int) -> Settled:
     why = ""
     for free in freed(unit):
         try:
-            notes = _checked(free, samples, batch)
+            notes = _checked(free, samples, _SIZE, _others(batch))
             _check_same(unit, free, samples[:own])
             return Settled(free, notes)
         except (NotAlone, ModelError) as finding:
@@ -148,35 +148,39 @@ def _settled_fixed(unit: Unit, own: int, samples: Array, batch: int) -> Settled:
             id="fixed-batch",
         )
     try:
-        check_alone(unit, samples, own)
+        notes = _checked(unit, samples, own)
     except NotAlone as finding:
         raise _refusal(unit, finding) from finding
     lost = "there are engines for one sample at a time alone"
     if own > 1:
         lost = "no latency at batch 1, and fewer samples are filled up to a batch"
     note = f"The model's batch is fixed to {own}: {lost}. Freed it is wrong ({why}); export it with"
-    return Settled(unit, (f"{note} a dynamic batch axis for others.",))
+    return Settled(unit, (f"{note} a dynamic batch axis for others.", *notes))
 
 
-def _checked(unit: Unit, samples: Array, batch: int) -> tuple[str, ...]:
-    """Notes on a unit that takes any batch.
+def _others(batch: int) -> tuple[int, ...]:
+    """Batches that have to give the same as the one that is looked at."""
+    return tuple(dict.fromkeys((1, min(batch, _LARGEST))))
+
+
+def _checked(unit: Unit, samples: Array, size: int, others: Sequence[int] = ()) -> tuple[str, ...]:
+    """Notes on a unit whose samples answer for themselves, see `check_alone`.
 
     A range that is taken of the whole batch when it is quantised moves each answer a little; that
     is how such a model computes, and no sign of another axis.
 
     Raises:
-        NotAlone: it does not.
+        NotAlone: they do not.
     """
-    others = tuple(dict.fromkeys((1, min(batch, _LARGEST))))
     try:
-        check_alone(unit, samples, _SIZE, others)
+        check_alone(unit, samples, size, others)
     except NotAlone as finding:
         if finding.kind not in ("neighbours", "place", "size"):
             raise
-        still = with_fixed_ranges(unit, samples[:_SIZE])
+        still = with_fixed_ranges(unit, samples[:size])
         if still is None:
             raise
-        check_alone(still, samples, _SIZE, others)
+        check_alone(still, samples, size, others)
         said = finding.said
     else:
         return ()
