@@ -20,6 +20,7 @@ from rtc.calibration.oracle import session, with_outputs
 from rtc.calibration.rounding import emulate_half, in_steps, rounded, widened
 from rtc.calibration.seen_sizes import seen_sizes
 from rtc.compiler.core.data import Array, Split, filled
+from rtc.compiler.core.tensors import types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -71,15 +72,11 @@ class Beside:
 
         self.proto, self.split, self.batch = proto, split, batch
         self.model = onnx.load_model_from_string(proto)
-        inferred = onnx.shape_inference.infer_shapes(self.model).graph
-        self.floats = {
-            each.name
-            for each in (*inferred.value_info, *inferred.output)
-            if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-        }
-        made = [name for node in self.model.graph.node for name in node.output]
+        types = types_of(self.model, trusting=True)
+        made = {name for node in self.model.graph.node for name in node.output}
+        self.floats = {n for n in made & types.keys() if types[n].kind == onnx.TensorProto.FLOAT}
         some = filled(split.inputs(0, batch), batch)
-        shapes, _ = seen_sizes(proto, some, self.floats.intersection(made))
+        shapes, _ = seen_sizes(proto, some, self.floats)
         self.sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         self._kept: dict[tuple[str, ...], list[dict[str, Array]]] = {}
 

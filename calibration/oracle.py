@@ -17,9 +17,10 @@ import numpy as np
 from rtc.calibration.rounding import emulate_half
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
-from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.outputs import OutputKind, output_kind
+from rtc.compiler.core.running import unoptimised
+from rtc.compiler.core.tensors import types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -124,11 +125,10 @@ def first_not_finite(proto: bytes, inputs: Array) -> str:
     import onnx
 
     emulated = emulate_half(proto)
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(emulated))
-    known = (*model.graph.value_info, *model.graph.output)
-    kinds = {each.name: each.type.tensor_type.elem_type for each in known}
-    made = [name for node in model.graph.node for name in node.output]
-    floats = [name for name in made if kinds.get(name) == onnx.TensorProto.FLOAT]
+    model = onnx.load_model_from_string(emulated)
+    types = types_of(model, trusting=True)
+    made = [name for node in model.graph.node for name in node.output if name in types]
+    floats = [name for name in made if types[name].kind == onnx.TensorProto.FLOAT]
     run = session(with_outputs(emulated, floats))
     values = run.run(floats, {run.get_inputs()[0].name: inputs})
     broken = {n for n, each in zip(floats, values, strict=True) if not np.isfinite(each).all()}
@@ -153,24 +153,12 @@ def evaluate(proto: bytes) -> list[Array]:
 def session(proto: bytes, threads: int = 0, *, frugal: bool = False) -> ort.InferenceSession:
     """An unoptimised CPU session, exact in products of integers; half types are not emulated.
 
-    Its threads do not spin between runs, where they would take the cores from who looks at the
-    results. A frugal one's never spin, and it holds no memory between runs: for many side by side.
+    Args:
+        proto: a serialised `onnx.ModelProto`.
+        threads: CPU threads; 0 for the runtime's own choice.
+        frugal: for many sessions side by side (`unoptimised`).
 
     Raises:
         ModelError: ONNX Runtime does not take the model; its reason is given.
     """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.enable_cpu_mem_arena = not frugal
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(not frugal)))
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
-    options.log_severity_level = 4
-    try:
-        return ort.InferenceSession(write_out(proto), options, providers=["CPUExecutionProvider"])
-    except Exception as cause:  # ORT raises a dozen unrelated classes
-        raise ModelError(
-            f"ONNX Runtime cannot load the model: {cause}", id="model-not-loadable"
-        ) from cause
+    return unoptimised(write_out(proto), threads, frugal=frugal)

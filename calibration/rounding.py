@@ -14,12 +14,13 @@ rounded, because the runtime keeps integers between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rtc.compiler.core.operators import HALF_KEY
+from rtc.compiler.core.tensors import types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -39,8 +40,7 @@ def emulate_half(proto: bytes) -> bytes:
     asked = _asked(model)
     if asked is None and not _mentions_half(model.graph):
         return proto
-    model = onnx.shape_inference.infer_shapes(model)
-    types = dict(_types(model.graph))
+    types = {name: each.kind for name, each in types_of(model, trusting=True).items()}
     if asked is None:
         _widen(model.graph, types)
     else:
@@ -72,14 +72,6 @@ def _mentions_half(graph: onnx.GraphProto) -> bool:
         for node in graph.node
         for attribute in node.attribute
     )
-
-
-def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
-    for tensor in graph.initializer:
-        yield tensor.name, tensor.data_type
-    for each in (*graph.input, *graph.output, *graph.value_info):
-        if each.type.tensor_type.elem_type:  # a tensor that was made an output may have none there
-            yield each.name, each.type.tensor_type.elem_type
 
 
 def _widen(graph: onnx.GraphProto, types: dict[str, int]) -> None:

@@ -36,6 +36,7 @@ from rtc.compiler.core.target import (
     DeviceProfile,
     Runner,
 )
+from rtc.compiler.core.tensors import types_of
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.front import Front, whole
 from rtc.compiler.measure import fidelity
@@ -522,14 +523,12 @@ def output_shapes(model: Unit) -> dict[str, str]:
     """The shape of each node's first output as text, "batch×8×14×14", where it can be inferred."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model.onnx.proto)).graph
+    proto = onnx.load_from_string(model.onnx.proto)
     shapes = {
-        tensor.name: "×".join(
-            dim.dim_param or str(dim.dim_value) for dim in tensor.type.tensor_type.shape.dim
-        )
-        for tensor in (*graph.value_info, *graph.output)
+        name: "×".join(str(dim) or "?" for dim in each.shape or ())
+        for name, each in types_of(proto, trusting=True).items()
     }
-    return {node.name: shapes.get(node.output[0], "") for node in graph.node}
+    return {node.name: shapes.get(node.output[0], "") for node in proto.graph.node}
 
 
 def build_here(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:

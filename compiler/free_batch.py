@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rtc.calibration.tensors import typed
+from rtc.compiler.core.tensors import typed
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.source import signature_of, to_bytes
 

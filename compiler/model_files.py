@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rtc.compiler import sandbox
 from rtc.compiler.core.errors import ModelError, RtcError, first_line
 from rtc.compiler.core.hashing import digest
-from rtc.compiler.protos import byte_size, is_outside, tensors
+from rtc.compiler.core.protos import byte_size, is_outside, tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto

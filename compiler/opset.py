@@ -12,8 +12,8 @@ from rtc.calibration.quantise import QDQ_OPSET
 from rtc.compiler.alone import apart
 from rtc.compiler.core.data import Array, filled
 from rtc.compiler.core.errors import first_line
+from rtc.compiler.core.protos import bodies
 from rtc.compiler.core.unit import OnnxModel, Unit
-from rtc.compiler.protos import bodies
 from rtc.compiler.source import signature_of, to_bytes
 from rtc.passes.constant_nodes import to_initialisers
 

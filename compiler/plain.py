@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtc.compiler.protos import bodies, nodes
+from rtc.compiler.core.protos import bodies, nodes
 from rtc.passes.graph import drop_default_inputs
 
 if TYPE_CHECKING:

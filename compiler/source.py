@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtc.calibration.tensors import typed
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.protos import named_tensors, nested, nodes
+from rtc.compiler.core.tensors import typed
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.model_files import (
     PARSE_GB,
@@ -22,7 +23,6 @@ from rtc.compiler.model_files import (
     refusing_nonsense,
 )
 from rtc.compiler.plain import DEFAULT, make_plain
-from rtc.compiler.protos import named_tensors, nested, nodes
 from rtc.compiler.recipe import Source
 from rtc.passes.graph import named
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from rtc.calibration.tensors import tensor_types, typed, without_weights
+from rtc.compiler.core.tensors import tensor_types, typed, without_weights
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.passes.folding import Folding
 from rtc.passes.graph import is_constant, named

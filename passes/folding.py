@@ -11,6 +11,7 @@ import numpy as np
 from rtc.calibration.oracle import evaluate
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.tensors import Shape, known_shapes, types_of
 from rtc.passes.graph import Names, dtype_of, is_constant, is_output
 from rtc.passes.sizes import Element, Sizes, Values, broadcast, known, over, product, size_of
 
@@ -77,8 +78,11 @@ class Folding:
             return str(error)
 
     def _too_large(self, model: onnx.ModelProto, node: gs.Node) -> str:
-        sizes = [_bytes(output) for output in model.graph.output]
-        if None in sizes:
+        types = types_of(model)
+        shapes = known_shapes(types)
+        names = [output.name for output in model.graph.output]
+        sizes = [_bytes(types[each].kind, shapes[each]) for each in names if each in shapes]
+        if None in sizes or len(sizes) < len(names):
             return "the size of its result is not known beforehand"
         total = sum(size for size in sizes if size is not None)
         given = sum(int(tensor.values.nbytes) for tensor in node.inputs if is_constant(tensor))
@@ -235,7 +239,7 @@ def _inferred(graph: gs.Graph, node: gs.Node) -> dict[str, list[int | str | None
 
 
 def _model_of(graph: gs.Graph, node: gs.Node) -> onnx.ModelProto:
-    """A model of one node, its inputs as initialisers, its outputs with inferred shapes."""
+    """A model of one node, its inputs as initialisers."""
     import onnx
     from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
@@ -249,17 +253,13 @@ def _model_of(graph: gs.Graph, node: gs.Node) -> onnx.ModelProto:
         [OnnxExporter.export_tensor_proto(tensor) for tensor in constants.values()],
     )
     opset = [onnx.helper.make_opsetid("", graph.opset)]
-    model = onnx.helper.make_model(alone, opset_imports=opset, ir_version=graph.ir_version)
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return onnx.helper.make_model(alone, opset_imports=opset, ir_version=graph.ir_version)
 
 
-def _bytes(output: onnx.ValueInfoProto) -> int | None:
-    """Bytes of a tensor; None where its type or a dimension is not known."""
+def _bytes(kind: int, shape: Shape) -> int | None:
+    """Bytes of a tensor; None where nothing tells them of its type."""
     import onnx
 
-    kind = output.type.tensor_type
-    sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
-    known = kind.HasField("shape") and all(size >= 0 for size in sizes)
-    if not known or kind.elem_type in (0, onnx.TensorProto.STRING):
+    if kind == onnx.TensorProto.STRING:
         return None
-    return math.prod(sizes) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize

@@ -2,7 +2,7 @@
 
 A graph that `read` gives has what every pass may rely on: unique node names, no `Constant` nodes
 (their values are initialisers), no control flow and no local functions, and of each tensor the type
-and shape that it has, not those that the file states (rtc.calibration.tensors). `write` keeps
+and shape that it has, not those that the file states (rtc.compiler.core.tensors). `write` keeps
 everything that graphsurgeon drops (metadata, documentation), sorts nodes stably and infers shapes
 again.
 """
@@ -13,8 +13,8 @@ import gc
 import heapq
 from typing import TYPE_CHECKING, Any
 
-from rtc.calibration.tensors import typed
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.tensors import typed
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.passes.constant_nodes import to_initialisers
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtc.calibration.sensitivity.shapes import BATCH, marked_shapes
-from rtc.calibration.tensors import tensor_types, typed
+from rtc.calibration.sensitivity.shapes import marked_shapes
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.precision import Precision
+from rtc.compiler.core.tensors import BATCH, tensor_types, typed
 
 if TYPE_CHECKING:
     import onnx

@@ -42,7 +42,7 @@ from rtc.calibration.sensitivity.alternative import Alternative, Difference, Flo
 from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
 from rtc.calibration.sensitivity.gradient import Gradient
 from rtc.calibration.sensitivity.result import Cost, Sensitivity
-from rtc.calibration.sensitivity.shapes import Shape, batch_size, multiply_accumulates
+from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates
 from rtc.calibration.sensitivity.tally import Floats, Reference, Results, Tally
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError, first_line
@@ -50,6 +50,7 @@ from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.outputs import LEAST_PROBABILITY, OutputKind
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress, silent
+from rtc.compiler.core.tensors import Shape
 
 _SIGNS = "rtc/signs"
 _FEW = 16  # samples that do not tell how much an estimate varies

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.calibration.oracle import Oracle, with_outputs
-from rtc.calibration.tensors import tensor_types, without_weights
+from rtc.compiler.core.tensors import BATCH, Shape, known_shapes, types_at
 
 if TYPE_CHECKING:
     import onnx
 
     from rtc.calibration.sensitivity.alternative import FloatGraph
-
-Shape = tuple[int, ...]
-
-BATCH = 999_983
-"""A free batch, in shapes: a prime, so an axis holds the batch exactly where it divides it."""
 
 _BATCH = 32
 _BATCH_BYTES = 256 << 20
@@ -31,29 +26,18 @@ def marked_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
 
     What cannot be inferred is looked at as it runs; what cannot be told even so is absent.
     """
-    import onnx
-
-    light = without_weights(model)
-    first = light.graph.input[0].type.tensor_type.shape.dim[:1]
-    free = bool(first) and not first[0].HasField("dim_value")
-    if free:
-        first[0].dim_value = BATCH
-    light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    found: dict[str, Shape] = {}
-    for name, each in tensor_types(light.graph).items():
-        if each.shape is not None and all(isinstance(size, int) for size in each.shape):
-            found[name] = tuple(int(size) for size in each.shape)
+    found = known_shapes(types_at(model, BATCH))
     made = [name for node in model.graph.node for name in node.output]
     unknown = [name for name in made if name and name not in found]
-    return found | (_seen_shapes(model, unknown, free=free) if unknown else {})
+    return found | (_seen_shapes(model, unknown) if unknown else {})
 
 
-def _seen_shapes(model: onnx.ModelProto, tensors: list[str], *, free: bool) -> dict[str, Shape]:
+def _seen_shapes(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Shape]:
     """Shapes as they are for batches of two and of three: a size that grows with it holds it."""
     dims = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    if not all(dims[1:]):
+    if not dims or not all(dims[1:]):
         return {}
-    proto, few = with_outputs(model.SerializeToString(), tensors), (2, 3) if free else (dims[0],)
+    proto, few = with_outputs(model.SerializeToString(), tensors), dims[:1] if dims[0] else (2, 3)
     try:
         with Oracle(proto, tensors, threads=1) as oracle:
             runs = [oracle.run(np.zeros((count, *dims[1:]), np.float32)) for count in few]

@@ -114,8 +114,8 @@ def read_contents(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str,
 
 def contents(model: ModelProto) -> Contents:
     """Count what a model holds."""
+    from rtc.compiler.core.protos import is_outside, nodes, tensors
     from rtc.compiler.model_files import entry
-    from rtc.compiler.protos import is_outside, nodes, tensors
 
     constants = {tensor.name for tensor in model.graph.initializer}
     domains = {each.domain: each.version for each in model.opset_import}
@@ -149,7 +149,7 @@ def _parameters(model: ModelProto) -> dict[str, int]:
 def _numbers(model: ModelProto) -> Iterator[tuple[int, int]]:
     import onnx
 
-    from rtc.compiler.protos import bodies, sparse_tensors
+    from rtc.compiler.core.protos import bodies, sparse_tensors
 
     lists = {"value_float": 1, "value_floats": 1, "value_int": 7, "value_ints": 7}
     lists |= {"value_string": 8, "value_strings": 8}
@@ -208,7 +208,7 @@ def _flaw(model: ModelProto) -> str:
     import onnx
 
     from rtc.compiler.core.errors import first_line
-    from rtc.compiler.protos import is_outside, tensors
+    from rtc.compiler.core.protos import is_outside, tensors
 
     if any(is_outside(tensor) for tensor in tensors(model)):
         return ""

@@ -22,7 +22,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rtc.compiler.core.function_calls import Calls, graphs, shapes_and_types
+from rtc.compiler.core.function_calls import Calls
+from rtc.compiler.core.protos import nested
+from rtc.compiler.core.tensors import Dim, types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -142,9 +144,8 @@ def write_out(proto: bytes) -> bytes:
     model = onnx.load_model_from_string(proto)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    dims, types = shapes_and_types(model)
-    calls, found = Calls(model, dims, types), False
-    for graph in graphs(model.graph):
+    calls, found = Calls(model, types_of(model, trusting=True)), False
+    for graph in nested(model.graph):
         for node in graph.node:
             domain = "" if node.domain == "ai.onnx" else node.domain
             if write := _FORMS.get((domain, node.op_type)):
@@ -240,7 +241,7 @@ def _qlinear_conv(calls: Calls, node: onnx.NodeProto) -> None:
             node, _variant("QLinearConv", *pieces, *present), operands, body, attributes=present
         )
         return
-    rank = len(calls.dims.get(operands["w"], ())) or 4
+    rank = len(_shape(calls, operands["w"])) or 4
     operands = {"x_last" if name == "x" else name: each for name, each in operands.items()}
     body = (
         f"x = Transpose <perm = {[0, rank - 1, *range(1, rank - 1)]}> (x_last)\n{body}"
@@ -266,11 +267,19 @@ def _variant(*parts: object) -> str:
 
 def _pieces(calls: Calls, weights: str) -> tuple[int, int]:
     """Into how many pieces data and weights are cut so that float32 holds each sum of products."""
-    count = math.prod(calls.dims.get(weights, ())[1:]) or _UNKNOWN
+    sizes = _shape(calls, weights)[1:]
+    known = [size for size in sizes if isinstance(size, int)]
+    count = math.prod(known) if known and len(known) == len(sizes) else _UNKNOWN
     fitting = (
         (x, w) for x, w in _LADDER if count * _LARGEST_OF_PIECES[x] * _LARGEST_OF_PIECES[w] <= 2**24
     )
     return next(fitting, _LADDER[-1])
+
+
+def _shape(calls: Calls, tensor: str) -> tuple[Dim, ...]:
+    """A tensor's shape; empty where its rank is not known."""
+    found = calls.types.get(tensor)
+    return (found.shape or ()) if found is not None else ()
 
 
 def _convolution(pieces: tuple[int, int], present: Sequence[str]) -> str:
@@ -352,7 +361,8 @@ def _qattention(calls: Calls, node: onnx.NodeProto) -> None:
 
 def _quantised_lstm(calls: Calls, node: onnx.NodeProto) -> None:
     names = ("x", "w0", "r0", "b", "lengths", "h", "c", "peepholes", "ws", "wz0", "rs", "rz0")
-    if calls.types.get(node.input[1]) != _INT8:
+    weights = calls.types.get(node.input[1])
+    if weights is None or weights.kind != _INT8:
         return  # uint8: its kernels add in 32 bits
     operands = {name: each for name, each in zip(names, node.input, strict=False) if each}
     shifted = [

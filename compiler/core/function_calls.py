@@ -5,11 +5,13 @@ A function's body is ONNX text; runtimes put it in the call's place when they lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from rtc.compiler.core.tensors import TensorType
 
 if TYPE_CHECKING:
     import onnx
@@ -23,8 +25,7 @@ class Calls:
     """A model whose nodes are being replaced by calls; what they need is added to it at the end."""
 
     model: onnx.ModelProto
-    dims: dict[str, Sequence[int]]
-    types: dict[str, int]
+    types: Mapping[str, TensorType]
     functions: dict[str, str] = field(default_factory=dict)
     constants: dict[str, float] = field(default_factory=dict)
 
@@ -82,39 +83,3 @@ class Calls:
             opsets.append(onnx.helper.make_opsetid(DOMAIN, 1))
             model.ir_version = max(model.ir_version, 8)  # the first with functions
         return bytes(model.SerializeToString())
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those of its nodes' attributes, at any depth."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            own = [attribute.g] if attribute.HasField("g") else []  # a write to it would make one
-            for inner in (*own, *attribute.graphs):
-                yield from graphs(inner)
-
-
-def shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
-    """Dimensions (0 where unknown) and element types by tensor, as far as they are told.
-
-    What is inferred goes before what the model states.
-    """
-    import onnx
-
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for graph in graphs(bare.graph):
-        del graph.value_info[:]
-    dims: dict[str, Sequence[int]] = {}
-    types: dict[str, int] = {}
-    for told in (model, onnx.shape_inference.infer_shapes(bare)):
-        for graph in graphs(told.graph):
-            for each in (*graph.output, *graph.value_info, *graph.input):
-                kind = each.type.tensor_type
-                if kind.elem_type:
-                    types[each.name] = kind.elem_type
-                if kind.HasField("shape"):
-                    dims[each.name] = [dim.dim_value for dim in kind.shape.dim]
-            for tensor in graph.initializer:
-                dims[tensor.name], types[tensor.name] = tensor.dims, tensor.data_type
-    return dims, types

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.core.data import Array
-from rtc.compiler.core.function_calls import shapes_and_types
 from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED
+from rtc.compiler.core.running import unoptimised
+from rtc.compiler.core.tensors import types_of
 from rtc.targets.backends.dequantised import (
     MOST_NUMBERED,
     as_stored,
@@ -99,7 +100,7 @@ def products(model: ModelProto) -> Iterator[Product]:
 
     if model.functions:
         model = inliner.inline_local_functions(model)
-    _, types = shapes_and_types(model)
+    types = {name: each.kind for name, each in types_of(model, trusting=True).items()}
     yield from _Scope(model, types).products(model.graph)
 
 
@@ -303,12 +304,5 @@ def _is_fixed(node: NodeProto) -> bool:
 
 def run(model: bytes) -> list[Array]:
     """The outputs of a model without inputs, computed as it stands."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    values: list[Array] = session.run(None, {})
+    values: list[Array] = unoptimised(model).run(None, {})
     return values

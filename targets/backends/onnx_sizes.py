@@ -7,21 +7,16 @@ an inferred axis holds the batch exactly where that prime divides it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.tensors import BATCH, Shape, known_shapes, types_at
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-Shape = tuple[int, ...]
-
-BATCH = 999_983
-"""The batch, in shapes: a prime."""
 
 _UNCOUNTED = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 _MATRIX = 2  # axes
@@ -42,29 +37,13 @@ class Sizes:
     @classmethod
     def infer(cls, model: ModelProto) -> Sizes:
         """Sizes of every tensor that ONNX can infer; those that it cannot are left out."""
-        import onnx
-
-        marked = onnx.ModelProto()
-        marked.CopyFrom(model)
-        del marked.graph.value_info[:]  # stated for a symbolic batch
-        for value in (*marked.graph.input, *marked.graph.output):
-            shape = value.type.tensor_type.shape
-            if shape.dim and not shape.dim[0].HasField("dim_value"):
-                shape.dim[0].dim_value = BATCH
-        # Where it fails, the shapes of inputs, outputs and weights remain.
-        with suppress(onnx.shape_inference.InferenceError, ValueError):
-            marked = onnx.shape_inference.infer_shapes(marked, data_prop=True)
-        graph = marked.graph
-        values = (*graph.input, *graph.value_info, *graph.output)
-        shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-        shapes = {name: shape for name, shape in shapes.items() if 0 not in shape}
-        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-        types = {v.name: v.type.tensor_type.elem_type for v in values}
-        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        batches = {
-            v.type.tensor_type.shape.dim[0].dim_value for v in graph.input if v.name in shapes
-        }
-        return cls(max(batches, default=BATCH), shapes, types)
+        types = types_at(model, BATCH)
+        shapes = {name: each for name, each in known_shapes(types).items() if 0 not in each}
+        constants = {tensor.name for tensor in model.graph.initializer}
+        inputs = {each.name for each in model.graph.input} - constants
+        batches = {shapes[name][0] for name in inputs & shapes.keys() if shapes[name]}
+        kinds = {name: each.kind for name, each in types.items()}
+        return cls(max(batches, default=BATCH), shapes, kinds)
 
     def flops(self, node: NodeProto) -> int | None:
         """Multiply-accumulates × 2 of a node for each sample; None where they are not known.

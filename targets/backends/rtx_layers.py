@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from rtc.compiler.core.operators import NOT_COMPUTING
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuiltLayer
-from rtc.targets.backends.onnx_sizes import Shape, Sizes, elements_per_sample
+from rtc.compiler.core.tensors import Shape
+from rtc.targets.backends.onnx_sizes import Sizes, elements_per_sample
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from check_pass import unit_of
 from digits_net import digits, digits_net
@@ -19,6 +20,7 @@ from rtc.compiler.building import (
     build_here,
     built_from_files,
     built_to_files,
+    output_shapes,
 )
 from rtc.compiler.core.errors import MachineError, RecipeError, RtcError
 from rtc.compiler.core.passes import PassContext
@@ -148,3 +150,15 @@ def test_a_built_engine_tells_the_batches_that_it_was_held_at(builder: Builder) 
     assert isinstance(found, Candidate)
     assert found.built.forms == found.request.forms == {1: "", 8: ""}
     assert built_from_files(built_to_files(found.built)) == found.built
+
+
+def test_shapes_behind_an_operator_of_the_runtimes_own_are_told() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[batch,8] x) => (float[batch,8] y) {
+            [gelu] g = com.microsoft.QuickGelu (x)
+            [back] y = Relu (g)
+        }""")
+    assert output_shapes(unit_of(model.SerializeToString())) == {
+        "gelu": "batch×8",
+        "back": "batch×8",
+    }

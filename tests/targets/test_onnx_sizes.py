@@ -6,7 +6,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from rtc.targets.backends.onnx_sizes import BATCH, Sizes, elements_per_sample
+from rtc.compiler.core.tensors import BATCH
+from rtc.targets.backends.onnx_sizes import Sizes, elements_per_sample
 
 N = BATCH
 

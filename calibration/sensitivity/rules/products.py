@@ -17,7 +17,7 @@ from rtc.calibration.sensitivity.rules.writing import (
     attributes,
     no_gradient,
 )
-from rtc.calibration.sensitivity.shapes import Shape
+from rtc.compiler.core.tensors import Shape
 
 if TYPE_CHECKING:
     import onnx

@@ -9,9 +9,9 @@ import numpy as np
 
 from rtc.calibration.sensitivity.alternative import FloatGraph
 from rtc.calibration.sensitivity.assembly import Assembly
-from rtc.calibration.sensitivity.shapes import Shape
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.tensors import Shape
 
 if TYPE_CHECKING:
     import onnx

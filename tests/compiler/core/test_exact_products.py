@@ -24,7 +24,8 @@ from onnx import helper, numpy_helper
 
 from rtc.calibration.oracle import session
 from rtc.compiler.core.exact_products import write_out
-from rtc.compiler.core.function_calls import DOMAIN, graphs
+from rtc.compiler.core.function_calls import DOMAIN
+from rtc.compiler.core.protos import nested
 
 FLOAT, INT32, MS = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, "com.microsoft"
 KINDS = [(a, b) for a in SIGNED for b in SIGNED]
@@ -391,7 +392,7 @@ def test_products_inside_branches_and_functions() -> None:
     model.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in b.items())
     proto = model.SerializeToString()
     written = onnx.load_model_from_string(write_out(proto)).graph
-    products = [n for g in graphs(written) for n in g.node if n.op_type == "MatMulInteger"]
+    products = [n for g in nested(written) for n in g.node if n.op_type == "MatMulInteger"]
     assert [node.domain for node in products] == [DOMAIN, DOMAIN]
     for taken, name in ((True, "b"), (False, "b2")):
         feeds = {"c": np.array([taken]), "a": a}

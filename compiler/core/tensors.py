@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.protos import nested
+from rtc.compiler.core.running import unoptimised
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +25,12 @@ Dim = int | str
 """A size, or the name of one that is free; names that inference made up begin with `MADE_UP`."""
 
 MADE_UP = "unk__"
+
+Shape = tuple[int, ...]
+
+BATCH = 999_983
+"""A free batch, in shapes: a prime of which no real size is a multiple, so an axis holds the batch
+exactly where it divides it."""
 
 _MOST_DATA = 1024  # elements of a constant whose values may decide a shape
 
@@ -46,6 +54,56 @@ def typed(model: onnx.ModelProto, *, trusting: bool = False) -> None:
     Raises:
         ModelError: a node that breaks its operator's rules.
     """
+    light = _told(model, trusting=trusting)
+    for into, found in (
+        (model.graph.value_info, light.graph.value_info),
+        (model.graph.output, light.graph.output),
+    ):
+        del into[:]
+        into.extend(found)
+
+
+def types_of(model: onnx.ModelProto, *, trusting: bool = False) -> dict[str, TensorType]:
+    """What `typed` would write of every tensor, and of those of inner graphs; constants included.
+
+    Args:
+        model: is left as it is.
+        trusting: as there.
+
+    Raises:
+        ModelError: as there.
+    """
+    stated = [model] if trusting else []
+    found: dict[str, TensorType] = {}
+    for told in (*stated, _told(model, trusting=trusting)):
+        for graph in nested(told.graph):
+            found |= tensor_types(graph)
+    return found
+
+
+def types_at(model: onnx.ModelProto, batch: int) -> dict[str, TensorType]:
+    """`types_of` a model whose batch, where it is free, is this one.
+
+    Free is the first axis of an input, and of an output where it has the same name.
+
+    Raises:
+        ModelError: as `typed`.
+    """
+    light = without_weights(model)
+    del light.graph.output[:]
+    light.graph.output.extend(model.graph.output)
+    names = set[str]()
+    for each in model.graph.input:
+        names.update(dim.dim_param for dim in _dims(each)[:1] if not dim.HasField("dim_value"))
+    for each in (*light.graph.input, *light.graph.output):
+        for dim in _dims(each)[:1]:
+            if not dim.HasField("dim_value") and dim.dim_param in names:
+                dim.dim_value = batch
+    return types_of(light)
+
+
+def _told(model: onnx.ModelProto, *, trusting: bool) -> onnx.ModelProto:
+    """The model without its weights, and with the type of every tensor that can be told."""
     light = _inferred(without_weights(model))
     if trusting and (unknown := _unknown(light, shapes=True)):
         light = _inferred(_with(light, unknown, {e.name: e for e in model.graph.value_info}))
@@ -53,12 +111,7 @@ def typed(model: onnx.ModelProto, *, trusting: bool = False) -> None:
         with suppress(ModelError):  # an operator that nobody here knows
             light = _inferred(_with(light, unknown, _asked_of_runtime(light, unknown)))
     _restore_outputs(light, model.graph.output)
-    for into, found in (
-        (model.graph.value_info, light.graph.value_info),
-        (model.graph.output, light.graph.output),
-    ):
-        del into[:]
-        into.extend(found)
+    return light
 
 
 def tensor_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
@@ -68,6 +121,15 @@ def tensor_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
         if each.type.tensor_type.elem_type:
             found.setdefault(each.name, _type_of(each))
     return found
+
+
+def known_shapes(types: Mapping[str, TensorType]) -> dict[str, Shape]:
+    """The shapes of which every size is known."""
+    return {
+        name: tuple(size for size in each.shape if isinstance(size, int))
+        for name, each in types.items()
+        if each.shape is not None and all(isinstance(size, int) for size in each.shape)
+    }
 
 
 def _type_of(value: onnx.ValueInfoProto) -> TensorType:
@@ -87,8 +149,11 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = light.graph
     graph.name = model.graph.name
     graph.node.extend(model.graph.node)
+    for inner in nested(graph):
+        del inner.value_info[:]
     graph.input.extend(model.graph.input)
     graph.output.extend(onnx.ValueInfoProto(name=each.name) for each in model.graph.output)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
     given = {each.name for each in graph.input}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _MOST_DATA:
@@ -151,8 +216,6 @@ def _asked_of_runtime(
     """
     import onnx
 
-    from rtc.calibration.oracle import session
-
     asking = onnx.ModelProto()
     asking.CopyFrom(model)
     del asking.graph.output[:]
@@ -163,7 +226,7 @@ def _asked_of_runtime(
         each.name: onnx.helper.make_tensor_value_info(
             each.name, kinds[each.type], each.shape or None
         )
-        for each in session(asking.SerializeToString(), threads=1).get_outputs()
+        for each in unoptimised(asking.SerializeToString()).get_outputs()
         if each.type in kinds
     }
 
