@@ -153,7 +153,8 @@ def test_a_built_engine_tells_the_batches_that_it_was_held_at(builder: Builder) 
 
 
 def test_shapes_behind_an_operator_of_the_runtimes_own_are_told() -> None:
-    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>
         g (float[batch,8] x) => (float[batch,8] y) {
             [gelu] g = com.microsoft.QuickGelu (x)
             [back] y = Relu (g)
