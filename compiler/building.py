@@ -101,6 +101,7 @@ class Builder:
         half_losses: what was found of each half type, for all builders of this model.
         refused: layers that a runtime was seen to build wider than planned in INT8, likewise: why,
             by runtime and layer.
+        incoming: the model that came in, where graph passes changed what it computes.
     """
 
     recipe: Recipe
@@ -111,6 +112,7 @@ class Builder:
     sharers: int = 1
     half_losses: dict[str, Mapping[str, str]] = field(default_factory=dict)
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    incoming: Unit | None = None
 
     @classmethod
     def of(
@@ -120,7 +122,7 @@ class Builder:
         context = PassContext(whole(data, front.model), recipe.seed, statistics=front.statistics)
         batches = (front.model.fixed_batch or 1, recipe.batch, recipe.batch)
         request = BuildRequest(profile, batches, recipe.measure.threads)
-        return cls(recipe, front.model, context, request, stages)
+        return cls(recipe, front.model, context, request, stages, incoming=front.incoming)
 
     def with_threads(self, count: int) -> Builder:
         """The same for engines that get this many CPU threads; 0 for the runtime's own choice."""

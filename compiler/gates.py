@@ -35,6 +35,11 @@ def drop_kept(drop: float, limit: float) -> bool:
     return drop <= limit + _ROUNDING
 
 
+def top1_kept(value: float, least: float) -> bool:
+    """Whether top-1 reaches the gate, both as fractions."""
+    return value >= least - _ROUNDING
+
+
 def parity_kept(agreement: float, limit: float) -> bool:
     """Whether the share of samples that agree with the float model is enough."""
     return agreement >= limit - _ROUNDING
@@ -117,7 +122,7 @@ def _top1(least: float, engine: AccuracyRow) -> GateRow:
     asked, value = f"top-1 ≥ {least * 100:.2f} %", _value(engine.top1)
     if value is None:
         return GateRow("top1", asked, "not measured", passed=False, reason="not measured")
-    passed = value >= least - _ROUNDING
+    passed = top1_kept(value, least)
     found = f"{value * 100:.2f} %"
     return GateRow("top1", asked, found, passed, "" if passed else f"it is {found}", engine.top1)
 

@@ -186,6 +186,8 @@ class _Trials:
         from rtc.compiler.measure.reference import reference_logits
 
         self.floats: Array = reference_logits(self.session.model.onnx.proto, self.split)
+        unit = self.session.builder.incoming
+        self.incoming = reference_logits(unit.onnx.proto, self.split) if unit else None
         kind = self.session.builder.request.profile.kind
         backend = self.session.backend
         self.where = f"{backend.name} {backend.available().version} on {device(kind)}"
@@ -203,7 +205,9 @@ class _Trials:
                 plan = self.session.replanned(dict.fromkeys(layers, put_back(self.session)))
             self.runtime.build(self.session.graph(plan))
             logits = self.runtime.logits()
-            found = self.metric.measure(self.floats, logits, self.split.labels, self.where)
+            found = self.metric.measure(
+                self.floats, logits, self.split.labels, self.where, incoming=self.incoming
+            )
             self.measured[frozenset(layers)] = found
         return found
 

@@ -80,6 +80,7 @@ def _searched(builder: Builder, backend: Backend, options: Search) -> Decided:
     target = builder.target(backend)
     inputs = {
         "model": builder.model.digest,
+        "incoming": builder.incoming.digest if builder.incoming else "",
         "target": asdict(target),
         "request": asdict(builder.request),
         "statistics": {n: asdict(seen) for n, seen in builder.context.statistics.items()},
@@ -146,7 +147,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         within_s=_LEDGER_SHARE * seconds,
     )
     space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
-    goal = _goal(options, builder.recipe.gates)
+    goal = _goal(options, builder.recipe.gates, builder.recipe.batch)
     anew = {row.add: row.recalibrated for row in ledger}
 
     def rules() -> Choice:
@@ -164,6 +165,7 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         _TRIAL_SHARE * seconds,
     ) as lab:
         least = _LEAST if options.seconds is None else 1
+        goal = goal.within_reach(*lab.of_float())
         searcher = Searcher(lab, space, goal, seconds, least=least, begun=begun)
         found = searcher.run(rules)
     if len(found.trials) == 1 and not found.ended:
@@ -177,14 +179,12 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
     return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
 
 
-def _goal(options: Search, gates: Gates) -> Goal:
-    return Goal(
-        options.objective,
-        gates.top1_drop,
-        gates.parity,
-        gates.latency_ms,
-        strict=gates.contract == "strict",
-    )
+def _goal(options: Search, gates: Gates, batch: int) -> Goal:
+    """The most accurate plan is looked for within both gates of time; the fastest needs none."""
+    asked = [gates.latency_ms] if gates.latency_ms is not None else []
+    if gates.fps is not None and options.objective == "accuracy":
+        asked.append(1e3 * batch / gates.fps)
+    return Goal(options.objective, gates, min(asked, default=None))
 
 
 def ends(

@@ -45,13 +45,25 @@ class Metric:
         best = found.low if self.quantity is Quantity.TOP1 else found.high
         return best is not None and not self.holds(best)
 
-    def measure(self, floats: Array, outputs: Array, labels: Labels | None, where: str) -> Measured:
+    def measure(
+        self,
+        floats: Array,
+        outputs: Array,
+        labels: Labels | None,
+        where: str,
+        *,
+        incoming: Array | None = None,
+    ) -> Measured:
         """Measure outputs (N, classes) against the float model's; those that are not finite lose.
+
+        A drop of top-1 counts from the model that came in, as the gate has it: `incoming` are its
+        outputs, where passes changed what it computes.
 
         Raises:
             DataError: the drop of top-1 without labels.
         """
-        seen = self._interval(floats, outputs, labels)
+        first = floats if incoming is None or self.quantity is not Quantity.TOP1 else incoming
+        seen = self._interval(first, outputs, labels)
         return Measured(seen.value, self.unit, where, len(outputs), seen.low, seen.high)
 
     def _interval(self, floats: Array, outputs: Array, labels: Labels | None) -> Interval:

@@ -11,9 +11,9 @@ class Quantity(str, Enum):
     """What is measured.
 
     AGREEMENT: the fraction of samples with the float model's top-1 class. TOP1: top-1 accuracy of
-    the float model minus the candidate's, a fraction. SNR: signal-to-noise ratio of all logits
-    (those behind the probabilities, where a model gives these) against the float model's, in
-    decibels, within ±120.
+    the model that came in (the float model's, unless graph passes changed what it computes) minus
+    the candidate's, a fraction. SNR: signal-to-noise ratio of all logits (those behind the
+    probabilities, where a model gives these) against the float model's, in decibels, within ±120.
     """
 
     AGREEMENT = "agreement"

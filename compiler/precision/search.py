@@ -15,16 +15,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rtc.compiler import gates
 from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
+from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.precision.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.precision.parts import Shares
 from rtc.compiler.precision.space import Choice, Space, Times
 from rtc.compiler.precision.trial import Lab, Outcome
+from rtc.compiler.recipe import Gates
+from rtc.compiler.report.model import AccuracyRow
 
 _CLOSE = 1.3  # the ratio of two noise budgets that are not worth telling apart
 _AS_FAST = 1.01  # times that are not worth telling apart: the plan with less noise is taken
@@ -63,27 +66,44 @@ class Goal:
 
     Attributes:
         objective: "latency", or "accuracy" within `latency_ms`.
-        top1_drop, agreement: the gates; None where there is none.
-        latency_ms: of a batch, end to end, as the gate has it; None where there is none.
-        strict: whether the builder must make every layer as planned.
+        gates: what the recipe asks of an engine.
+        latency_ms: of a batch, end to end, as the gates have it; None where they do not.
     """
 
     objective: str
-    top1_drop: float | None
-    agreement: float | None
-    latency_ms: float | None
-    strict: bool = False
+    gates: Gates
+    latency_ms: float | None = None
 
     def passes(self, outcome: Outcome) -> bool:
         """Whether a plan's outcome keeps the gates of accuracy, and a strict contract."""
-        if not outcome.finite or (self.strict and not outcome.as_planned):
+        if not outcome.finite or (self.gates.contract == "strict" and not outcome.as_planned):
             return False
-        # Without labels: no more samples can be lost than change their class.
-        drop = outcome.top1_drop.value if outcome.top1_drop else 1 - outcome.agreement.value
-        if self.top1_drop is not None and not gates.drop_kept(drop, self.top1_drop):
+        drop, parity = self.gates.top1_drop, self.gates.parity
+        if drop is not None and not gates.drop_kept(outcome.lost, drop):
             return False
-        agreement = outcome.agreement.value
-        return self.agreement is None or gates.parity_kept(agreement, self.agreement)
+        if parity is not None and not gates.parity_kept(outcome.agreement.value, parity):
+            return False
+        return outcome.quality is None or self._good_enough(outcome.quality)
+
+    def _good_enough(self, quality: AccuracyRow) -> bool:
+        """Whether it keeps the gates that know no other model."""
+        top1, loss = self.gates.top1, self.gates.loss
+        kept = top1 is None or gates.top1_kept(_figure(quality.top1), top1)
+        return kept and (loss is None or _figure(quality.loss) <= loss)
+
+    def within_reach(self, lost: float, quality: AccuracyRow | None) -> Goal:
+        """The goal where these are the float model's: no plan is asked for more than it has itself.
+
+        The gates are judged on other samples; on a few of these the float model may just miss what
+        it keeps there.
+        """
+        asked = self.gates
+        reached = {} if asked.top1_drop is None else {"top1_drop": max(asked.top1_drop, lost)}
+        if quality is not None and asked.top1 is not None:
+            reached["top1"] = min(asked.top1, _figure(quality.top1))
+        if quality is not None and asked.loss is not None:
+            reached["loss"] = max(asked.loss, _figure(quality.loss))
+        return replace(self, gates=asked.model_copy(update=reached))
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -94,6 +114,11 @@ class Goal:
         """Whether the latency is kept; off the device, forward only is all that can be told."""
         known = outcome.end_to_end or outcome.latency
         return self.latency_ms is None or (known is not None and known.value <= self.latency_ms)
+
+
+def _figure(evidence: Evidence) -> float:
+    assert isinstance(evidence, Measured), "the quality of a trial is measured"
+    return evidence.value
 
 
 @dataclass

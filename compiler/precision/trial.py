@@ -21,7 +21,8 @@ from rtc.compiler.contract import changed, contract, unknown
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.evidence import Estimated, Measured
-from rtc.compiler.core.intervals import Interval, paired_difference, wilson
+from rtc.compiler.core.intervals import Flags, Interval, paired_difference, wilson
+from rtc.compiler.core.outputs import output_kind
 from rtc.compiler.core.passes import Statistics, TensorRange
 from rtc.compiler.core.precision import (
     LayerDecision,
@@ -33,6 +34,7 @@ from rtc.compiler.core.precision import (
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, Built
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.measure.accuracy import accuracy_row
 from rtc.compiler.measure.kernels import KernelTimes
 from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.provenance import device, hardware
@@ -41,6 +43,7 @@ from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.precision.parts import Network, Shares, attribute
 from rtc.compiler.precision.runtime import BESIDE, BUILT, Runtime
 from rtc.compiler.precision.space import Choice
+from rtc.compiler.report.model import AccuracyRow
 from rtc.compiler.stages import Files
 from rtc.targets import roofline
 
@@ -59,11 +62,14 @@ class Outcome:
         end_to_end: of a batch, from raw samples to classes; None where it was not measured.
         over_float: how many times faster than the float engine, measured in turns with it.
         agreement: with the float model's top-1.
-        top1_drop: against the float model's; None where the samples have no labels.
+        top1_drop: as the gate counts it, from the model that came in where graph passes changed
+            what it computes; None where the samples have no labels.
+        lost: the same, or without labels what it cannot exceed: how many change their class.
         shares: microseconds by part and conversion.
         measured: whether those were; estimates otherwise.
         finite: whether every output is a number; where not, nothing was timed.
         as_planned: whether the builder made every layer as planned.
+        quality: on the samples; None where they have no labels or an output is no number.
     """
 
     latency: Time
@@ -71,10 +77,12 @@ class Outcome:
     over_float: Interval | None
     agreement: Interval
     top1_drop: Interval | None
+    lost: float
     shares: Shares
     measured: bool
     finite: bool = True
     as_planned: bool = True
+    quality: AccuracyRow | None = None
 
     @property
     def cost(self) -> float:
@@ -156,6 +164,12 @@ class Lab(Closing):
         return reference_logits(self.builder.model.onnx.proto, self.tried)
 
     @cached_property
+    def before(self) -> Array:
+        """Logits of the model that a drop of top-1 counts from."""
+        incoming = self.builder.incoming
+        return reference_logits(incoming.onnx.proto, self.tried) if incoming else self.reference
+
+    @cached_property
     def runtime(self) -> Runtime:
         """The processes, started for the first trial that is not known already."""
         builder, backend = self.builder, self.backend
@@ -187,6 +201,7 @@ class Lab(Closing):
         builder, request = self.builder, self.builder.request
         inputs = {
             "model": builder.model.digest,
+            "incoming": builder.incoming.digest if builder.incoming else "",
             "plan": plan.to_dict(),
             "float": self.float_plan.to_dict(),
             "statistics": {n: asdict(seen) for n, seen in builder.context.statistics.items()},
@@ -214,12 +229,22 @@ class Lab(Closing):
         graph = self._graph(plan)
         built = self.runtime.build(graph, self.builder.probe(graph) if self.here else None)
         logits = self.runtime.logits(len(self.tried)) if self.here else self._reference_of(graph)
-        agreement, drop = self._accuracy(logits)
+        agreement, drop, lost = self._accuracy(logits)
         rows = contract(plan, built.layers, {})
         as_planned = not (changed(rows) or unknown(rows))
         if not np.isfinite(logits).all():
-            nothing = Shares({}, {}, 0.0)
-            return Outcome(None, None, None, agreement, drop, nothing, self.here, False, as_planned)
+            return Outcome(
+                latency=None,
+                end_to_end=None,
+                over_float=None,
+                agreement=agreement,
+                top1_drop=drop,
+                lost=lost,
+                shares=Shares({}, {}, 0.0),
+                measured=self.here,
+                finite=False,
+                as_planned=as_planned,
+            )
         latency, end_to_end, ratio = self._timed() if self.here else self._foreseen(built)
         kernels = self.runtime.kernel_times(built, _KERNELS_S)
         return Outcome(
@@ -228,9 +253,11 @@ class Lab(Closing):
             over_float=ratio,
             agreement=agreement,
             top1_drop=drop,
+            lost=lost,
             shares=self._shares(graph, built, kernels),
             measured=kernels.measured,
             as_planned=as_planned,
+            quality=self._quality(logits),
         )
 
     def _graph(self, plan: PrecisionPlan) -> Unit:
@@ -274,15 +301,28 @@ class Lab(Closing):
         ratio = compared.speedup(BUILT, BESIDE, Case(FORWARD, batch))
         return found[FORWARD], found.get(END_TO_END), ratio
 
-    def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None]:
-        """Agreement and drop of top-1; a sample whose output is not finite is lost."""
-        finite = np.isfinite(logits).all(axis=1)
-        before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
-        agreement = wilson(int(np.count_nonzero(finite & (before == after))), len(after))
+    def of_float(self) -> tuple[float, AccuracyRow | None]:
+        """What the float model itself loses of the model that came in, and its quality."""
+        return self._accuracy(self.reference)[2], self._quality(self.reference)
+
+    def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None, float]:
+        """Agreement, drop of top-1 and its bound; a sample whose output is not finite is lost."""
+        finite: Flags = np.asarray(np.isfinite(logits).all(axis=1))
+        floats, before, after = (x.argmax(axis=1) for x in (self.reference, self.before, logits))
+        agreement = wilson(int(np.count_nonzero(finite & (floats == after))), len(after))
         labels = self.tried.labels
         if labels is None:
-            return agreement, None
-        return agreement, paired_difference(before == labels, finite & (after == labels))
+            changed = int(np.count_nonzero(~finite | (before != after)))
+            return agreement, None, changed / len(after)
+        drop = paired_difference(before == labels, finite & (after == labels))
+        return agreement, drop, drop.value
+
+    def _quality(self, logits: Array) -> AccuracyRow | None:
+        labels, name = self.tried.labels, self.backend.name
+        if labels is None or not np.isfinite(logits).all():
+            return None
+        kind = output_kind(self.reference)
+        return accuracy_row("plan", logits, labels, self.reference, name, kind=kind)
 
 
 def decisions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,20 @@ from check_pass import parse
 from rich.console import Console
 
 from rtc.compiler import pipeline
+from rtc.compiler.building import Builder
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.front import make_front
 from rtc.compiler.measure.reference import reference_logits
+from rtc.compiler.precision.parts import network
+from rtc.compiler.precision.trial import Lab
 from rtc.compiler.recipe import Recipe, load_recipe
 from rtc.compiler.report import terminal
 from rtc.compiler.report.model import FLOAT_MODEL, INCOMING_MODEL, SHIPPED_ENGINE
 from rtc.compiler.samples import splits_of
 from rtc.compiler.stages import Stages
 from rtc.compiler.store import Store
+from rtc.targets import loader
 
 CPU = "name: one\nvendor: any\nkind: cpu\nbackends: [onnxruntime]\nnotes: one\nsource: here\n"
 
@@ -99,6 +104,34 @@ def test_a_drop_that_a_pass_made_is_told_and_fails_the_gate(tmp_path: Path) -> N
     assert f"model that came in 100.00 %, −{drop:.2f} pt" in console.export_text()
     stages = [row.stage for row in report.certificates if row.stage.startswith("equalize")]
     assert stages == ["equalize: the change that it states", "equalize"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_trial_counts_the_drop_from_the_model_that_came_in(
+    tmp_path: Path, labelled: bool
+) -> None:
+    """The labels are its classes: what changes its class is what is lost, with or without them."""
+    recipe = written(tmp_path, {"relu6": "replace", "max_disagreement": 1.0})
+    data, stages = splits_of(recipe), Stages(Store(tmp_path / "store"), Nobody())
+    front = make_front(recipe, data, stages)
+    builder = Builder.of(recipe, data, front, loader.profile("cpu.yaml", tmp_path), stages)
+    runtime = loader.backend("onnxruntime")
+    samples = data.calibration if labelled else replace(data.calibration, labels=None)
+    plan = builder.mix(runtime, {})
+    with Lab(builder, runtime, network(front.model), samples, plan) as lab:
+        outcome, (lost, quality) = lab.trial(plan), lab.of_float()
+    first = reference_logits(front.incoming.onnx.proto, samples).argmax(axis=1)
+    floats = reference_logits(front.model.onnx.proto, samples).argmax(axis=1)
+    changed = float(np.mean(first != floats))
+    assert changed > 0.1
+    assert outcome.agreement.value == 1.0
+    assert outcome.lost == pytest.approx(changed)
+    assert lost == pytest.approx(changed)
+    if labelled:
+        assert outcome.top1_drop.value == pytest.approx(changed)
+        assert outcome.quality.top1.value == quality.top1.value == pytest.approx(1 - changed)
+    else:
+        assert (outcome.top1_drop, outcome.quality, quality) == (None, None, None)
 
 
 @pytest.mark.parametrize("equalize", [{}, {"relu6": "replace", "max_disagreement": 0.0}])

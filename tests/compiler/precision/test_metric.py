@@ -59,3 +59,13 @@ def test_a_few_samples_do_not_make_a_failure_sure() -> None:
 def test_a_drop_of_top1_needs_labels() -> None:
     with pytest.raises(DataError, match="needs labels"):
         Metric(Quantity.TOP1, 0.1).measure(FLOATS, FLOATS, None, "here")
+
+
+def test_a_drop_of_top1_counts_from_the_model_that_came_in() -> None:
+    """A pass made the float model wrong on a tenth; the candidate is as wrong as that."""
+    floats = np.roll(FLOATS[:10], 1, axis=1)
+    floats = np.concatenate([floats, FLOATS[10:]])
+    drop = Metric(Quantity.TOP1, 0.05).measure(floats, floats, LABELS, "here", incoming=FLOATS)
+    assert drop.value == pytest.approx(0.1)
+    agreement = Metric(Quantity.AGREEMENT, 0.95)
+    assert agreement.measure(floats, floats, LABELS, "here", incoming=FLOATS).value == 1.0

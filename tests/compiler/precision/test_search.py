@@ -19,6 +19,8 @@ from rtc.compiler.precision.parts import Network, Shares
 from rtc.compiler.precision.search import Goal, Searcher
 from rtc.compiler.precision.space import Choice, Space
 from rtc.compiler.precision.trial import Outcome
+from rtc.compiler.recipe import Gates
+from rtc.compiler.report.model import AccuracyRow
 
 NAMES = [f"conv{i}" for i in range(6)]
 HALF_US = dict.fromkeys(NAMES, 10.0)
@@ -91,15 +93,29 @@ class KnownDevice:
             over_float=None,
             agreement=Interval(agreement, agreement, agreement),
             top1_drop=None,
+            lost=noise,
             shares=Shares(parts, tensors, 0.0),
             measured=False,
             finite=choice.get(self.nan) != "int8",
             as_planned=choice.get(self.altered) != "int8",
+            quality=quality(0.9 - noise, 0.3 + noise),
         )
 
 
-def search(goal: Goal, lab: KnownDevice | None = None, seconds: float = 60.0, least: int = 1):
-    return Searcher(lab or KnownDevice(), SPACE, goal, seconds, least).run(rules)
+def goal(objective: str = "latency", latency_ms: float | None = None, **gates: object) -> Goal:
+    asked = {"top1_drop": None, "parity": None, **gates}
+    return Goal(objective, Gates(**asked), latency_ms)
+
+
+def search(held: Goal, lab: KnownDevice | None = None, seconds: float = 60.0, least: int = 1):
+    return Searcher(lab or KnownDevice(), SPACE, held, seconds, least).run(rules)
+
+
+def quality(top1: float, loss: float) -> AccuracyRow:
+    def here(value: float, unit: str) -> Measured:
+        return Measured(value, unit, "", 500)
+
+    return AccuracyRow("plan", here(top1, "fraction"), None, here(loss, "nats"), None, "here")
 
 
 def rules() -> Choice:
@@ -108,11 +124,11 @@ def rules() -> Choice:
 
 def test_rules_are_only_asked_where_there_is_time_to_try_them():
     asked = []
-    searcher = Searcher(KnownDevice(), SPACE, Goal("latency", None, 0.0, None), 0.0, least=3)
+    searcher = Searcher(KnownDevice(), SPACE, goal(parity=0.0), 0.0, least=3)
     found = searcher.run(lambda: asked.append("rules") or rules())
     assert len(found.trials) == 3
     assert not asked
-    assert "rules" in {trial.name for trial in search(Goal("latency", None, 0.0, None)).trials}
+    assert "rules" in {trial.name for trial in search(goal(parity=0.0)).trials}
 
 
 def best_of_all(passes) -> float:
@@ -125,7 +141,7 @@ def best_of_all(passes) -> float:
 
 @pytest.mark.parametrize("agreement", [0.0, 0.98, 0.99, 0.997, 0.9985, 0.99995, 1.0])
 def test_the_fastest_plan_that_passes_the_gate_is_found(agreement):
-    found = search(Goal("latency", None, agreement, None))
+    found = search(goal(parity=agreement))
     assert found.ended
     assert found.best.passed
     best = best_of_all(lambda noise: 1 - noise >= agreement)
@@ -134,14 +150,14 @@ def test_the_fastest_plan_that_passes_the_gate_is_found(agreement):
 
 
 def test_predictions_come_true_on_a_device_that_keeps_its_times():
-    found = search(Goal("latency", None, 0.0, None))
+    found = search(goal(parity=0.0))
     assert found.best.predicted_us == pytest.approx(true_time(found.best.choice))
 
 
 @pytest.mark.parametrize("around", [None, 30.0])
 def test_the_most_accurate_plan_within_a_latency(around):
     lab = KnownDevice(around=around)
-    found = search(Goal("accuracy", None, None, 0.045 + (around or 0.0) / 1e3), lab)
+    found = search(goal(objective="accuracy", latency_ms=0.045 + (around or 0.0) / 1e3), lab)
     assert found.best.outcome.latency.value <= 0.045
     every = (
         dict(zip(NAMES, ways, strict=True))
@@ -151,34 +167,53 @@ def test_the_most_accurate_plan_within_a_latency(around):
     assert found.best.noise == pytest.approx(min(noises))
 
 
+@pytest.mark.parametrize("spared", [0.0, 1e-4, 1.3e-3, 5e-3, 2e-2])
+@pytest.mark.parametrize("gate", ["top1", "loss"])
+def test_the_gates_that_know_no_other_model_are_kept_in_the_search(gate, spared):
+    held = goal(top1=0.9 - spared) if gate == "top1" else goal(loss=0.3 + spared)
+    found = search(held)
+    assert found.best.passed
+    best = best_of_all(lambda noise: noise <= spared + 1e-9)
+    assert found.best.outcome.latency.value * 1e3 <= best * 1.05
+
+
+def test_no_plan_is_asked_for_more_than_the_float_model_reaches():
+    """Of a gate on top-1 at 95 % where float has 90 % on these samples: plans that lose nothing."""
+    asked = goal(top1=0.95, loss=0.2, top1_drop=0.01)
+    reached = asked.within_reach(0.02, quality(0.9, 0.3)).gates
+    assert (reached.top1, reached.loss, reached.top1_drop) == (0.9, 0.3, 0.02)
+    assert asked.within_reach(0.0, quality(0.97, 0.1)) == asked
+    assert asked.within_reach(0.0, None) == asked
+
+
 def test_float_ships_where_nothing_else_passes():
-    found = search(Goal("latency", None, 1.0, None))
+    found = search(goal(parity=1.0))
     assert set(found.best.choice.values()) == {"half"}
 
 
 def test_a_plan_that_the_runtime_refuses_is_no_trial_and_no_end():
-    found = search(Goal("latency", None, 0.0, None), KnownDevice(broken="conv4"))
+    found = search(goal(parity=0.0), KnownDevice(broken="conv4"))
     assert found.best.choice["conv4"] == "half"
     assert found.best.choice["conv1"] == "int8"
 
 
 def test_a_plan_whose_output_is_not_finite_never_passes():
-    found = search(Goal("latency", None, 0.0, None), KnownDevice(nan="conv4"))
+    found = search(goal(parity=0.0), KnownDevice(nan="conv4"))
     assert found.best.choice["conv4"] == "half"
     assert any(trial.choice["conv4"] == "int8" and not trial.passed for trial in found.trials)
 
 
 @pytest.mark.parametrize(("strict", "how"), [(True, "half"), (False, "int8")])
 def test_a_strict_contract_is_kept_in_the_search(strict, how):
-    goal = Goal("latency", None, 0.0, None, strict=strict)
-    assert search(goal, KnownDevice(altered="conv4")).best.choice["conv4"] == how
+    held = goal(parity=0.0, contract="strict" if strict else "report")
+    assert search(held, KnownDevice(altered="conv4")).best.choice["conv4"] == how
 
 
 def test_a_drop_at_its_limit_passes():
     outcome = KnownDevice().trial(KnownDevice().plan(dict.fromkeys(NAMES, "half")))
-    at = replace(outcome, agreement=Interval(495 / 500, 0.9, 1.0))  # 1 - 0.99 is above 0.01
-    assert Goal("latency", 0.01, None, None).passes(at)
-    assert not Goal("latency", 0.009, None, None).passes(at)
+    at = replace(outcome, lost=1 - 495 / 500)  # above 0.01
+    assert goal(top1_drop=0.01).passes(at)
+    assert not goal(top1_drop=0.009).passes(at)
 
 
 def test_a_runtime_that_refuses_even_float_is_an_error():
@@ -187,12 +222,12 @@ def test_a_runtime_that_refuses_even_float_is_an_error():
             raise BuilderError("nothing works")
 
     with pytest.raises(BuilderError):
-        search(Goal("latency", None, 0.0, None), Broken())
+        search(goal(parity=0.0), Broken())
 
 
 def test_a_search_without_time_has_seen_float_alone():
     lab = KnownDevice()
-    found = search(Goal("latency", None, 0.0, None), lab, seconds=0.0)
+    found = search(goal(parity=0.0), lab, seconds=0.0)
     assert lab.tried == 1
     assert not found.ended
 
@@ -211,14 +246,13 @@ def test_a_trial_that_would_end_too_late_is_not_begun(monkeypatch, first_s, each
             clock.now += each_s if self.tried else first_s
             return super().trial(plan)
 
-    goal = Goal("latency", None, 0.0, None)
-    found = Searcher(Timed(), SPACE, goal, seconds, begun=0.0).run(rules)
+    found = Searcher(Timed(), SPACE, goal(parity=0.0), seconds, begun=0.0).run(rules)
     assert len(found.trials) == tried
     assert not found.ended
 
 
 def test_a_few_plans_are_tried_even_where_they_take_too_long():
-    found = search(Goal("latency", None, 0.0, None), seconds=0.0, least=3)
+    found = search(goal(parity=0.0), seconds=0.0, least=3)
     assert not found.ended
     assert [trial.name for trial in found.trials[:2]] == ["float", "all int8"]
     assert len(found.trials) == 3
