@@ -17,6 +17,7 @@ from rtc.calibration.oracle import Oracle
 from rtc.calibration.prefix import prefix
 from rtc.calibration.quantise import Parameters
 from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.operators import op_of
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +75,7 @@ def _with_patches(proto: bytes, layer: str, activation: Parameters) -> tuple[byt
     node = next(each for each in graph.node if each.name == layer)
     pair = ["rtc/scale", "rtc/zero"]
     constants = {"rtc/scale": activation.scale, "rtc/zero": activation.zero_point}
-    conv = node.op_type == "Conv"
+    conv = op_of(node) == "Conv"
     restored = "rtc/x" if conv else _PATCHES
     graph.node.append(make("QuantizeLinear", [node.input[0], *pair], ["rtc/q"]))
     graph.node.append(make("DequantizeLinear", ["rtc/q", *pair], [restored]))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtc.compiler.core.operators import HALF_KEY
+from rtc.compiler.core.operators import HALF_KEY, op_of
 from rtc.compiler.core.tensors import types_of
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def in_steps(node: onnx.NodeProto, half: str | int) -> list[onnx.NodeProto]:
     """
     import onnx
 
-    if node.op_type != "LogSoftmax":
+    if op_of(node) != "LogSoftmax":
         return [node]
     kind = _BY_NAME[half] if isinstance(half, str) else half
     (result,) = node.output
@@ -122,17 +122,17 @@ def _widen_attributes(node: onnx.NodeProto) -> None:
 def _round_floats(graph: onnx.GraphProto, types: dict[str, int], half: int) -> None:
     """Round what float layers read and give; integer layers and what is quantised next stay."""
     readers = _readers(graph)
-    integers = {n for node in graph.node if node.op_type == "DequantizeLinear" for n in node.output}
+    integers = {n for node in graph.node if op_of(node) == "DequantizeLinear" for n in node.output}
     _round_weights(graph, integers, half)
     floats = [name for name in _input_names(graph) if types.get(name) == _FLOAT]
     nodes = [cast for name in floats for cast in _round(name, f"{name}/rounded", half)]
     for node in graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if op_of(node) not in ("QuantizeLinear", "DequantizeLinear"):
             for index, name in enumerate(node.input):
                 if name in floats:
                     node.input[index] = f"{name}/rounded"
         nodes.append(node)
-        if node.op_type == "DequantizeLinear":
+        if op_of(node) == "DequantizeLinear":
             continue
         for index, name in enumerate(node.output):
             if types.get(name) == _FLOAT and not _quantised_next(name, readers):
@@ -151,7 +151,7 @@ def _round_weights(graph: onnx.GraphProto, integers: set[str], half: int) -> Non
     constants = {each.name: each for each in graph.initializer if each.data_type == _FLOAT}
     rounded: set[str] = set()
     for node in graph.node:
-        linear = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        linear = op_of(node) in ("QuantizeLinear", "DequantizeLinear")
         if linear or any(name in integers for name in node.input):
             continue
         for index, name in enumerate(node.input):
@@ -170,8 +170,8 @@ def _quantised_next(name: str, readers: dict[str, list[onnx.NodeProto]]) -> bool
     """Whether all that becomes of a tensor is integers: Q, perhaps after what fuses before it."""
     found = readers.get(name, [])
     return bool(found) and all(
-        node.op_type == "QuantizeLinear"
-        or (node.op_type in _QUIET and _quantised_next(node.output[0], readers))
+        op_of(node) == "QuantizeLinear"
+        or (op_of(node) in _QUIET and _quantised_next(node.output[0], readers))
         for node in found
     )
 

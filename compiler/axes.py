@@ -23,6 +23,7 @@ from rtc.compiler import sandbox
 from rtc.compiler.alone import NotAlone, apart, check_alone
 from rtc.compiler.core.data import Array, Split, filled
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.dynamic_ranges import with_fixed_ranges
 from rtc.compiler.free_batch import freed, inferred, input_of, with_batch
@@ -230,7 +231,7 @@ def _changing_nodes(unit: Unit) -> list[str]:
     found = [
         f"{node.name or node.output[0]} ({node.op_type})"
         for node in graph.node
-        if node.op_type.startswith(kinds)
+        if op_of(node).startswith(kinds)
         or any(a.name == "training_mode" and a.i for a in node.attribute)
     ]
     return found[:4]

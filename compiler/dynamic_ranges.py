@@ -19,6 +19,7 @@ from rtc.calibration.oracle import Oracle, with_outputs
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.function_calls import Calls
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.source import to_bytes
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
 _DYNAMIC = "DynamicQuantizeLinear"
-_LSTM = "DynamicQuantizeLSTM"
+_LSTM = "com.microsoft.DynamicQuantizeLSTM"
 _LSTM_INPUTS = ("x", "w", "r", "b", "lengths", "h", "c", "p", "ws", "wz", "rs", "rz")
 _LSTM_READS = ("x", "w_float", "r_float", "b", "lengths", "h", "c", "p")
 
@@ -52,9 +53,9 @@ def _in_parts(proto: bytes) -> tuple[onnx.ModelProto, bool]:
     import onnx
 
     model = onnx.load_model_from_string(proto)
-    quantised = [node for node in model.graph.node if node.op_type == _LSTM]
+    quantised = [node for node in model.graph.node if op_of(node) == _LSTM]
     if quantised:
-        calls = Calls(model, {}, {})
+        calls = Calls(model, {})
         for node in quantised:
             _float_lstm(calls, node)
         proto = calls.finish()
@@ -104,9 +105,9 @@ def _taken(graph: onnx.GraphProto) -> Iterator[str]:
         if varying.isdisjoint(node.input) and not any(a.HasField("g") for a in node.attribute):
             continue
         varying.update(node.output)
-        if node.op_type == _DYNAMIC:
+        if op_of(node) == _DYNAMIC:
             found |= dict.fromkeys(node.output[1:3])
-        elif node.op_type == "QuantizeLinear":
+        elif op_of(node) == "QuantizeLinear":
             found |= dict.fromkeys(name for name in node.input[1:3] if name in varying)
     yield from found
 
@@ -116,7 +117,7 @@ def _fix(graph: onnx.GraphProto, values: dict[str, Array]) -> None:
     import onnx
 
     for node in graph.node:
-        if node.op_type == _DYNAMIC:
+        if op_of(node) == _DYNAMIC:
             node.op_type = "QuantizeLinear"
             node.input.extend(node.output[1:3])
             del node.output[1:]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.tensors import typed
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.source import signature_of, to_bytes
@@ -65,7 +66,7 @@ def _with_free_reshapes(unit: Unit) -> Unit | None:
     sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     constants, changed = _constants(model), False
     for node in model.graph.node:
-        if node.op_type != "Reshape" or node.input[1] not in constants:
+        if op_of(node) != "Reshape" or node.input[1] not in constants:
             continue
         asked = _free(node, constants[node.input[1]], sizes)
         if asked is not None:
@@ -82,7 +83,7 @@ def _constants(model: ModelProto) -> dict[str, list[int]]:
 
     found = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
+        if op_of(node) == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     whole = {name: t for name, t in found.items() if t.data_type == onnx.TensorProto.INT64}
     return {

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rtc.compiler.core.operators import ONNX, is_onnx
 from rtc.compiler.core.protos import bodies, nodes
 from rtc.passes.graph import drop_default_inputs
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, ModelProto
 
-DEFAULT = ("", "ai.onnx")  # the domains of ONNX's own operators
 _WEIGHTS_ALONE = 4  # the IR version
 
 
@@ -29,7 +29,7 @@ def make_plain(model: ModelProto) -> None:
     for each in (model, *model.functions):
         _import_once(each)
     for node in nodes(model):
-        if node.domain in DEFAULT:
+        if is_onnx(node):
             node.domain = ""
     drop_default_inputs(model.graph)
     model.ir_version = min(max(model.ir_version, _WEIGHTS_ALONE), onnx.IR_VERSION)
@@ -41,7 +41,7 @@ def make_plain(model: ModelProto) -> None:
 
 def _import_once(body: ModelProto | FunctionProto) -> None:
     """The import of ONNX's own operators under one name; of several the last, as runtimes do."""
-    own = [each for each in body.opset_import if each.domain in DEFAULT]
+    own = [each for each in body.opset_import if each.domain in ONNX]
     if not own:
         return
     own[0].domain, own[0].version = "", own[-1].version

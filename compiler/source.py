@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rtc.compiler import sandbox
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import ModelError, first_line
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import ONNX, WEIGHTED, op_of
 from rtc.compiler.core.protos import named_tensors, nested, nodes
 from rtc.compiler.core.tensors import typed
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
@@ -22,7 +22,7 @@ from rtc.compiler.model_files import (
     reading,
     refusing_nonsense,
 )
-from rtc.compiler.plain import DEFAULT, make_plain
+from rtc.compiler.plain import make_plain
 from rtc.compiler.recipe import Source
 from rtc.passes.graph import named
 
@@ -103,7 +103,7 @@ def _refuse_newer_opset(model: ModelProto) -> None:
 
     known = onnx.defs.onnx_opset_version()
     for each in model.opset_import:
-        if each.domain in DEFAULT and each.version > known:
+        if each.domain in ONNX and each.version > known:
             raise ModelError(
                 "the model's opset is newer than the ONNX library here",
                 seen=f"opset {each.version}",
@@ -168,7 +168,7 @@ def _refuse_bad_weights(model: ModelProto) -> None:
     import onnx
     from onnx import numpy_helper
 
-    weights = {name for node in nodes(model) if node.op_type in WEIGHTED for name in node.input}
+    weights = {name for node in nodes(model) if op_of(node) in WEIGHTED for name in node.input}
     for name, tensor in named_tensors(model):
         if tensor.data_type == onnx.TensorProto.STRING:
             continue

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult
 from rtc.compiler.core.precision import (
     LayerDecision,
@@ -110,7 +111,7 @@ class AssignPrecision(Pass):
             name: _pinned(precision, policy, decisions.get(name))
             for name, precision in pins.items()
         }
-        ops = {node.name: node.op for node in graph.nodes}
+        ops = {node.name: op_of(node) for node in graph.nodes}
         joined = self._rules(layers, pins, policy).decide(
             residuals(graph),
             {name for name, d in decisions.items() if d.precision is Precision.INT8},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.tensors import tensor_types, typed, without_weights
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.passes.folding import Folding
@@ -60,7 +61,7 @@ def _inline_decided(model: onnx.ModelProto) -> bool:
 
 
 def _is_branch(node: onnx.NodeProto) -> bool:
-    return node.op_type == "If" and node.domain in ("", "ai.onnx")
+    return op_of(node) == "If"
 
 
 def _decided(model: onnx.ModelProto, conditions: set[str]) -> dict[str, bool]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rtc.calibration.rounding import asks_for_half
-from rtc.compiler.core.operators import HALF_KEY
+from rtc.compiler.core.operators import HALF_KEY, op_of
 from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit
@@ -100,7 +100,7 @@ class _Writer:
                 self._restore_output(index)
 
     def _retype(self, node: gs.Node) -> None:
-        if node.op in _ANY_INPUT:
+        if op_of(node) in _ANY_INPUT:
             return
         places = retyped(node, self.graph.opset, self.half) if self._goes_half(node) else None
         if places is None:

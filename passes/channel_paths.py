@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.passes.channels import Doubles, bias_obstacle
 from rtc.passes.graph import is_output, moves, value, write
 from rtc.passes.layers import Layer, weighted_layers
@@ -134,14 +134,14 @@ def _path(graph: gs.Graph, first: Layer, layers: Mapping[str, Layer]) -> Path | 
     tensor = first.node.outputs[0]
     clips: list[gs.Node] = []
     while not reason:
-        readers = [node for node in tensor.outputs if node.op not in ("Shape", "Size")]
+        readers = [node for node in tensor.outputs if op_of(node) not in ("Shape", "Size")]
         if is_output(graph, tensor):
             return f"{tensor.name} is an output of the model"
         if len(readers) != 1:
             return f"{tensor.name} has {len(readers)} readers"
         (node,) = readers
         ahead = node.inputs[0] is tensor
-        if ahead and node.op in WEIGHTED:
+        if ahead and op_of(node) in WEIGHTED:
             second = layers[node.name]
             reason = second.obstacle and f"{second.name} behind it: {second.obstacle}"
             return reason or Path(first, second, tuple(clips))
@@ -155,13 +155,13 @@ def _path(graph: gs.Graph, first: Layer, layers: Mapping[str, Layer]) -> Path | 
 
 def _scales(node: gs.Node) -> bool:
     """Whether a node does the same to scaled values, whatever these are."""
-    relu = node.op == "Clip" and _limits(node) == (0.0, math.inf)
-    return relu or node.op in _HOMOGENEOUS or moves(node)
+    relu = op_of(node) == "Clip" and _limits(node) == (0.0, math.inf)
+    return relu or op_of(node) in _HOMOGENEOUS or moves(node)
 
 
 def _is_relu6(node: gs.Node) -> bool:
     """Whether a node cuts at zero, and at some limit above it."""
-    return node.op == "Clip" and _limits(node)[0] == 0.0 and math.isfinite(_limits(node)[1])
+    return op_of(node) == "Clip" and _limits(node)[0] == 0.0 and math.isfinite(_limits(node)[1])
 
 
 def _limits(node: gs.Node) -> tuple[float, float]:

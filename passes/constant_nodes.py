@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtc.compiler.core.operators import op_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -40,7 +42,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """What a Constant node gives; None for any other node, and for more than fits."""
     import onnx
 
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if op_of(node) != "Constant":
         return None
     constant = onnx.TensorProto()
     for attribute in node.attribute:  # there is one

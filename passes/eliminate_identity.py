@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import bypass, dtype_of, is_constant, is_output, read, value, write
@@ -46,12 +47,12 @@ class EliminateIdentity(Pass):
         removed: Counter[str] = Counter()
         left = {}
         checks = _Checks(graph).by_op()
-        for node in [each for each in graph.nodes if each.op in checks]:
-            reason = checks[node.op](node) or bypass(graph, node)
+        for node in [each for each in graph.nodes if op_of(each) in checks]:
+            reason = checks[op_of(node)](node) or bypass(graph, node)
             if reason:
                 left[node.name] = reason
             else:
-                removed[node.op] += 1
+                removed[op_of(node)] += 1
         details = {"removed": dict(sorted(removed.items())), "left": left}
         if not removed:
             return PassResult(unit, False, "nothing to remove", details)
@@ -127,7 +128,7 @@ class _Checks:
             return ""
         source = node.inputs[0]
         before = source.inputs[0] if source.inputs else None
-        if before is None or before.op != "Transpose" or "perm" not in before.attrs:
+        if before is None or op_of(before) != "Transpose" or "perm" not in before.attrs:
             return f"it moves the axes: {list(axes)}"
         undone = [before.attrs["perm"][axis] for axis in axes]
         if undone != sorted(undone):

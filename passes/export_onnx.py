@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from rtc.compiler.core.errors import InternalError, ModelError, first_line
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, Unit
 from rtc.passes.quiet import quiet
@@ -116,7 +116,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         by_module[_module_of(node, weights)].append(node)
     taken: set[str] = set()
     for path, nodes in by_module.items():
-        weighted = (node for node in nodes if node.op_type in WEIGHTED)
+        weighted = (node for node in nodes if op_of(node) in WEIGHTED)
         main = next(weighted, nodes[-1]) if path else None
         for node in nodes:
             wanted = path if node is main else f"{path}/{node.op_type}".lstrip("/")
@@ -126,7 +126,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 def _module_of(node: onnx.NodeProto, weights: set[str]) -> str:
     """The path of the module that a node comes from; "" for the model itself."""
-    if node.op_type in WEIGHTED:
+    if op_of(node) in WEIGHTED:
         # By the weight's name: a folded normalisation would claim the convolution's scope.
         owned = [name for name in node.input if name in weights and name.endswith(".weight")]
         if owned:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.graph import Names, bypass, is_output, read, value, write
@@ -47,7 +48,7 @@ class FoldBatchnorm(Pass):
         graph = read(unit)
         names = Names(graph)
         folded, left = 0, {}
-        for node in [each for each in graph.nodes if each.op == "BatchNormalization"]:
+        for node in [each for each in graph.nodes if op_of(each) == "BatchNormalization"]:
             reason = _check(graph, node) or _rewrite(names, node) or bypass(graph, node)
             if reason:
                 left[node.name] = reason
@@ -78,15 +79,15 @@ def _check(graph: gs.Graph, node: gs.Node) -> str:
 def _check_layer(graph: gs.Graph, tensor: Any) -> str:
     """Why batch normalisation of `tensor` cannot go into the layer that computes it."""
     layer = tensor.inputs[0] if tensor.inputs else None
-    if layer is None or layer.op not in _LAYERS:
-        return f"it follows {layer.op if layer else 'a graph input'}, not {', '.join(_LAYERS)}"
+    if layer is None or op_of(layer) not in _LAYERS:
+        return f"it follows {op_of(layer) if layer else 'a graph input'}, not {', '.join(_LAYERS)}"
     if is_output(graph, tensor):
         return f"the output of {layer.name} is the model's too"
     if len(tensor.outputs) > 1:
         return f"the output of {layer.name} has {len(tensor.outputs)} readers"
     if value(layer, 1) is None or (has_bias(layer) and value(layer, 2) is None):
         return f"the weights of {layer.name} are not constant"
-    if layer.op == "Gemm" and _gemm_bias_rows(layer) != 1:
+    if op_of(layer) == "Gemm" and _gemm_bias_rows(layer) != 1:
         return f"the bias of {layer.name} differs by sample"
     return ""
 
@@ -104,7 +105,7 @@ def _rewrite(names: Names, node: gs.Node) -> str:
         bias = (old * layer.attrs.get("beta", 1.0) - mean) * scale + beta
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return "the folded weights are not finite"
-    if layer.op == "Gemm":
+    if op_of(layer) == "Gemm":
         layer.attrs["beta"] = 1.0
     kind = layer.inputs[1].dtype
     layer.inputs = [
@@ -118,12 +119,12 @@ def _rewrite(names: Names, node: gs.Node) -> str:
 def _scaled(layer: gs.Node, scale: Doubles) -> Doubles:
     """The weights, each output channel times its scale."""
     weight = _double(layer, 1)
-    if layer.op == "ConvTranspose":  # (in, out / groups, …): groups share no input channel
+    if op_of(layer) == "ConvTranspose":  # (in, out / groups, …): groups share no input channel
         groups = layer.attrs.get("group", 1)
         split = weight.reshape(groups, -1, *weight.shape[1:])
         factor = scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
         return (split * factor).reshape(weight.shape)
-    if layer.op == "Gemm" and not layer.attrs.get("transB", 0):
+    if op_of(layer) == "Gemm" and not layer.attrs.get("transB", 0):
         return weight * scale
     return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
 

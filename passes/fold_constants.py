@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.folding import Folding
@@ -38,7 +39,7 @@ class FoldConstants(Pass):
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         graph = read(unit)
-        folded = _constant_nodes(unit) - sum(node.op == "Constant" for node in graph.nodes)
+        folded = _constant_nodes(unit) - sum(op_of(node) == "Constant" for node in graph.nodes)
         folding = Folding(graph, self.max_mb)
         folding.run()
         folded += folding.folded
@@ -54,4 +55,4 @@ def _constant_nodes(unit: Unit) -> int:
     import onnx
 
     model = onnx.load_model_from_string(unit.onnx.proto)
-    return sum(node.op_type == "Constant" for node in model.graph.node)
+    return sum(op_of(node) == "Constant" for node in model.graph.node)

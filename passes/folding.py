@@ -11,6 +11,7 @@ import numpy as np
 from rtc.calibration.oracle import evaluate
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.operators import is_onnx, op_of
 from rtc.compiler.core.tensors import Shape, known_shapes, types_of
 from rtc.passes.graph import Names, dtype_of, is_constant, is_output
 from rtc.passes.sizes import Element, Sizes, Values, broadcast, known, over, product, size_of
@@ -45,11 +46,11 @@ class Folding:
             self._visit(node)
 
     def _visit(self, node: gs.Node) -> None:
-        if node.op == "Reshape":
+        if op_of(node) == "Reshape":
             self._reshape(node)
-        elif node.op == "Expand":
+        elif op_of(node) == "Expand":
             self._expand(node)
-        elif node.op == "ConstantOfShape":
+        elif op_of(node) == "ConstantOfShape":
             self._fill(node)
         elif any(id(tensor) in self._changed for tensor in node.inputs):
             self._infer(node)
@@ -160,10 +161,10 @@ class Folding:
 
 
 def _reads_constants_alone(node: gs.Node) -> bool:
-    if node.op in _KEPT or node.op in _RANDOM or node.domain not in (None, "", "ai.onnx"):
+    if op_of(node) in _KEPT | _RANDOM or not is_onnx(node):
         return False
     given = [tensor for tensor in node.inputs if tensor.name]
-    return all(is_constant(each) for each in given) and bool(given or node.op == "Constant")
+    return all(is_constant(each) for each in given) and bool(given or op_of(node) == "Constant")
 
 
 def _elements(elements: Iterable[Element]) -> Values:

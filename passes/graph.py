@@ -14,6 +14,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.tensors import typed
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.passes.constant_nodes import to_initialisers
@@ -37,11 +38,11 @@ def moves(node: gs.Node) -> bool:
 
     Zero stands for itself in every precision and in every scheme of quantisation.
     """
-    return node.op in MOVES or _pads_with_zeros(node)
+    return op_of(node) in MOVES or _pads_with_zeros(node)
 
 
 def _pads_with_zeros(node: gs.Node) -> bool:
-    if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
+    if op_of(node) != "Pad" or node.attrs.get("mode", "constant") != "constant":
         return False
     given = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
     if given is None:
@@ -145,7 +146,8 @@ def carrying(graph: gs.Graph) -> frozenset[str]:
     tensors = {id(each) for each in graph.inputs}
     found = set()
     for node in graph.nodes:
-        if node.op not in ("Shape", "Size") and any(id(each) in tensors for each in node.inputs):
+        reads = any(id(each) in tensors for each in node.inputs)
+        if reads and op_of(node) not in ("Shape", "Size"):
             found.add(node.name)
             tensors |= {id(each) for each in node.outputs}
     return frozenset(found)

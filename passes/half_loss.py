@@ -25,7 +25,7 @@ import numpy as np
 from rtc.calibration.decibels import LIMIT_DB
 from rtc.calibration.half_twins import Beside, Seen, Twin
 from rtc.compiler.core.data import filled
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.unit import Unit
@@ -161,14 +161,14 @@ class _Losses:
             reader, counts = waiting.pop()
             for tensor in (each for each in reader.inputs if not is_constant(each)):
                 maker = producer(_moved(tensor))
-                if maker is None or id(maker) in known or maker.op in _OF_SIZES:
+                if maker is None or id(maker) in known or op_of(maker) in _OF_SIZES:
                     continue
                 known.add(id(maker))
                 whole = counts or not _is_float(tensor)
                 new = maker.name in self.nodes and maker.name not in self.floats
                 if new:
                     found.add(maker.name)
-                if not new or (whole and maker.op not in WEIGHTED):
+                if not new or (whole and op_of(maker) not in WEIGHTED):
                     waiting.append((maker, whole))
         return found
 

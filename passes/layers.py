@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.passes.graph import carrying, is_constant, is_output, moves, value
 
 if TYPE_CHECKING:
@@ -74,31 +74,31 @@ def dead_channels(layer: Layer) -> int:
 
 def commutes(node: gs.Node) -> bool:
     """Whether a node gives the same with integers as with what these stand for: Q may cross it."""
-    return node.op == "MaxPool" or moves(node)
+    return op_of(node) == "MaxPool" or moves(node)
 
 
 def weighted_layers(graph: gs.Graph) -> tuple[Layer, ...]:
     """Every node whose operator can have weights, in graph order."""
     carried = carrying(graph)
-    return tuple(_layer(node, carried) for node in graph.nodes if node.op in WEIGHTED)
+    return tuple(_layer(node, carried) for node in graph.nodes if op_of(node) in WEIGHTED)
 
 
 def _layer(node: gs.Node, carried: AbstractSet[str]) -> Layer:
     weight = value(node, 1)
     obstacle = _obstacle(node, weight, carried)
     if weight is None or weight.ndim < 2:
-        return Layer(node.name, node.op, node, 0, (0, 0), 1, obstacle)
+        return Layer(node.name, op_of(node), node, 0, (0, 0), 1, obstacle)
     groups = int(node.attrs.get("group", 1))
     shape = weight.shape
-    if node.op == "Conv":
+    if op_of(node) == "Conv":
         axis, channels = 0, (shape[1] * groups, shape[0])
-    elif node.op == "ConvTranspose":
+    elif op_of(node) == "ConvTranspose":
         axis, channels = 1, (shape[0], shape[1] * groups)
-    elif node.op == "Gemm" and node.attrs.get("transB", 0):
+    elif op_of(node) == "Gemm" and node.attrs.get("transB", 0):
         axis, channels = 0, (shape[1], shape[0])
     else:
         axis, channels = weight.ndim - 1, (shape[-2], shape[-1])
-    return Layer(node.name, node.op, node, axis, channels, groups, obstacle)
+    return Layer(node.name, op_of(node), node, axis, channels, groups, obstacle)
 
 
 def _obstacle(node: gs.Node, weight: np.ndarray[Any, Any] | None, carried: AbstractSet[str]) -> str:
@@ -110,19 +110,19 @@ def _obstacle(node: gs.Node, weight: np.ndarray[Any, Any] | None, carried: Abstr
         return "its input is computed of sizes alone"
     if weight.dtype != np.float32:
         return f"its weights are {weight.dtype}, not float32"
-    if node.op in ("Gemm", "MatMul") and weight.ndim != 2:
+    if op_of(node) in ("Gemm", "MatMul") and weight.ndim != 2:
         return f"its weights have {weight.ndim} dimensions, not 2"
     return _attribute_obstacle(node)
 
 
 def _attribute_obstacle(node: gs.Node) -> str:
     scaled = any(node.attrs.get(factor, 1.0) != 1.0 for factor in ("alpha", "beta"))
-    if node.op == "Gemm" and (node.attrs.get("transA", 0) or scaled):
+    if op_of(node) == "Gemm" and (node.attrs.get("transA", 0) or scaled):
         return "a Gemm with transA, alpha or beta has no INT8 kernel"
-    bias = value(node, 2) if node.op == "Gemm" else None
+    bias = value(node, 2) if op_of(node) == "Gemm" else None
     if bias is not None and bias.ndim == 2 and bias.shape[0] > 1:
         return "its bias differs by sample"
-    if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
+    if op_of(node) == "ConvTranspose" and node.attrs.get("group", 1) != 1:
         return "the weights of a grouped ConvTranspose have no one axis of output channels"
     return ""
 
@@ -134,7 +134,7 @@ def has_bias(node: gs.Node) -> bool:
 
 def activations(node: gs.Node) -> list[Any]:
     """What a node reads that is not a constant; a layer with weights reads its first input."""
-    inputs = node.inputs[:1] if node.op in WEIGHTED else node.inputs
+    inputs = node.inputs[:1] if op_of(node) in WEIGHTED else node.inputs
     return [tensor for tensor in inputs if tensor.name and not is_constant(tensor)]
 
 
@@ -155,8 +155,9 @@ def origin(tensor: Any) -> Any:
 def output_of(graph: gs.Graph, node: gs.Node) -> Any:
     """A node's output after the activation that is fused into it, if there is one."""
     tensor = node.outputs[0]
-    if len(tensor.outputs) == 1 and not is_output(graph, tensor) and tensor.outputs[0].op in FUSED:
-        return tensor.outputs[0].outputs[0]
+    readers = tensor.outputs
+    if len(readers) == 1 and not is_output(graph, tensor) and op_of(readers[0]) in FUSED:
+        return readers[0].outputs[0]
     return tensor
 
 
@@ -166,7 +167,7 @@ def is_last(layer: Layer) -> bool:
     while waiting:
         tensor = waiting.pop()
         for node in tensor.outputs:
-            if node.op in WEIGHTED:
+            if op_of(node) in WEIGHTED:
                 return False
             if id(node) not in seen:
                 seen.add(id(node))

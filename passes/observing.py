@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.passes import Observation
 from rtc.passes.graph import carrying, has_a_range, reads_data_alone
 from rtc.passes.layers import JOINS, activations, origin, output_of
@@ -39,8 +39,8 @@ def observations(
     nodes = [
         node
         for node in graph.nodes
-        if (node.name in carried and node.op in WEIGHTED)
-        or (node.op in JOINS and reads_data_alone(node, carried))
+        if (node.name in carried and op_of(node) in WEIGHTED)
+        or (op_of(node) in JOINS and reads_data_alone(node, carried))
     ]
     kinds = _kinds([node.name for node in nodes], by_layer)
     chosen: dict[str, str] = {}

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED
+from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED, op_of
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy
 from rtc.compiler.core.target import QuantScheme
 from rtc.passes.graph import is_constant, is_output
@@ -108,14 +108,14 @@ def placement(graph: gs.Graph, plan: PrecisionPlan, scheme: QuantScheme) -> list
     for node in graph.nodes:
         if node.name in adds:
             _join(spots, adds[node.name], plan.residual_of(node.name), both=quantise_outputs)
-        elif node.op in FUSED or plan.precision_of(node.name) is not Precision.INT8:
+        elif op_of(node) in FUSED or plan.precision_of(node.name) is not Precision.INT8:
             continue
         elif not commutes(node):
             for tensor in activations(node):
                 spots.add_path(tensor, node)
         if quantise_outputs and plan.precision_of(node.name) is Precision.INT8:
             result = output_of(graph, node)
-            biased = node.op == "Gemm" and has_bias(node)
+            biased = op_of(node) == "Gemm" and has_bias(node)
             in_integers = scheme.bias == "int32" and biased  # also where it writes floats
             if not (in_integers and is_output(graph, result)):
                 spots.add(result, None)
@@ -127,9 +127,9 @@ def placement(graph: gs.Graph, plan: PrecisionPlan, scheme: QuantScheme) -> list
 def _part_activations(spots: Spots, graph: gs.Graph) -> None:
     """Let no two activations that are multiplied both come from integers."""
     for node in graph.nodes:
-        if node.op not in WEIGHTED and node.op != "Einsum":
+        if op_of(node) not in WEIGHTED and op_of(node) != "Einsum":
             continue
-        operands = node.inputs if node.op == "Einsum" else node.inputs[:2]
+        operands = node.inputs if op_of(node) == "Einsum" else node.inputs[:2]
         ways = [_ways_to(node, each) for each in operands if not is_constant(each)]
         for way in [way for way in ways if any(spots.reads(*step) for step in way)][:-1]:
             for step in way:
@@ -145,7 +145,7 @@ def _ways_to(product: gs.Node, operand: Any) -> list[tuple[Any, gs.Node]]:
             continue
         seen.add(id(maker))
         varying = [each for each in maker.inputs if each.name and not is_constant(each)]
-        if maker.op in CARRYING or (maker.op in SCALING and len(varying) == 1):
+        if op_of(maker) in CARRYING or (op_of(maker) in SCALING and len(varying) == 1):
             steps += [(each, maker) for each in varying]
     return steps
 

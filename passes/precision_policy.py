@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.precision import (
     LayerDecision,
     Precision,
@@ -127,7 +127,7 @@ class Policy:
         quantised = decision.policy is not ResidualPolicy.KEEP_HALF
         integer = quantised and self.scheme.quantise_outputs
         because = f"{decision.policy}: {decision.because}" if quantised else decision.because
-        return LayerDecision(Precision.INT8 if integer else self.default, because, node.op)
+        return LayerDecision(Precision.INT8 if integer else self.default, because, op_of(node))
 
     def _follower(self, graph: gs.Graph, node: gs.Node, known: Decisions) -> LayerDecision:
         sources = [tensor for tensor in node.inputs if not is_constant(tensor) and tensor.name]
@@ -137,25 +137,25 @@ class Policy:
             precision = known[maker.name].precision
             if precision is Precision.INT8 and self._stays_apart(maker):
                 because = f"an INT8 {maker.op} takes no activation into its kernel"
-                return LayerDecision(self.default, because, node.op)
-            return LayerDecision(precision, f"follows {maker.name}", node.op)
+                return LayerDecision(self.default, because, op_of(node))
+            return LayerDecision(precision, f"follows {maker.name}", op_of(node))
         if self._rides(node, sources, known):
-            return LayerDecision(Precision.INT8, "integers on both sides", node.op)
-        return LayerDecision(self.default, self._float_reason(), node.op)
+            return LayerDecision(Precision.INT8, "integers on both sides", op_of(node))
+        return LayerDecision(self.default, self._float_reason(), op_of(node))
 
     def _stays_apart(self, maker: gs.Node) -> bool:
         """TensorRT(-RTX) writes an INT8 matrix product in float before anything else is done."""
-        return not self.scheme.quantise_outputs and maker.op in ("Gemm", "MatMul")
+        return not self.scheme.quantise_outputs and op_of(maker) in ("Gemm", "MatMul")
 
     def _rides(self, node: gs.Node, sources: list[Any], known: Decisions) -> bool:
         made = bool(sources) and all(_integer_made(tensor, known) for tensor in sources)
-        if node.op == "MaxPool":
+        if op_of(node) == "MaxPool":
             wanted = _integer_wanted(node.outputs[0], known)
             return wanted or (self.scheme.quantise_outputs and made)
         whole = not any(
             map(is_constant, node.inputs)
         )  # a constant stays float, and the sum with it
-        return node.op in JOINS and self.scheme.quantise_outputs and made and whole
+        return op_of(node) in JOINS and self.scheme.quantise_outputs and made and whole
 
     def _float_reason(self) -> str:
         if self.variant is Variant.HALF and self.default is Precision.FP32:
@@ -253,7 +253,7 @@ def _integer_made(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
 def _integer_wanted(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
     """Whether a layer planned in INT8 reads a tensor, perhaps through what only moves values."""
     for node in tensor.outputs:
-        if node.op in WEIGHTED:
+        if op_of(node) in WEIGHTED:
             decision = known.get(node.name)
             if decision and decision.precision is Precision.INT8 and node.inputs[0] is tensor:
                 return True

@@ -29,6 +29,7 @@ from rtc.calibration.quantise import (
 )
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import InternalError
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import PassContext, Statistics
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
@@ -127,7 +128,7 @@ def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Para
     seen, kind = with_one_scale(statistics[spot.range_of], sharing, scheme.activation)
     found = activation_parameters(seen, kind)
     maker = producer(origin(spot.tensor))
-    shifted = maker is not None and maker.op in scheme.unsigned_after
+    shifted = maker is not None and op_of(maker) in scheme.unsigned_after
     return as_unsigned(found) if shifted else found
 
 

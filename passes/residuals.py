@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rtc.compiler.core.operators import op_of
 from rtc.passes.graph import carrying, has_a_range, reads_data_alone
 from rtc.passes.layers import FUSED, activations, commutes, producer
 
@@ -41,7 +42,7 @@ class Residual:
     def fusable(self) -> bool:
         """Whether a convolution writes the branch, so that the Add can run inside it."""
         maker = producer(self.branch)
-        return maker is not None and maker.op == "Conv"
+        return maker is not None and op_of(maker) == "Conv"
 
 
 def residuals(graph: gs.Graph) -> tuple[Residual, ...]:
@@ -52,7 +53,7 @@ def residuals(graph: gs.Graph) -> tuple[Residual, ...]:
 
 
 def _is_residual(node: gs.Node, carried: frozenset[str]) -> bool:
-    if node.op != "Add" or len({tensor.name for tensor in activations(node)}) != 2:
+    if op_of(node) != "Add" or len({tensor.name for tensor in activations(node)}) != 2:
         return False
     return reads_data_alone(node, carried) and all(map(has_a_range, node.inputs))
 
@@ -60,7 +61,7 @@ def _is_residual(node: gs.Node, carried: frozenset[str]) -> bool:
 def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
     def depth(tensor: Any) -> tuple[bool, int]:
         maker = producer(tensor)
-        return (maker is not None and maker.op == "Conv", depths[maker.name] if maker else 0)
+        return (maker is not None and op_of(maker) == "Conv", depths[maker.name] if maker else 0)
 
     first, second = node.inputs
     branch, skip = (first, second) if depth(first) >= depth(second) else (second, first)
@@ -69,7 +70,7 @@ def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
 
 def _end(tensor: Any, depths: Mapping[str, int]) -> str:
     maker = producer(tensor)
-    while maker is not None and (commutes(maker) or maker.op in FUSED or maker.op == "Add"):
+    while maker is not None and (commutes(maker) or op_of(maker) in FUSED or op_of(maker) == "Add"):
         makers = [n for each in activations(maker) for n in each.inputs if n.name in depths]
         maker = max(makers, key=lambda node: depths[node.name], default=None)
     return maker.name if maker is not None else ""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rtc.compiler.core.operators import op_of
 from rtc.passes.graph import dtype_of, is_constant
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ class Sizes:
         return None
 
     def _computed(self, node: gs.Node) -> Values | None:
-        if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+        if len(node.outputs) != 1:
             return None
-        if node.op in ("Shape", "Size"):
+        if op_of(node) in ("Shape", "Size"):
             return _of_shape(node)
-        rule = _RULES.get(node.op)
+        rule = _RULES.get(op_of(node))
         inputs = [self.of(tensor) if tensor.name else None for tensor in node.inputs]
         if rule is None or not inputs or inputs[0] is None:
             return None
@@ -111,7 +112,7 @@ def _of_shape(node: gs.Node) -> Values | None:
     if shape is None:
         return None
     elements = [size_of(dim) for dim in shape]
-    if node.op == "Size":
+    if op_of(node) == "Size":
         return _array(product(elements), ())
     elements = elements[node.attrs.get("start", 0) : node.attrs.get("end")]
     return _array(elements, (len(elements),))

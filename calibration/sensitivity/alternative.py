@@ -18,6 +18,7 @@ import numpy as np
 from rtc.calibration.sensitivity.shapes import marked_shapes
 from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import DataError
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.tensors import BATCH, tensor_types, typed
 
@@ -169,7 +170,7 @@ class Difference:
         while end not in self._outputs and len(readers[end]) == 1:
             node = readers[end][0]
             twin = base.nodes.get(node.name)
-            if twin is not None and twin.op_type not in _FUSED:
+            if twin is not None and op_of(twin) not in _FUSED:
                 break
             end, float_end = node.output[0], twin.output[0] if twin else float_end
         return end, float_end
@@ -177,4 +178,4 @@ class Difference:
 
 def _key(node: onnx.NodeProto, inputs: Iterable[str]) -> Key:
     attributes = sorted(each.SerializeToString(deterministic=True) for each in node.attribute)
-    return (node.op_type, node.domain, tuple(attributes), tuple(inputs))
+    return (op_of(node), tuple(attributes), tuple(inputs))

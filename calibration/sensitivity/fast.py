@@ -47,6 +47,7 @@ from rtc.calibration.sensitivity.tally import Floats, Reference, Results, Tally
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.outputs import LEAST_PROBABILITY, OutputKind
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress, silent
@@ -257,7 +258,7 @@ def _by_channel(part: Assembly, base: FloatGraph, product: str, end: str, layer:
     windows of an image).
     """
     shape = _known(base, end)
-    channel = len(shape) - 1 if base.nodes[layer].op_type in ("Gemm", "MatMul") else 1
+    channel = len(shape) - 1 if op_of(base.nodes[layer]) in ("Gemm", "MatMul") else 1
     axes = [i for i, size in enumerate(shape) if size % base.mark == 0 and i != channel]
     if not axes:
         raise ModelError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rtc.calibration.sensitivity.rules import RULES
 from rtc.calibration.sensitivity.rules.writing import Writer, attributes, no_gradient
+from rtc.compiler.core.operators import op_of
 
 if TYPE_CHECKING:
     import onnx
@@ -65,7 +66,7 @@ class Gradient(Writer):
             self.found |= {n: self._sum(parts[n]) for n in node.output if parts[n]}
             if not self.found.keys() & set(node.output):
                 continue
-            rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            rule = RULES.get(op_of(node))
             if rule is None or self.opset < _OPSET:
                 raise no_gradient(node, "" if rule is None else f"before opset {_OPSET}")
             g = self.found.get(node.output[0]) or self.zeros(node.output[0])
@@ -89,10 +90,10 @@ class Gradient(Writer):
     def _is_flat(self, node: onnx.NodeProto) -> bool:
         import onnx
 
-        if node.op_type == "Cast":
+        if op_of(node) == "Cast":
             kind = onnx.helper.tensor_dtype_to_np_dtype(attributes(node)["to"])
             return kind.kind in "iub"
-        return node.op_type in _FLAT
+        return op_of(node) in _FLAT
 
     def _sum(self, parts: list[str]) -> str:
         return parts[0] if len(parts) == 1 else self.to.node("Sum", parts)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.calibration.oracle import Oracle, with_outputs
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.tensors import BATCH, Shape, known_shapes, types_at
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def multiply_accumulates(base: FloatGraph) -> dict[str, int]:
     return {
         node.name: work
         for node in base.graph.node
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        if op_of(node) in ("Conv", "ConvTranspose", "Gemm", "MatMul")
         and (work := _work(node, base.shapes, base.mark))
     }
 
@@ -76,9 +77,9 @@ def _work(node: onnx.NodeProto, known: Mapping[str, Shape], mark: int) -> int:
     if not known.keys() >= {*node.input[:2], node.output[0]}:
         return 0
     source, weight, result = known[node.input[0]], known[node.input[1]], known[node.output[0]]
-    if node.op_type == "Conv":
+    if op_of(node) == "Conv":
         return per_sample(result, mark) * math.prod(weight[1:])
-    if node.op_type == "ConvTranspose":
+    if op_of(node) == "ConvTranspose":
         return per_sample(source, mark) * math.prod(weight[1:])
     return per_sample(result, mark) * source[-1]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtc.compiler import sandbox
 from rtc.compiler.cli.answer import Answer, printable
+from rtc.compiler.core.operators import op_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TypeProto, ValueInfoProto
@@ -156,7 +157,7 @@ def _numbers(model: ModelProto) -> Iterator[tuple[int, int]]:
     for body in bodies(model):
         for tensor in getattr(body, "initializer", ()):
             yield tensor.data_type, prod(tensor.dims)
-        for node in (each for each in body.node if each.op_type == "Constant"):
+        for node in (each for each in body.node if op_of(each) == "Constant"):
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield attribute.t.data_type, prod(attribute.t.dims)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.function_calls import Calls
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.protos import nested
 from rtc.compiler.core.tensors import Dim, types_of
 
@@ -139,7 +140,7 @@ def write_out(proto: bytes) -> bytes:
     import onnx
     from onnx import inliner
 
-    if not any(op.encode() in proto for _, op in _FORMS):
+    if not any(op.rpartition(".")[2].encode() in proto for op in _FORMS):
         return proto
     model = onnx.load_model_from_string(proto)
     if model.functions:
@@ -147,8 +148,7 @@ def write_out(proto: bytes) -> bytes:
     calls, found = Calls(model, types_of(model, trusting=True)), False
     for graph in nested(model.graph):
         for node in graph.node:
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            if write := _FORMS.get((domain, node.op_type)):
+            if write := _FORMS.get(op_of(node)):
                 write(calls, node)
                 found = True
     return calls.finish() if found else proto
@@ -396,16 +396,16 @@ def _matmul_of_few_bits(_: Calls, node: onnx.NodeProto) -> None:
             attribute.i = 1
 
 
-_FORMS: dict[tuple[str, str], Callable[[Calls, onnx.NodeProto], None]] = {
-    ("", "ConvInteger"): _conv_integer,
-    ("", "MatMulInteger"): _matmul_integer,
-    ("", "QLinearConv"): _qlinear_conv,
-    ("", "QLinearMatMul"): _qlinear_matmul,
-    (_MS, "DynamicQuantizeLSTM"): _quantised_lstm,
-    (_MS, "DynamicQuantizeMatMul"): _dynamic_quantize_matmul,
-    (_MS, "MatMulIntegerToFloat"): _matmul_integer_to_float,
-    (_MS, "MatMulNBits"): _matmul_of_few_bits,
-    (_MS, "QAttention"): _qattention,
-    (_MS, "QGemm"): _qgemm,
-    (_MS, "QLinearConv"): _qlinear_conv,
+_FORMS: dict[str, Callable[[Calls, onnx.NodeProto], None]] = {
+    "ConvInteger": _conv_integer,
+    "MatMulInteger": _matmul_integer,
+    "QLinearConv": _qlinear_conv,
+    "QLinearMatMul": _qlinear_matmul,
+    f"{_MS}.DynamicQuantizeLSTM": _quantised_lstm,
+    f"{_MS}.DynamicQuantizeMatMul": _dynamic_quantize_matmul,
+    f"{_MS}.MatMulIntegerToFloat": _matmul_integer_to_float,
+    f"{_MS}.MatMulNBits": _matmul_of_few_bits,
+    f"{_MS}.QAttention": _qattention,
+    f"{_MS}.QGemm": _qgemm,
+    f"{_MS}.QLinearConv": _qlinear_conv,
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rtc.compiler.core.operators import ONNX
 from rtc.compiler.core.tensors import TensorType
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Calls:
         import onnx
 
         model, opsets = self.model, self.model.opset_import
-        if not any(each.domain in ("", "ai.onnx") for each in opsets):
+        if not any(each.domain in ONNX for each in opsets):
             opsets.append(onnx.helper.make_opsetid("", _OPSET))
         imports = ", ".join(f'"{each.domain}" : {each.version}' for each in opsets)
         head = f'<domain: "{DOMAIN}", opset_import: [{imports}]>'

@@ -9,6 +9,7 @@ import numpy as np
 
 from rtc.calibration.rounding import emulate_half
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.operators import op_of
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +69,7 @@ def with_tf32(proto: bytes) -> bytes:
     nodes: list[onnx.NodeProto] = []
     make = onnx.helper.make_node
     for node in model.graph.node:
-        for index, name in enumerate(node.input[:2] if node.op_type in _PRODUCTS else ()):
+        for index, name in enumerate(node.input[:2] if op_of(node) in _PRODUCTS else ()):
             if name not in rounded:
                 rounded.add(name)
                 large, low = f"{name}/tf32/large", f"{name}/tf32/low"
@@ -82,7 +83,7 @@ def with_tf32(proto: bytes) -> bytes:
 
 
 def _of_integers(node: onnx.NodeProto) -> bool:
-    return any(word in node.op_type for word in _INTEGERS) or node.op_type == "QGemm"
+    return any(word in op_of(node) for word in _INTEGERS) or op_of(node) == "com.microsoft.QGemm"
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -101,7 +102,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
 
     found = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
+        if op_of(node) == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
     return found
 
@@ -111,15 +112,15 @@ def _without_rounding(
 ) -> list[onnx.NodeProto] | None:
     import onnx
 
-    if node.op_type == "QuantizeLinear":
+    if op_of(node) == "QuantizeLinear":
         return _clipped(node, constants)
-    if node.op_type != "DequantizeLinear":
+    if op_of(node) != "DequantizeLinear":
         return None if _of_integers(node) else [node]
     source = node.input[0]
     if source in constants:
         return [node]
     before = made.get(source)
-    if before is not None and before.op_type == "QuantizeLinear":
+    if before is not None and op_of(before) == "QuantizeLinear":
         here, there = constants.get(node.input[1]), constants.get(before.input[1])
         if here is None or there is None or not np.array_equal(here, there):
             return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.core.unit import Unit
 from rtc.passes.graph import carrying, is_constant, read
@@ -65,14 +65,14 @@ def network(model: Unit) -> Network:
             owners[node.name] = ""
             continue
         sources = [each for each in node.inputs if each.name and not is_constant(each)]
-        passes_on = commutes(node) or node.op in FUSED or node.name not in computed
+        passes_on = commutes(node) or op_of(node) in FUSED or node.name not in computed
         if passes_on and sources and sources[0].name in carriers:
             carrier = carriers[sources[0].name]
             carriers |= {each.name: carrier for each in node.outputs}
             maker = producer(sources[0])
             owners[node.name] = owners.get(maker.name, "") if maker is not None else ""
             continue
-        parts[node.name] = node.op
+        parts[node.name] = op_of(node)
         owners[node.name] = node.name
         reads[node.name] = tuple(
             dict.fromkeys(carriers.get(each.name, each.name) for each in sources)
@@ -169,10 +169,10 @@ def _conversions(where: Network, graph: onnx.ModelProto) -> dict[str, tuple[str,
     makers = {name: node for node in graph.graph.node for name in node.output}
     found: dict[str, tuple[str, str]] = {}
     for node in graph.graph.node:
-        if node.op_type not in CONVERTS:
+        if op_of(node) not in CONVERTS:
             continue
         source = node.input[0]
-        while source in makers and makers[source].op_type in CONVERTS:
+        while source in makers and op_of(makers[source]) in CONVERTS:
             source = makers[source].input[0]
         carrier = where.carriers.get(source.removesuffix("/float"))
         if carrier is not None:
@@ -181,7 +181,7 @@ def _conversions(where: Network, graph: onnx.ModelProto) -> dict[str, tuple[str,
 
 
 def _format(node: onnx.NodeProto) -> str:
-    if node.op_type == "QuantizeLinear":
+    if op_of(node) == "QuantizeLinear":
         return "int8"
     to = next((each.i for each in node.attribute if each.name == "to"), 0)
     return "half" if to in _HALVES else "fp32"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.precision.session import Session
 
@@ -52,7 +52,7 @@ def suspects_of(session: Session) -> dict[str, Suspect]:
     on_offer = {
         node.name: node
         for node in graph.nodes
-        if node.op in WEIGHTED | JOINS and plan.precision_of(node.name) is reduced
+        if op_of(node) in WEIGHTED | JOINS and plan.precision_of(node.name) is reduced
     }
     if not on_offer or (plan.is_float and not scheme.half_in_graph):
         raise RecipeError(
@@ -83,7 +83,7 @@ def _noise(graph: gs.Graph, node: gs.Node, plan: PrecisionPlan) -> float:
     from rtc.passes.layers import JOINS
 
     direct = list(_readers(graph, node))
-    beyond = [reader for join in direct if join.op in JOINS for reader in _readers(graph, join)]
+    beyond = [reader for join in direct if op_of(join) in JOINS for reader in _readers(graph, join)]
     known = (plan.layers[n.name].snr_db for n in (node, *direct, *beyond) if n.name in plan.layers)
     return min((snr for snr in known if snr is not None), default=math.inf)
 
@@ -96,7 +96,7 @@ def _joins(graph: gs.Graph, node: gs.Node) -> set[str]:
     waiting = [node]
     while waiting:
         for reader in _readers(graph, waiting.pop()):
-            if reader.op in JOINS and reader.name not in found:
+            if op_of(reader) in JOINS and reader.name not in found:
                 found.add(reader.name)
                 waiting.append(reader)
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.operators import op_of
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -40,7 +41,7 @@ def without_scale(leaving: Mapping[str, NodeProto]) -> Instead:
     instead = as_stored(leaving)
     one = helper.make_tensor("one", 1, [1], [1.0])
     for made, node in leaving.items():
-        if node.op_type != "DequantizeLinear":
+        if op_of(node) != "DequantizeLinear":
             continue
         shape, scale = f"{made}/shape", f"{made}/scale"
         unscaled = helper.make_node(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.core.data import Array
-from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED
+from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED, op_of
 from rtc.compiler.core.running import unoptimised
 from rtc.compiler.core.tensors import types_of
 from rtc.targets.backends.dequantised import (
@@ -43,18 +43,18 @@ _CHANGING = frozenset(
 )
 
 _Roles = tuple[int, int, int, int]
-_INTEGER_PRODUCTS: Mapping[tuple[str, str], tuple[_Roles, ...]] = {
+_INTEGER_PRODUCTS: Mapping[str, tuple[_Roles, ...]] = {
     # which inputs are multiplied, and the zero points of both; -1 where there is no such input
-    ("", "ConvInteger"): ((0, 1, 2, 3), (1, 0, 3, 2)),  # ONNX Runtime multiplies weights by data
-    ("", "MatMulInteger"): ((0, 1, 2, 3),),
-    ("", "QLinearConv"): ((0, 3, 2, 5),),
-    ("", "QLinearMatMul"): ((0, 3, 2, 5),),
-    (_MS, "DynamicQuantizeLSTM"): ((-1, 1, -1, 9), (-1, 2, -1, 11)),
-    (_MS, "DynamicQuantizeMatMul"): ((-1, 1, -1, 3),),
-    (_MS, "MatMulIntegerToFloat"): ((0, 1, 4, 5),),
-    (_MS, "QAttention"): ((0, 1, 6, 7),),
-    (_MS, "QGemm"): ((0, 3, 2, 5),),
-    (_MS, "QLinearConv"): ((0, 3, 2, 5),),
+    "ConvInteger": ((0, 1, 2, 3), (1, 0, 3, 2)),  # ONNX Runtime multiplies weights by data
+    "MatMulInteger": ((0, 1, 2, 3),),
+    "QLinearConv": ((0, 3, 2, 5),),
+    "QLinearMatMul": ((0, 3, 2, 5),),
+    f"{_MS}.DynamicQuantizeLSTM": ((-1, 1, -1, 9), (-1, 2, -1, 11)),
+    f"{_MS}.DynamicQuantizeMatMul": ((-1, 1, -1, 3),),
+    f"{_MS}.MatMulIntegerToFloat": ((0, 1, 4, 5),),
+    f"{_MS}.QAttention": ((0, 1, 6, 7),),
+    f"{_MS}.QGemm": ((0, 3, 2, 5),),
+    f"{_MS}.QLinearConv": ((0, 3, 2, 5),),
 }
 
 
@@ -146,17 +146,14 @@ class _Scope:
 
     def _of(self, node: NodeProto) -> Iterator[Product]:
         name = node.name or node.output[0]
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        for first, second, first_zero, second_zero in _INTEGER_PRODUCTS.get(
-            (domain, node.op_type), ()
-        ):
+        for first, second, first_zero, second_zero in _INTEGER_PRODUCTS.get(op_of(node), ()):
             a, b = (
                 self._quantised(node, first, first_zero),
                 self._quantised(node, second, second_zero),
             )
             yield Product(node, name, a, b, integer=True)
-        if node.op_type in _FLOAT_PRODUCTS:
-            operands = node.input if node.op_type == "Einsum" else node.input[:2]
+        if op_of(node) in _FLOAT_PRODUCTS:
+            operands = node.input if op_of(node) == "Einsum" else node.input[:2]
             found = [self._dequantised(tensor) for tensor in operands]
             for one, other in pairwise(found):
                 yield Product(node, name, one, other, integer=False)
@@ -175,7 +172,7 @@ class _Scope:
         except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
             return _any_of(frozenset({kind}))
         stored, zeros = known[tensor].astype(np.int16), known.get(zero_name, np.zeros(()))
-        if "Conv" in node.op_type and zeros.size > 1:
+        if "Conv" in op_of(node) and zeros.size > 1:
             zeros = zeros.reshape(-1, *[1] * (stored.ndim - 1))
         kind = UINT8 if known[tensor].dtype == np.uint8 else INT8
         return Integers(frozenset({kind}), stored, stored - zeros.astype(np.int16))
@@ -221,7 +218,7 @@ class _Scope:
     def _leaves_integers(self, node: NodeProto) -> bool:
         """Whether a node makes floats of 8-bit integers."""
         kind = self._kind_read(node)
-        if node.op_type == "DequantizeLinear":
+        if op_of(node) == "DequantizeLinear":
             return kind in (0, INT8, UINT8)
         return kind in (INT8, UINT8) and self.types.get(node.output[0]) in _FLOATS
 
@@ -234,7 +231,7 @@ class _Scope:
         if self._leaves_integers(node):
             return frozenset({self._kind_read(node)})
         varying = [name for name in node.input if name and name not in self.constant]
-        if node.op_type in CARRYING or (node.op_type in SCALING and len(varying) == 1):
+        if op_of(node) in CARRYING or (op_of(node) in SCALING and len(varying) == 1):
             return frozenset().union(*(self.behind.get(name, ()) for name in varying))
         return frozenset()
 
@@ -299,7 +296,7 @@ def _any_of(kinds: frozenset[int]) -> Integers:
 
 def _is_fixed(node: NodeProto) -> bool:
     """Whether a node gives the same for the same, and needs no graph of its own."""
-    return node.op_type not in _CHANGING and not _inner(node)
+    return op_of(node) not in _CHANGING and not _inner(node)
 
 
 def run(model: bytes) -> list[Array]:

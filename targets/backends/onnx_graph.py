@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import ModelError
-from rtc.compiler.core.operators import NOT_COMPUTING, WEIGHTED
+from rtc.compiler.core.operators import NOT_COMPUTING, WEIGHTED, op_of
 from rtc.compiler.core.unit import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class NodeIndex:
     @cached_property
     def products(self) -> frozenset[int]:
         """The nodes that multiply by weights, or two activations."""
-        return frozenset(i for i, node in enumerate(self.nodes) if node.op_type in WEIGHTED)
+        return frozenset(i for i, node in enumerate(self.nodes) if op_of(node) in WEIGHTED)
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
@@ -130,4 +130,4 @@ class NodeIndex:
 
     def computes(self, indices: Iterable[int]) -> bool:
         """Whether any of these nodes does more than move values."""
-        return any(self.nodes[index].op_type not in NOT_COMPUTING for index in indices)
+        return any(op_of(self.nodes[index]) not in NOT_COMPUTING for index in indices)

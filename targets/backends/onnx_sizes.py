@@ -12,7 +12,7 @@ from itertools import combinations, pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
-from rtc.compiler.core.operators import WEIGHTED
+from rtc.compiler.core.operators import WEIGHTED, is_onnx, op_of
 from rtc.compiler.core.tensors import BATCH, Shape, known_shapes, types_at
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class Sizes:
         Convolutions and matrix products count; what other operators compute is bound by the bytes
         that they move.
         """
-        if node.op_type in _UNCOUNTED:
+        if op_of(node) in _UNCOUNTED or not is_onnx(node):
             return None
-        if node.op_type not in WEIGHTED:
+        if op_of(node) not in WEIGHTED:
             return 0
         try:
             first, second, out = (
@@ -62,9 +62,9 @@ class Sizes:
         except KeyError:
             return None
         batched = self.batch if prod(out) % self.batch == 0 else 1
-        if node.op_type == "ConvTranspose":
+        if op_of(node) == "ConvTranspose":
             return 2 * prod(first) * prod(second[1:]) // batched
-        if node.op_type == "Conv":
+        if op_of(node) == "Conv":
             return 2 * prod(out) * prod(second[1:]) // batched
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         return 2 * prod(out) * (first[0] if transposed else first[-1]) // batched

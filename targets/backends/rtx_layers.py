@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from rtc.compiler.core.operators import NOT_COMPUTING
+from rtc.compiler.core.operators import NOT_COMPUTING, op_of
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.core.tensors import Shape
@@ -166,7 +166,7 @@ def _precision(
     way, as does one whose inputs differ, so its tensors do not tell; but the network is strongly
     typed, so the ONNX graph does.
     """
-    computing = [node for node in nodes if node.op_type not in NOT_COMPUTING]
+    computing = [node for node in nodes if op_of(node) not in NOT_COMPUTING]
     if not computing:
         return None, {}
     inputs = {tensor.datatype for tensor in layer.inputs}

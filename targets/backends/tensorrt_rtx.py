@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import (
     Availability,
@@ -242,10 +243,10 @@ def _check_quantisation(model: ModelProto, sizes: Sizes) -> None:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     reasons = []
     for node in model.graph.node:
-        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+        if op_of(node) not in {"QuantizeLinear", "DequantizeLinear"}:
             continue
         label = f"{node.name or node.output[0]} ({node.op_type})"
-        integers = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+        integers = node.output[0] if op_of(node) == "QuantizeLinear" else node.input[0]
         if sizes.types.get(integers) == TensorProto.UINT8:
             reasons.append(f"{label}: quantised to uint8, TensorRT-RTX has int8 only")
         if node.input[1] in weights:

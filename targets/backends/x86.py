@@ -15,6 +15,7 @@ import numpy as np
 
 from rtc.compiler.core import pairs
 from rtc.compiler.core.data import Array
+from rtc.compiler.core.operators import op_of
 from rtc.targets.backends.integer_products import INT8, UINT8, Integers, Product, products, run
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _largest(product: Product, weight: Array) -> int:
     most = 2 * int(np.abs(weight).max(initial=0))
     if most <= pairs.LIMIT or (product.second is not None and not product.second.in_order):
         return most  # whoever is whose neighbour
-    op, options = product.node.op_type, {each.name: each.i for each in product.node.attribute}
+    op, options = op_of(product.node), {each.name: each.i for each in product.node.attribute}
     groups = options.get("group", 1) or 1
     if weight.ndim < 2:
         weight = weight.reshape(1, -1)
