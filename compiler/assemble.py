@@ -154,7 +154,7 @@ def _doubts(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ..
     if untold := unknown(layers):
         told = _some([row.name for row in untold])
         doubts.append(f"The builder does not tell which precision it gave {told}.")
-    return (*doubts, *front.notes)
+    return (*doubts, *choice.candidate.built.notes, *front.notes)
 
 
 def _some(names: Sequence[str]) -> str:

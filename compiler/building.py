@@ -577,6 +577,7 @@ def built_to_files(built: Built) -> dict[str, bytes]:
         "runtime": built.runtime,
         "binding": dict(built.binding),
         "forms": sorted(built.forms.items()),
+        "notes": built.notes,
     }
     return {"engine.bin": built.engine, "built.json": canonical(head)}
 
@@ -590,4 +591,5 @@ def built_from_files(files: Files) -> Built:
         runtime=head["runtime"],
         binding=head["binding"],
         forms=dict(head["forms"]),
+        notes=tuple(head["notes"]),
     )

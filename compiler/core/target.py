@@ -135,7 +135,7 @@ class Built:
     """An engine and what the builder says of it.
 
     `forms`: of each batch that the engine was held against its graph at, the form that it was right
-    in; empty where it does not run here.
+    in; empty where it does not run here. `notes`: what a reader must know of it, for the report.
     """
 
     engine: bytes
@@ -145,6 +145,7 @@ class Built:
         str, str
     ]  # what the engine refuses to run without: {"compute_capability": "8.9"}
     forms: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Runner(Closing):

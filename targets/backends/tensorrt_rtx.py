@@ -21,6 +21,7 @@ from rtc.targets.backends import onnx_graph, rtx_layers
 from rtc.targets.backends.cuda_runner import CudaRunner, find_device, use_device
 from rtc.targets.backends.installed import installed
 from rtc.targets.backends.onnx_sizes import Sizes
+from rtc.targets.backends.symmetric import make_symmetric
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -78,6 +79,7 @@ class TensorRTRTX(Backend):
 
         model = onnx_graph.parse(graph)
         onnx_graph.drop_empty_ends(model)  # which its parser calls invalid
+        notes = make_symmetric(model)
         sizes = Sizes.infer(model)
         _check_quantisation(model, sizes)
         log = _new_log(trt)
@@ -101,6 +103,7 @@ class TensorRTRTX(Backend):
                 "compute_capability": str(request.profile.compute_capability),
                 "tensorrt_rtx": trt.__version__,
             },
+            notes=notes,
         )
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
