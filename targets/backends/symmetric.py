@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.core.data import Array
-from rtc.compiler.core.function_calls import graphs
+from rtc.compiler.core.protos import nested
 from rtc.targets.backends.integer_products import INT8, UINT8, run
 from rtc.targets.backends.onnx_sizes import Sizes
 
@@ -113,8 +113,8 @@ class _Graph:
         nodes = [each for node in before for each in self.instead.get(_label(node), (node,))]
         del graph.node[:]
         graph.node.extend(nodes)
-        read = {name for body in graphs(graph) for node in body.node for name in node.input}
-        read |= {each.name for body in graphs(graph) for each in body.output}
+        read = {name for body in nested(graph) for node in body.node for name in node.input}
+        read |= {each.name for body in nested(graph) for each in body.output}
         kept = [each for each in graph.initializer if each.name in read]
         del graph.initializer[:]
         graph.initializer.extend(kept)
