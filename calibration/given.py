@@ -78,17 +78,51 @@ def _by_index(made: Any) -> bool:
     return able and not _array_like(made) and not isinstance(made, (str, bytes, dict))
 
 
-def _collected(source: Any) -> tuple[list[Any], list[Any]]:
-    """All of what gives (sample, label) by index."""
-    pairs = [source[index] for index in range(len(source))]
-    odd = next((each for each in pairs if not isinstance(each, (tuple, list))), None)
-    if odd is not None or any(len(pair) != 2 for pair in pairs):
+def _collected(source: Any) -> tuple[Array, Array]:
+    """All of what gives (sample, label) by index; one sample at a time is held beside them."""
+    samples, labels = _Rows(len(source), "samples"), _Rows(len(source), "labels")
+    for index in range(len(source)):
+        pair = source[index]
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise DataError(
+                "the data set does not give (sample, label) by index",
+                seen=_called(pair),
+                id="not-a-dataset",
+            )
+        samples.put(index, pair[0])
+        labels.put(index, pair[1])
+    return samples.rows, labels.rows
+
+
+class _Rows:
+    """Values of one shape, written into one array (count, *shape) as they come.
+
+    Attributes:
+        rows: the array; of a type that holds all the values so far.
+    """
+
+    def __init__(self, count: int, what: str) -> None:
+        self.count, self.what = count, what
+        self.rows: Array = np.empty(count)
+
+    def put(self, index: int, value: Any) -> None:
+        row = _array(value, self.what) if _array_like(value) else np.asarray(value)
+        if index == 0:
+            self.rows = np.empty((self.count, *row.shape), row.dtype)
+        _check_shapes({row.shape, self.rows.shape[1:]}, self.what)
+        if row.dtype != self.rows.dtype:
+            self.rows = self.rows.astype(np.result_type(row.dtype, self.rows.dtype))
+        self.rows[index] = row
+
+
+def _check_shapes(shapes: set[tuple[int, ...]], what: str) -> None:
+    if len(shapes) > 1:
         raise DataError(
-            "the data set does not give (sample, label) by index",
-            seen=_called(pairs[0] if odd is None else odd),
-            id="not-a-dataset",
+            f"the {what} differ in shape",
+            seen=" and ".join(map(str, sorted(shapes)[:2])),
+            fix="crop or scale them to one shape",
+            id="mixed-samples",
         )
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def _loaded(load: Callable[[], Any], where: str) -> tuple[Array, Array | None]:
@@ -128,14 +162,7 @@ def _array(value: Any, what: str) -> Array:
         return np.asarray(tensor.numpy() if known else tensor.float().numpy())
     if isinstance(value, (list, tuple)):
         parts = [_array(each, what) if _array_like(each) else each for each in value]
-        shapes = {np.shape(part) for part in parts}
-        if len(shapes) > 1:
-            raise DataError(
-                f"the {what} differ in shape",
-                seen=" and ".join(map(str, sorted(shapes)[:2])),
-                fix="crop or scale them to one shape",
-                id="mixed-samples",
-            )
+        _check_shapes({np.shape(part) for part in parts}, what)
         return np.asarray(parts)
     if not _array_like(value):
         raise DataError(f"the {what} are no array", seen=_called(value), expected=_EXAMPLE)

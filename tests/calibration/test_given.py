@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -136,3 +137,27 @@ def test_an_error_of_rtcs_own_goes_through() -> None:
     with pytest.raises(ModelError) as error:
         read(given(refused))
     assert error.value.id == "own"
+
+
+def test_a_data_set_by_index_is_held_once_in_memory() -> None:
+    shape = (3, 64, 64)
+    made = ByIndex(lambda i: (np.full(shape, i, np.float32), i % 3))
+    whole = 30 * np.prod(shape) * 4
+    tracemalloc.start()
+    try:
+        raw, _ = as_dataset(made, "data_mine:make").load()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert raw.shape == (30, *shape)
+    assert peak < 1.3 * whole
+
+
+def test_values_of_several_types_by_index_get_one_that_holds_them_all() -> None:
+    def sample(index: int) -> tuple[np.ndarray, float]:
+        return X[index].astype(np.float16 if index < 10 else np.float64), [0, 1.5][index % 2]
+
+    raw, labels = as_dataset(ByIndex(sample), "data_mine:make").load()
+    assert labels is not None
+    assert (raw.dtype, labels.dtype) == (np.float64, np.float64)
+    assert labels[1] == 1.5
