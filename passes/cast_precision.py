@@ -122,8 +122,9 @@ class _Writer:
         precision = self.plan.precision_of(node.name)
         if precision is Precision.INT8:
             precision = self.plan.default
-        obstacle = half_obstacle(node, self.graph.opset, self.half)
-        return precision is Precision.HALF and not obstacle
+        if precision is not Precision.HALF:
+            return False
+        return not half_obstacle(node, self.graph.opset, self.half)
 
     def _convert(self, node: gs.Node, indices: list[int], dtype: np.dtype[Any]) -> None:
         for index in indices:
