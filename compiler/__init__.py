@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtc.compiler.engine import Engine, load
+    from rtc.compiler.bundle.engine import Engine, load
     from rtc.compiler.pipeline import CompileResult, compile  # noqa: A004 - the verb of this tool
 
 __all__ = ["CompileResult", "Engine", "compile", "load"]
 
 _HOMES = {
     "CompileResult": "rtc.compiler.pipeline",
-    "Engine": "rtc.compiler.engine",
+    "Engine": "rtc.compiler.bundle.engine",
     "compile": "rtc.compiler.pipeline",
-    "load": "rtc.compiler.engine",
+    "load": "rtc.compiler.bundle.engine",
 }
 
 

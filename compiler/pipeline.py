@@ -17,30 +17,30 @@ from pathlib import Path
 from typing import Any
 
 from rtc.calibration.folder import folder_digest
-from rtc.compiler import bundle
-from rtc.compiler import files as durable
-from rtc.compiler.appraise import appraise
-from rtc.compiler.assemble import assemble
-from rtc.compiler.building import Builder, Candidate, Missing
-from rtc.compiler.changes import differences, in_words, outline
-from rtc.compiler.choice import choose
-from rtc.compiler.code import referenced_code
+from rtc.compiler.bundle import bundles
+from rtc.compiler.candidates.offer import Builder, Candidate, Missing
+from rtc.compiler.candidates.threads import paces
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, IntegrityError, MachineError, RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Listener, Nobody
+from rtc.compiler.core.results import Report
 from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Level, Unit
-from rtc.compiler.front import Front, factory_model, make_front, source_files
+from rtc.compiler.execution.changes import differences, in_words, outline
+from rtc.compiler.execution.stages import Stages, code_digest, versions
+from rtc.compiler.frontend.float_model import Front, factory_model, make_front, source_files
+from rtc.compiler.frontend.samples import splits_of
 from rtc.compiler.measure.provenance import hardware, software
-from rtc.compiler.pace import paces
-from rtc.compiler.packing import pack, report_of
-from rtc.compiler.recipe import Recipe, load_recipe
-from rtc.compiler.report.model import Report
-from rtc.compiler.samples import splits_of
-from rtc.compiler.stages import Stages, code_digest, versions
-from rtc.compiler.store import Store
+from rtc.compiler.publish.bundle_content import pack, report_of
+from rtc.compiler.publish.report_content import assemble
+from rtc.compiler.recipe.schema import Recipe, load_recipe
+from rtc.compiler.recipe.source_code import referenced_code
+from rtc.compiler.select.choice import choose
+from rtc.compiler.select.measuring import appraise
+from rtc.compiler.storage import files as durable
+from rtc.compiler.storage.store import Store
 
 _LIBRARIES = (
     "numpy",
@@ -218,7 +218,7 @@ class _Job:
         home = self.out / self.recipe.name / profile.name
         first = f"{self.recipe.version}+{digest(identity).removeprefix('sha256:')[:12]}"
         fresh = self.stages.fresh
-        version = bundle.afresh(home, first) if fresh else bundle.newest(home, first) or first
+        version = bundles.afresh(home, first) if fresh else bundles.newest(home, first) or first
         self.stages.begin(profile.name, identity)
         there = self._there(profile, version)
         if there is not None:
@@ -233,17 +233,17 @@ class _Job:
         self.stages.end(profile.name, identity)
         return made
 
-    def _there(self, profile: DeviceProfile, version: str) -> bundle.Verified | None:
+    def _there(self, profile: DeviceProfile, version: str) -> bundles.Verified | None:
         """A whole bundle of the same inputs, if there is one."""
         home = self.out / self.recipe.name / profile.name
         folders = [home / version, home / f"{version}.failed"]
         for folder in filter(Path.is_dir, folders):
             try:
-                found = bundle.verify(folder)
+                found = bundles.verify(folder)
             except IntegrityError as error:
                 self.stages.listener.warned(f"{error}; it is made again")
                 continue
-            bundle.make_latest(found)  # a compile that was killed may not have come to it
+            bundles.make_latest(found)  # a compile that was killed may not have come to it
             return found
         return None
 
@@ -293,8 +293,8 @@ class _Job:
             identity=identity,
         )
         self._refuse_changes(identity)
-        path = bundle.publish(self.out, manifest, files, warn=self.stages.listener.warned)
-        report = report_of(bundle.verify(path))  # another compile may have been there first
+        path = bundles.publish(self.out, manifest, files, warn=self.stages.listener.warned)
+        report = report_of(bundles.verify(path))  # another compile may have been there first
         self._finished("bundle", path.name)
         return CompileResult(profile.name, path, report, report.passed, reused=False)
 

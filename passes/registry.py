@@ -9,15 +9,15 @@ from rtc.compiler.core.naming import load_object, nearest
 from rtc.compiler.core.passes import Pass
 
 PASSES: Mapping[str, str] = {
-    "train": "rtc.passes.train:Train",
-    "distill": "rtc.passes.distill:Distill",
-    "simplify-activations": "rtc.passes.simplify_activations:SimplifyActivations",
-    "export-onnx": "rtc.passes.export_onnx:ExportOnnx",
-    "fold-constants": "rtc.passes.fold_constants:FoldConstants",
-    "eliminate-identity": "rtc.passes.eliminate_identity:EliminateIdentity",
-    "fold-batchnorm": "rtc.passes.fold_batchnorm:FoldBatchnorm",
-    "equalize": "rtc.passes.equalize:Equalize",
-    "eliminate-dead-code": "rtc.passes.eliminate_dead_code:EliminateDeadCode",
+    "train": "rtc.passes.torch.train:Train",
+    "distill": "rtc.passes.torch.distill:Distill",
+    "simplify-activations": "rtc.passes.torch.simplify_activations:SimplifyActivations",
+    "export-onnx": "rtc.passes.torch.export_onnx:ExportOnnx",
+    "fold-constants": "rtc.passes.graph.fold_constants:FoldConstants",
+    "eliminate-identity": "rtc.passes.graph.eliminate_identity:EliminateIdentity",
+    "fold-batchnorm": "rtc.passes.graph.fold_batchnorm:FoldBatchnorm",
+    "equalize": "rtc.passes.repair.equalize:Equalize",
+    "eliminate-dead-code": "rtc.passes.graph.eliminate_dead_code:EliminateDeadCode",
 }
 """Passes that a recipe may name. Those that write precision run once per target, after these."""
 

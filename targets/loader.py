@@ -18,7 +18,7 @@ from rtc.compiler.core.target import Availability, Backend, DeviceProfile
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-    from rtc.compiler.strict_yaml import Document
+    from rtc.compiler.documents.strict_yaml import Document
 
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -105,7 +105,7 @@ def parse_profile(content: bytes, where: str) -> DeviceProfile:
     Raises:
         RecipeError: it is not a profile.
     """
-    from rtc.compiler import strict_yaml
+    from rtc.compiler.documents import strict_yaml
 
     return _checked(strict_yaml.parse(content, where))
 
@@ -176,7 +176,7 @@ def _others() -> str:
 
 
 def _read(path: Path) -> DeviceProfile:
-    from rtc.compiler import strict_yaml
+    from rtc.compiler.documents import strict_yaml
 
     return _checked(strict_yaml.read(path))
 
@@ -189,7 +189,7 @@ def _profiles() -> TypeAdapter[DeviceProfile]:
 
 
 def _checked(document: Document) -> DeviceProfile:
-    from rtc.compiler.validation import validated
+    from rtc.compiler.documents.validation import validated
 
     found = validated(_profiles(), document.value, document, ())
     if not re.fullmatch(FOLDER_NAME, found.name):

@@ -1,7 +1,7 @@
 """What each layer loses in each precision: the evidence that precision is decided on.
 
-An `Alternative` is a model with one layer changed (`rtc.passes.one_layer` makes them). Two engines
-give a `Sensitivity` of them, one row for each:
+An `Alternative` is a model with one layer changed (`rtc.passes.quantise.one_layer` makes them).
+Two engines give a `Sensitivity` of them, one row for each:
 
 - `exact` runs every alternative from the change on: measured, half a forward pass for each;
 - `fast` takes each layer's own noise to the output by gradients: estimated, six passes for all.

@@ -17,8 +17,8 @@ from rtc.compiler.core.errors import DataError, GateError, RecipeError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rtc.compiler.report.model import AccuracyRow
-    from rtc.compiler.revisit import Revisited
+    from rtc.compiler.core.results import AccuracyRow
+    from rtc.compiler.diagnose.remeasure import Revisited
 
 app = typer.Typer()
 _SHOWN = 20  # samples that `run` prints
@@ -52,11 +52,11 @@ def inspect(
 
 
 def _inspect_bundle(path: Path, layers: bool) -> Answer:
-    from rtc.compiler import bundle
+    from rtc.compiler.bundle import bundles
     from rtc.compiler.report.serial import from_json
     from rtc.compiler.report.terminal import details
 
-    verified = bundle.verify(path)
+    verified = bundles.verify(path)
     content = verified.files["report.json"]
     report = from_json(content)
     document = {
@@ -92,8 +92,8 @@ def run(
       rtc run build/lenet5-mnist/cpu --input digits.npy --output logits.npy
       rtc run build/lenet5-mnist/cpu --input pictures/
     """
+    from rtc.compiler.bundle.engine import load
     from rtc.compiler.cli import samples
-    from rtc.compiler.engine import load
 
     with load(bundle) as engine:
         given, names = samples.read(input, engine, preprocessed=preprocessed)
@@ -132,11 +132,11 @@ def evaluate(bundle: Bundle, recipe: RecipeFile = None, quiet: Quiet = False) ->
     Example:
       rtc eval build/lenet5-mnist/cpu
     """
-    from rtc.compiler import revisit
+    from rtc.compiler.diagnose import remeasure
 
-    again = revisit.revisit(bundle, recipe)
+    again = remeasure.revisit(bundle, recipe)
     with step("eval", quiet) as progress:
-        rows = revisit.evaluate(again, progress)
+        rows = remeasure.evaluate(again, progress)
     rows += tuple(replace(row, subject=f"{row.subject}, as reported") for row in again.reported)
     document = {"bundle": str(again.verified.path), "same_data": again.same_data}
     return Answer(
@@ -207,14 +207,15 @@ def bench(
     from rich.console import Group
     from rich.text import Text
 
-    from rtc.compiler import gates, revisit
+    from rtc.compiler.diagnose import remeasure
     from rtc.compiler.report.serial import to_json
     from rtc.compiler.report.terminal import details
+    from rtc.compiler.select import gates
 
-    again = revisit.revisit(bundle, recipe)
+    again = remeasure.revisit(bundle, recipe)
     with step("bench", quiet) as progress:
-        report = revisit.bench(again, batch or (), seconds, progress)
-    written, page = revisit.publish(again, report)
+        report = remeasure.bench(again, batch or (), seconds, progress)
+    written, page = remeasure.publish(again, report)
     document = {
         "bundle": str(again.verified.path),
         "written": [str(written), str(page)],

@@ -13,7 +13,7 @@ import typer
 from rtc.compiler.cli.answer import Answer, command, group, printable
 
 if TYPE_CHECKING:
-    from rtc.compiler.store import Store
+    from rtc.compiler.storage.store import Store
 
 app = group("cache", "The store of stage results: what it holds, and emptying it.")
 
@@ -24,7 +24,7 @@ Folder = Annotated[
 
 def open_store(folder: Path | None, warn: Callable[[str], None] | None = None) -> Store:
     """The store at a folder, or the user's; its warnings go to `warn`, or to stderr."""
-    from rtc.compiler.store import Store
+    from rtc.compiler.storage.store import Store
 
     warn = warn or _warn
     return Store.default(warn) if folder is None else Store(folder, warn)

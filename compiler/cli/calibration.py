@@ -45,10 +45,10 @@ def audit(
 
 def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
     from rtc.calibration.audit import audit as examine
-    from rtc.compiler.front import make_front, observing
-    from rtc.compiler.recipe import load_recipe
-    from rtc.compiler.samples import splits_of
-    from rtc.compiler.stages import Stages
+    from rtc.compiler.execution.stages import Stages
+    from rtc.compiler.frontend.float_model import make_front, observing
+    from rtc.compiler.frontend.samples import splits_of
+    from rtc.compiler.recipe.schema import load_recipe
 
     recipe = load_recipe(path)
     recipe.admit_code()

@@ -91,7 +91,7 @@ def _seconds(text: str) -> float:
     Raises:
         RecipeError: no time, one too short for even one plan to be tried, or longer than a day.
     """
-    from rtc.compiler.recipe import MOST_SECONDS
+    from rtc.compiler.recipe.schema import MOST_SECONDS
 
     given = text.strip().lower()
     given = given if given[-1:].isalpha() else f"{given}s"
@@ -136,7 +136,7 @@ def _document(result: CompileResult) -> dict[str, Any]:
 
 def _failure(results: Sequence[CompileResult]) -> GateError | None:
     """The gates that failed, all in one line."""
-    from rtc.compiler.gates import reasons
+    from rtc.compiler.select.gates import reasons
 
     failed = [r for r in results if not r.passed]
     if not failed:

@@ -13,13 +13,13 @@ from rtc.compiler.cli.options import Candidate, Quiet, RecipeFile, Runtime, Targ
 from rtc.compiler.cli.watching import step_of, watched
 from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.precision import Variant
-from rtc.compiler.precision.quantity import Quantity
+from rtc.compiler.diagnose.quantity import Quantity
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rtc.compiler.core.evidence import Measured
-    from rtc.compiler.precision.culprits import Culprits
+    from rtc.compiler.diagnose.culprits import Culprits
 
 app = typer.Typer()
 
@@ -58,11 +58,11 @@ def culprits(
     Example:
       rtc precision culprits recipes/lenet5-mnist.yaml --metric agreement --at-least 0.99
     """
-    from rtc.compiler.precision.culprits import culprits as search
-    from rtc.compiler.precision.metric import metric_of
-    from rtc.compiler.precision.session import opened
-    from rtc.compiler.recipe import load_recipe
-    from rtc.compiler.stages import Stages
+    from rtc.compiler.diagnose.culprits import culprits as search
+    from rtc.compiler.diagnose.metric import metric_of
+    from rtc.compiler.diagnose.session import opened
+    from rtc.compiler.execution.stages import Stages
+    from rtc.compiler.recipe.schema import load_recipe
 
     if out is not None and (
         out.is_dir() or not out.parent.is_dir()

@@ -104,7 +104,7 @@ def _gpu() -> Finding:
 
 
 def _folders() -> tuple[Finding, ...]:
-    from rtc.compiler.store import Store
+    from rtc.compiler.storage.store import Store
 
     try:
         cache = _folder("cache", Store.default().root, "set RTC_CACHE to another folder")

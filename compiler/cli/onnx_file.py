@@ -10,9 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtc.compiler import sandbox
 from rtc.compiler.cli.answer import Answer, printable
 from rtc.compiler.core.operators import op_of
+from rtc.compiler.process import sandbox
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TypeProto, ValueInfoProto
@@ -71,7 +71,7 @@ def inspect_onnx(path: Path, *, layers: bool) -> Answer:
     from pydantic import TypeAdapter
 
     from rtc.compiler.core.errors import ModelError
-    from rtc.compiler.model_files import MODEL, PARSE_GB, PARSE_SECONDS, reading
+    from rtc.compiler.frontend.model_files import MODEL, PARSE_GB, PARSE_SECONDS, reading
 
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path), id="missing-file")
@@ -96,7 +96,7 @@ def inspect_onnx(path: Path, *, layers: bool) -> Answer:
 def _state(folder: Path, location: str) -> dict[str, Any]:
     """How large a file of weights is, or why it cannot be read."""
     from rtc.compiler.core.errors import ModelError
-    from rtc.compiler.model_files import size_of
+    from rtc.compiler.frontend.model_files import size_of
 
     try:
         return {"file": location, "bytes": size_of(folder, location), "problem": ""}
@@ -107,7 +107,7 @@ def _state(folder: Path, location: str) -> dict[str, Any]:
 
 def read_contents(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
     """Count what a model holds; runs in a child process."""
-    from rtc.compiler.model_files import MODEL, parse, refusing_nonsense
+    from rtc.compiler.frontend.model_files import MODEL, parse, refusing_nonsense
 
     with refusing_nonsense():
         return {"contents.json": json.dumps(asdict(contents(parse(files[MODEL])))).encode()}
@@ -116,7 +116,7 @@ def read_contents(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str,
 def contents(model: ModelProto) -> Contents:
     """Count what a model holds."""
     from rtc.compiler.core.protos import is_outside, nodes, tensors
-    from rtc.compiler.model_files import entry
+    from rtc.compiler.frontend.model_files import entry
 
     constants = {tensor.name for tensor in model.graph.initializer}
     domains = {each.domain: each.version for each in model.opset_import}

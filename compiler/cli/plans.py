@@ -17,9 +17,9 @@ from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision, ResidualPolicy
 
 if TYPE_CHECKING:
-    from rtc.compiler.precision.attempt import Attempt
-    from rtc.compiler.precision.view import LayerView
-    from rtc.compiler.report.model import Report
+    from rtc.compiler.core.results import Report
+    from rtc.compiler.diagnose.layer_view import LayerView
+    from rtc.compiler.diagnose.what_if import Attempt
 
 app = typer.Typer()
 
@@ -60,8 +60,8 @@ def show(
       rtc precision show build/resnet20-signs43/cpu --residuals
       rtc precision show build/lenet5-mnist/cpu --candidate 'openvino int8'
     """
-    from rtc.compiler.precision.view import arranged, candidates_of, search_of, views
-    from rtc.compiler.report.precision import layer_table, ledger_table
+    from rtc.compiler.diagnose.layer_view import arranged, candidates_of, search_of, views
+    from rtc.compiler.diagnose.tables import layer_table, ledger_table
 
     report = _report(bundle)
     wanted = _precision(precision).value if precision else ""
@@ -97,8 +97,8 @@ def why(
     Example:
       rtc precision why build/lenet5-mnist/cpu conv1 --candidate 'openvino mix'
     """
-    from rtc.compiler.precision.view import search_of, unknown_layer, views
-    from rtc.compiler.report.precision import layer_story
+    from rtc.compiler.diagnose.layer_view import search_of, unknown_layer, views
+    from rtc.compiler.diagnose.tables import layer_story
 
     report = _report(bundle)
     known = {view.row.name: view for view in views(report, candidate)}
@@ -142,10 +142,10 @@ def attempt(
       rtc precision try recipes/lenet5-mnist.yaml --set 'conv1=fp16'
       rtc precision try recipes/resnet20-signs43.yaml --set '*add*=keep-half'
     """
-    from rtc.compiler.precision.attempt import attempt as tried
-    from rtc.compiler.recipe import load_recipe
-    from rtc.compiler.report.precision import attempt_table
-    from rtc.compiler.stages import Stages
+    from rtc.compiler.diagnose.tables import attempt_table
+    from rtc.compiler.diagnose.what_if import attempt as tried
+    from rtc.compiler.execution.stages import Stages
+    from rtc.compiler.recipe.schema import load_recipe
 
     changes = _changes(change)
     pins = {name: each for name, each in changes.items() if isinstance(each, Precision)}
@@ -173,8 +173,8 @@ def diff(
     Example:
       rtc precision diff build/lenet5-mnist/cpu my-plan.yaml
     """
-    from rtc.compiler.precision.difference import changes, side
-    from rtc.compiler.report.precision import difference_table
+    from rtc.compiler.diagnose.plan_difference import changes, side
+    from rtc.compiler.diagnose.tables import difference_table
 
     sides = side(first), side(second)
     found = changes(sides[0].plan, sides[1].plan)
@@ -186,13 +186,13 @@ def diff(
 
 
 def _report(path: Path) -> Report:
-    from rtc.compiler import bundle
-    from rtc.compiler.packing import report_of
+    from rtc.compiler.bundle import bundles
+    from rtc.compiler.publish.bundle_content import report_of
 
     if path.suffix in (".yaml", ".yml"):
         fix = f"compile it first: rtc compile {path}"
         raise RecipeError("that is no bundle", where=str(path), fix=fix)
-    return report_of(bundle.verify(path))
+    return report_of(bundles.verify(path))
 
 
 def _changes(texts: Sequence[str]) -> dict[str, Precision | ResidualPolicy]:

@@ -15,7 +15,7 @@ from rtc.compiler.core.errors import MachineError, RecipeError, RtcError
 from rtc.compiler.core.naming import FOLDER_NAME
 
 if TYPE_CHECKING:
-    from rtc.compiler.recipe import Recipe
+    from rtc.compiler.recipe.schema import Recipe
 
 app = group("recipe", "Check a recipe, print the schema of recipes, or write a new one.")
 SCHEMA_FILE = "recipe.schema.json"
@@ -42,9 +42,9 @@ def _checked(path: Path) -> Recipe:
     Raises:
         RtcError: the first fault; the others are told on stderr.
     """
-    from rtc.compiler.recipe import load_recipe, parse_recipe
-    from rtc.compiler.recipe_check import faults
-    from rtc.compiler.strict_yaml import read
+    from rtc.compiler.documents.strict_yaml import read
+    from rtc.compiler.frontend.recipe_check import faults
+    from rtc.compiler.recipe.schema import load_recipe, parse_recipe
 
     found: list[RtcError] = []
     try:
@@ -82,7 +82,7 @@ def schema() -> Answer:
     Example:
       rtc recipe schema > recipe.schema.json
     """
-    from rtc.compiler.recipe import schema as recipe_schema
+    from rtc.compiler.recipe.schema import schema as recipe_schema
 
     document = recipe_schema()
     return Answer(document, json.dumps(document, indent=2))
@@ -157,6 +157,6 @@ def _write_new(path: Path, text: str) -> None:
 
 def _write_schema(path: Path) -> None:
     """The schema for editors; a generated file, so it is brought up to date where it is there."""
-    from rtc.compiler.recipe import schema as recipe_schema
+    from rtc.compiler.recipe.schema import schema as recipe_schema
 
     path.write_text(json.dumps(recipe_schema(), indent=2) + "\n", encoding="utf-8")

@@ -11,9 +11,9 @@ import numpy as np
 from rtc.compiler.core.errors import DataError, GateError, MachineError
 
 if TYPE_CHECKING:
+    from rtc.compiler.bundle.engine import Engine
     from rtc.compiler.core.data import Array
     from rtc.compiler.core.outputs import OutputKind
-    from rtc.compiler.engine import Engine
 
 
 def read(path: Path, engine: Engine, *, preprocessed: bool) -> tuple[Array, Sequence[str]]:

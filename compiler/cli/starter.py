@@ -30,7 +30,7 @@ def facts_of(path: Path) -> dict[str, str]:
     Raises:
         ModelError: it cannot be read as ONNX, or rtc does not compile such a model.
     """
-    from rtc.compiler.source import onnx_unit
+    from rtc.compiler.frontend.source import onnx_unit
 
     signature = onnx_unit(path).signature
     given, gives = signature.inputs[0], signature.outputs[0]

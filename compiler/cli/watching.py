@@ -14,7 +14,7 @@ def watched(quiet: bool) -> AbstractContextManager[Listener]:
     """Who watches a command: the terminal, or nobody."""
     if quiet:
         return nullcontext(Nobody())
-    from rtc.compiler.report.progress import TerminalListener
+    from rtc.compiler.cli.progress import TerminalListener
 
     return TerminalListener()
 

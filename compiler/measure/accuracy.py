@@ -14,7 +14,7 @@ from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import guessing, mean_interval, paired_difference, wilson
 from rtc.compiler.core.outputs import OutputKind, log_probabilities
-from rtc.compiler.report.model import AccuracyRow
+from rtc.compiler.core.results import AccuracyRow
 
 Labels = npt.NDArray[np.int64]
 

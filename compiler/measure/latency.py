@@ -26,13 +26,13 @@ from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.progress import Progress, silent
+from rtc.compiler.core.results import LatencyRow
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.measure import fidelity, statistics, worker
 from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.worker import END_TO_END, FORWARD
-from rtc.compiler.report.model import LatencyRow
-from rtc.compiler.sandbox import Worker
+from rtc.compiler.process.sandbox import Worker
 
 MODES = (FORWARD, END_TO_END)
 ROUNDS = 15  # at least; the first is not counted. Fewer make a bootstrap's interval too narrow

@@ -29,9 +29,9 @@ from rtc.compiler.core.errors import (
 )
 from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Sound
+from rtc.compiler.core.results import CertificateRow
 from rtc.compiler.core.unit import Level, TensorSpec, Unit
 from rtc.compiler.measure import accuracy
-from rtc.compiler.report.model import CertificateRow
 
 Outputs = dict[str, Array]
 """Tensors (N, …) by name; the first is what a classifier's metrics read."""

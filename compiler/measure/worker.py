@@ -63,7 +63,7 @@ class EagerRunner(Runner):
     """
 
     def __init__(self, unit: Unit, *, threads: int = 0) -> None:
-        from rtc.passes import torch_module
+        from rtc.passes.torch import torch_module
 
         self.signature = unit.signature
         # First, since it says what to install where there is no torch.

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from rtc.compiler.core.results import Curve, LatencyRow
 from rtc.compiler.report.figures import amount
-from rtc.compiler.report.model import Curve, LatencyRow
 
 WIDTH = 520  # of a picture, in its own units: a column of the wide page in CSS pixels
 _MARGIN = 8

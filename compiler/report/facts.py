@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rtc.compiler.core.evidence import Measured, Pending
-from rtc.compiler.report.figures import figure, points, rate, significant, size
-from rtc.compiler.report.model import (
+from rtc.compiler.core.results import (
     FLOAT_MODEL,
     INCOMING_MODEL,
     SHIPPED_ENGINE,
     LatencyRow,
     Report,
 )
+from rtc.compiler.report.figures import figure, points, rate, significant, size
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtc.compiler.core.evidence import Evidence, Measured
+from rtc.compiler.core.results import LatencyRow, Report
 from rtc.compiler.report import charts, figures
 from rtc.compiler.report.facts import facts
-from rtc.compiler.report.model import LatencyRow, Report
 from rtc.compiler.report.search_charts import search_pictures, whole_front
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
+from rtc.compiler.core.results import CandidateRow, LayerRow, LossRow, SearchRow, TrialRow
 from rtc.compiler.report.charts import WIDTH, Tick, nice_ticks
 from rtc.compiler.report.figures import significant
-from rtc.compiler.report.model import CandidateRow, LayerRow, LossRow, SearchRow, TrialRow
 
 _LEFT, _TOP, _RIGHT, _FOOT = 70.0, 14.0, 14.0, 48.0
 _HEIGHT = 260.0

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_args
 
 from rtc.compiler.core import evidence
 from rtc.compiler.core.errors import IntegrityError, InternalError
-from rtc.compiler.report.model import Report
+from rtc.compiler.core.results import Report
 
 SCHEMA = 1
 

@@ -15,15 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rtc.compiler.core.evidence import Evidence
+from rtc.compiler.core.results import CandidateRow, GateRow, LatencyRow, LayerRow, Report
 from rtc.compiler.report.facts import Fact, facts
 from rtc.compiler.report.figures import amount, clean, factor, figure, significant
-from rtc.compiler.report.model import (
-    CandidateRow,
-    GateRow,
-    LatencyRow,
-    LayerRow,
-    Report,
-)
 
 _STYLES = {"estimated": "cyan", "pending": "yellow"}
 _STATES = {

@@ -29,9 +29,9 @@ import numpy as np
 from rtc.calibration import collect as collecting
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.passes import Observation
-from rtc.compiler.source import onnx_unit
-from rtc.passes.assign_precision import AssignPrecision
-from rtc.passes.fold_batchnorm import FoldBatchnorm
+from rtc.compiler.frontend.source import onnx_unit
+from rtc.passes.graph.fold_batchnorm import FoldBatchnorm
+from rtc.passes.quantise.assign_precision import AssignPrecision
 
 MOST_GROWTH, MOST_TIME = 1.05, 1.5
 OBSERVERS = ("minmax", "moving-average", "percentile", "entropy", "mse", "auto")

@@ -30,11 +30,11 @@ from contest.running import Contest, Limits, Row
 from contest.verdict import Verdict, verdicts
 from rich.console import Console
 
+from rtc.compiler.cli.progress import TerminalListener
+from rtc.compiler.frontend.samples import splits_of
 from rtc.compiler.measure.provenance import hardware, physical_cores, software
-from rtc.compiler.recipe import load_recipe
-from rtc.compiler.report.progress import TerminalListener
-from rtc.compiler.samples import splits_of
-from rtc.compiler.store import Store
+from rtc.compiler.recipe.schema import load_recipe
+from rtc.compiler.storage.store import Store
 
 _WIDTH = 150  # columns of the tables in a file
 

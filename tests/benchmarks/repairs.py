@@ -27,11 +27,11 @@ from rtc.compiler.core.passes import Pass, PassContext, TargetContext
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
-from rtc.passes.adaround import Adaround
-from rtc.passes.assign_precision import AssignPrecision
-from rtc.passes.correct_bias import CorrectBias
-from rtc.passes.equalize import Equalize
-from rtc.passes.insert_qdq import InsertQdq
+from rtc.passes.quantise.assign_precision import AssignPrecision
+from rtc.passes.quantise.insert_qdq import InsertQdq
+from rtc.passes.repair.adaround import Adaround
+from rtc.passes.repair.correct_bias import CorrectBias
+from rtc.passes.repair.equalize import Equalize
 
 ROUND = Adaround(below_snr_db=200)
 SETS: dict[str, tuple[Pass, ...]] = {
@@ -98,9 +98,9 @@ def trained_lenet() -> tuple[Unit, Splits]:
     """A LeNet-5 trained for a few epochs on 2,000 digits, with ReLU for GELU, exported."""
     from digits import few_digits, lenet
 
-    from rtc.passes.export_onnx import ExportOnnx
-    from rtc.passes.simplify_activations import SimplifyActivations
-    from rtc.passes.train import Train
+    from rtc.passes.torch.export_onnx import ExportOnnx
+    from rtc.passes.torch.simplify_activations import SimplifyActivations
+    from rtc.passes.torch.train import Train
 
     data = few_digits(2000)
     unit, ctx = lenet(data, "rtc.recipes.models.lenet5:student")

@@ -29,9 +29,9 @@ from rtc.compiler.core.data import Array, Preprocess, Split
 from rtc.compiler.core.passes import PassContext, Statistics, TargetContext
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.unit import Unit
-from rtc.passes.assign_precision import AssignPrecision
-from rtc.passes.calibrate_segments import CalibrateSegments
-from rtc.passes.qdq import quantised_twin
+from rtc.passes.quantise.assign_precision import AssignPrecision
+from rtc.passes.quantise.calibrate_segments import CalibrateSegments
+from rtc.passes.quantise.qdq import quantised_twin
 
 OBSERVERS = ("minmax", "percentile", "percentile:99.5", "mse")
 SEGMENTS = (1, 4, 8)

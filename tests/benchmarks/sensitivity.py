@@ -30,14 +30,14 @@ from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import DeviceProfile, QuantScheme
 from rtc.compiler.core.unit import Unit
-from rtc.passes.assign_precision import AssignPrecision
-from rtc.passes.eliminate_identity import EliminateIdentity
-from rtc.passes.export_onnx import ExportOnnx
-from rtc.passes.fold_batchnorm import FoldBatchnorm
-from rtc.passes.fold_constants import FoldConstants
-from rtc.passes.one_layer import alternatives
-from rtc.passes.torch_module import build, pack, source_unit
-from rtc.passes.train import Train
+from rtc.passes.graph.eliminate_identity import EliminateIdentity
+from rtc.passes.graph.fold_batchnorm import FoldBatchnorm
+from rtc.passes.graph.fold_constants import FoldConstants
+from rtc.passes.quantise.assign_precision import AssignPrecision
+from rtc.passes.quantise.one_layer import alternatives
+from rtc.passes.torch.export_onnx import ExportOnnx
+from rtc.passes.torch.torch_module import build, pack, source_unit
+from rtc.passes.torch.train import Train
 from rtc.recipes.datasets.mnist import mnist5k
 
 LEAST_CORRELATION = 0.9

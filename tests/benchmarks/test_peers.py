@@ -12,9 +12,9 @@ from contest.verdict import verdicts
 
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.progress import Nobody
-from rtc.compiler.recipe import load_recipe
-from rtc.compiler.samples import splits_of
-from rtc.compiler.store import Store
+from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.recipe.schema import load_recipe
+from rtc.compiler.storage.store import Store
 
 RECIPE = """
 recipe: 1

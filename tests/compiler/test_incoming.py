@@ -13,19 +13,19 @@ from check_pass import parse
 from rich.console import Console
 
 from rtc.compiler import pipeline
-from rtc.compiler.building import Builder
+from rtc.compiler.candidates.offer import Builder
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.progress import Nobody
-from rtc.compiler.front import make_front
+from rtc.compiler.core.results import FLOAT_MODEL, INCOMING_MODEL, SHIPPED_ENGINE
+from rtc.compiler.execution.stages import Stages
+from rtc.compiler.frontend.float_model import make_front
+from rtc.compiler.frontend.samples import splits_of
 from rtc.compiler.measure.reference import reference_logits
-from rtc.compiler.precision.parts import network
-from rtc.compiler.precision.trial import Lab
-from rtc.compiler.recipe import Recipe, load_recipe
+from rtc.compiler.recipe.schema import Recipe, load_recipe
 from rtc.compiler.report import terminal
-from rtc.compiler.report.model import FLOAT_MODEL, INCOMING_MODEL, SHIPPED_ENGINE
-from rtc.compiler.samples import splits_of
-from rtc.compiler.stages import Stages
-from rtc.compiler.store import Store
+from rtc.compiler.search.parts import network
+from rtc.compiler.search.trial import Lab
+from rtc.compiler.storage.store import Store
 from rtc.targets import loader
 
 CPU = "name: one\nvendor: any\nkind: cpu\nbackends: [onnxruntime]\nnotes: one\nsource: here\n"

@@ -14,8 +14,10 @@ import pytest
 import yaml
 from digits_net import digits, digits_net
 
-from rtc.compiler import CompileResult, bundle, compile, load  # noqa: A004 - the verb of this tool
-from rtc.compiler.building import Builder
+from rtc.compiler import CompileResult, compile, load  # noqa: A004 - the verb of this tool
+from rtc.compiler.bundle import bundles
+from rtc.compiler.candidates.offer import Builder
+from rtc.compiler.candidates.threads import Pace
 from rtc.compiler.core.errors import (
     BuilderError,
     DataError,
@@ -28,8 +30,7 @@ from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.target import Backend
-from rtc.compiler.pace import Pace
-from rtc.compiler.store import Store
+from rtc.compiler.storage.store import Store
 
 SEARCH = "precision: {search: {seconds: 2}}"
 OFFER = "precision: {offer: [fp32]}"
@@ -100,13 +101,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> Path:
 
 
 def report_of(compiled: Path, target: str):
-    from rtc.compiler.packing import report_of
+    from rtc.compiler.publish.bundle_content import report_of
 
-    return report_of(bundle.verify(compiled / "build/digits" / target))
+    return report_of(bundles.verify(compiled / "build/digits" / target))
 
 
 def test_a_bundle_holds_all_that_proves_it(compiled: Path) -> None:
-    verified = bundle.verify(compiled / "build/digits/cpu")
+    verified = bundles.verify(compiled / "build/digits/cpu")
     others = {other.candidate for other in report_of(compiled, "cpu").others}
     assert others
     assert set(verified.files) == {
@@ -164,7 +165,7 @@ def test_a_device_that_is_not_here_is_estimated_and_pending(compiled: Path) -> N
     assert all(
         isinstance(row.evidence, Pending) for row in report.latency if row.mode == "end-to-end"
     )
-    engine = bundle.verify(compiled / "build/digits/rtx4060ti").manifest.engine
+    engine = bundles.verify(compiled / "build/digits/rtx4060ti").manifest.engine
     assert engine.binding["compute_capability"] == "8.9"
 
 
@@ -193,9 +194,9 @@ def test_without_the_bundle_everything_comes_from_the_store(compiled: Path, tmp_
         compiled / "recipe.yaml", out=tmp_path, store=Store(compiled / "store"), listener=watcher
     )
     assert watcher.ran == ["bundle"]
-    first = bundle.verify(compiled / "build/digits/cpu")
+    first = bundles.verify(compiled / "build/digits/cpu")
     assert result.bundle.name == first.path.name
-    assert bundle.verify(result.bundle).files == first.files
+    assert bundles.verify(result.bundle).files == first.files
 
 
 def test_a_tampered_bundle_does_not_load_and_is_made_again(compiled: Path, tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_a_failed_gate_keeps_the_bundle_and_never_becomes_latest(
     (result,) = compile(path, out=tmp_path / "build", store=Store(compiled / "store"))
     assert not result.passed
     assert "fps" in result.report.headline
-    assert not bundle.verify(result.bundle).manifest.passed
+    assert not bundles.verify(result.bundle).manifest.passed
     assert not (tmp_path / "build/digits/cpu/latest").exists()
 
 
@@ -317,7 +318,7 @@ def make(scale):
 
 
 def ranges(result: CompileResult) -> Any:
-    return json.loads(bundle.verify(result.bundle).files["calibration.json"])
+    return json.loads(bundles.verify(result.bundle).files["calibration.json"])
 
 
 def test_code_beside_a_recipe_counts_and_never_another_recipes(tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_a_name_holds_what_was_read_and_nothing_else(
     table.write_text("255")
     first, watcher = run()
     assert watcher.cached == []
-    held = bundle.verify(first.bundle)
+    held = bundles.verify(first.bundle)
     (tmp_path / "notes.py").write_text("nothing imports it")
     assert run()[0].reused
 
@@ -397,8 +398,8 @@ def test_a_name_holds_what_was_read_and_nothing_else(
     fresh, watcher = run(fresh=True)
     assert fresh.bundle.name == f"{first.bundle.name}.2"
     assert set(watcher.why.values()) == {("--fresh",)}
-    assert fresh.report.version == bundle.verify(fresh.bundle).manifest.version
-    assert bundle.verify(first.bundle) == held
+    assert fresh.report.version == bundles.verify(fresh.bundle).manifest.version
+    assert bundles.verify(first.bundle) == held
     found, _ = run()
     assert (found.reused, found.bundle) == (True, fresh.bundle)
 

@@ -10,7 +10,7 @@ from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, TensorSpec, Unit
-from rtc.compiler.passing import certify
+from rtc.compiler.execution.certified_pass import certify
 
 
 def check_pass(

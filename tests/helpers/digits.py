@@ -8,7 +8,7 @@ from rtc.calibration.data import load_splits
 from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.unit import Unit
-from rtc.passes.torch_module import source_unit
+from rtc.passes.torch.torch_module import source_unit
 from rtc.recipes.datasets.mnist import mnist5k
 
 TEACHER = "rtc.recipes.models.lenet5:teacher"

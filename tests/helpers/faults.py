@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rtc.compiler import files as durable
 from rtc.compiler.core.errors import MachineError
+from rtc.compiler.storage import files as durable
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir")
 KILL = "kill"

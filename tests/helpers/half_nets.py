@@ -15,9 +15,9 @@ from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.precision import PrecisionPlan, Variant
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
-from rtc.passes.assign_precision import AssignPrecision
-from rtc.passes.cast_precision import CastPrecision
-from rtc.passes.half_loss import half_losses
+from rtc.passes.quantise.assign_precision import AssignPrecision
+from rtc.passes.quantise.cast_precision import CastPrecision
+from rtc.passes.quantise.half_loss import half_losses
 
 LOWEST = np.float32(np.finfo(np.float32).min)
 

@@ -17,8 +17,8 @@ from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
-from rtc.passes.assign_precision import AssignPrecision
-from rtc.passes.insert_qdq import InsertQdq
+from rtc.passes.quantise.assign_precision import AssignPrecision
+from rtc.passes.quantise.insert_qdq import InsertQdq
 
 DATA = digits()
 

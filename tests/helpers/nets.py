@@ -10,7 +10,7 @@ from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import DeviceProfile, QuantScheme
 from rtc.compiler.core.unit import Unit
-from rtc.passes.assign_precision import AssignPrecision
+from rtc.passes.quantise.assign_precision import AssignPrecision
 
 ONNXRUNTIME = QuantScheme("uint8", quantise_outputs=True, int8_ops=("Conv", "Gemm", "MatMul"))
 OPENVINO = QuantScheme("uint8", half="bf16", half_in_graph=False)

@@ -11,7 +11,7 @@ from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
-from rtc.passes.assign_precision import AssignPrecision
+from rtc.passes.quantise.assign_precision import AssignPrecision
 
 SCHEMES = {"onnxruntime": ONNXRUNTIME, "tensorrt": TENSORRT, "openvino": OPENVINO}
 

@@ -18,19 +18,19 @@ import numpy as np
 
 from rtc.calibration.collect import collect
 from rtc.calibration.oracle import Oracle, with_outputs
-from rtc.compiler import strict_yaml
-from rtc.compiler.building import Builder
+from rtc.compiler.candidates.offer import Builder
 from rtc.compiler.core.data import Array, Preprocess, Split
 from rtc.compiler.core.passes import PassContext, TensorRange
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import OnnxModel, Unit
-from rtc.compiler.precision.session import Session
-from rtc.compiler.recipe import parse_recipe
-from rtc.compiler.stages import Stages
-from rtc.compiler.store import Store
-from rtc.passes.assign_precision import AssignPrecision
+from rtc.compiler.diagnose.session import Session
+from rtc.compiler.documents import strict_yaml
+from rtc.compiler.execution.stages import Stages
+from rtc.compiler.recipe.schema import parse_recipe
+from rtc.compiler.storage.store import Store
+from rtc.passes.quantise.assign_precision import AssignPrecision
 from rtc.targets import loader
 
 CLASSES = 10
@@ -102,11 +102,11 @@ def healthy(factory: str, options: Mapping[str, object], data: Data) -> Patient:
     import torch
 
     from rtc.compiler.core.unit import TorchModel
-    from rtc.passes.eliminate_identity import EliminateIdentity
-    from rtc.passes.export_onnx import ExportOnnx
-    from rtc.passes.fold_batchnorm import FoldBatchnorm
-    from rtc.passes.fold_constants import FoldConstants
-    from rtc.passes.torch_module import build, pack, signature
+    from rtc.passes.graph.eliminate_identity import EliminateIdentity
+    from rtc.passes.graph.fold_batchnorm import FoldBatchnorm
+    from rtc.passes.graph.fold_constants import FoldConstants
+    from rtc.passes.torch.export_onnx import ExportOnnx
+    from rtc.passes.torch.torch_module import build, pack, signature
     from rtc.recipes.models.mobilenet import ConvUnit, InvertedResidual
 
     model = TorchModel(factory, {"classes": CLASSES, **options}, b"")

@@ -28,8 +28,8 @@ from random_integers import (
 
 from rtc.calibration.oracle import evaluate
 from rtc.compiler.core.unit import Unit
-from rtc.passes.branches import without_decided_branches
-from rtc.passes.graph import named
+from rtc.passes.graph.branches import without_decided_branches
+from rtc.passes.support.onnx_graph import named
 
 CLASSES = 4
 OPSETS = range(11, 21)

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from rtc.compiler.store import Store
+from rtc.compiler.storage.store import Store
 
 
 def make(root: Path, turn: int) -> dict[str, bytes]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import faults
 
-from rtc.compiler import bundle
+from rtc.compiler.bundle import bundles
 from rtc.compiler.core.errors import IntegrityError, RecipeError
 from rtc.compiler.core.unit import Signature, TensorSpec
-from rtc.compiler.store import Store
+from rtc.compiler.storage.store import Store
 
 OLD, NEW = "1.0.0+0123456789ab", "1.1.0+ba9876543210"
 AFRESH = f"{NEW}.2"
@@ -25,20 +25,20 @@ AGAIN = {**FILES, "engine.onnx": bytes(range(255, -1, -1)) * 40}
 KEY = Store.key({"stage": "fold", "inputs": [1, 2]})
 
 
-def manifest(version: str) -> bundle.Manifest:
+def manifest(version: str) -> bundles.Manifest:
     tensor = TensorSpec("x", "float32", ("batch", 1, 28, 28))
-    return bundle.Manifest(
+    return bundles.Manifest(
         name="lenet5",
         version=version,
         target="cpu",
         passed=True,
-        engine=bundle.EngineEntry("onnxruntime", "engine.onnx", "onnxruntime 1.31", {}, (1, 8, 8)),
+        engine=bundles.EngineEntry("onnxruntime", "engine.onnx", "onnxruntime 1.31", {}, (1, 8, 8)),
         signature=Signature((tensor,), (tensor,)),
     )
 
 
 def publish(root: Path, version: str = NEW, files: dict[str, bytes] = FILES) -> None:
-    bundle.publish(root, manifest(version), files)
+    bundles.publish(root, manifest(version), files)
 
 
 def publish_naively(root: Path) -> None:
@@ -78,7 +78,7 @@ def bundles_are_whole(root: Path, *, latest: bool) -> list[str]:
 
 def refusal(path: Path) -> list[str]:
     try:
-        bundle.verify(path)
+        bundles.verify(path)
     except (IntegrityError, RecipeError) as error:
         return [str(error)]
     return []
@@ -86,7 +86,7 @@ def refusal(path: Path) -> list[str]:
 
 def published(root: Path, files: dict[str, bytes], version: str = NEW) -> list[str]:
     home = root / "lenet5" / "cpu"
-    found = bundle.verify(home / "latest")
+    found = bundles.verify(home / "latest")
     problems = bundles_are_whole(root, latest=True)
     if found.manifest.version != version or found.files != files:
         problems.append("not the same bundle as without interruption")

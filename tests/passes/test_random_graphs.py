@@ -15,17 +15,17 @@ from nets import ONNXRUNTIME, TENSORRT, planned
 from random_graphs import in_double, random_graph, random_model
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.axes import settled
 from rtc.compiler.core.precision import Variant
-from rtc.passes.branches import without_decided_branches
-from rtc.passes.cast_precision import CastPrecision
-from rtc.passes.eliminate_dead_code import EliminateDeadCode
-from rtc.passes.eliminate_identity import EliminateIdentity
-from rtc.passes.equalize import Equalize
-from rtc.passes.fold_batchnorm import FoldBatchnorm
-from rtc.passes.fold_constants import FoldConstants
-from rtc.passes.graph import named
-from rtc.passes.insert_qdq import InsertQdq
+from rtc.compiler.frontend.axes import settled
+from rtc.passes.graph.branches import without_decided_branches
+from rtc.passes.graph.eliminate_dead_code import EliminateDeadCode
+from rtc.passes.graph.eliminate_identity import EliminateIdentity
+from rtc.passes.graph.fold_batchnorm import FoldBatchnorm
+from rtc.passes.graph.fold_constants import FoldConstants
+from rtc.passes.quantise.cast_precision import CastPrecision
+from rtc.passes.quantise.insert_qdq import InsertQdq
+from rtc.passes.repair.equalize import Equalize
+from rtc.passes.support.onnx_graph import named
 
 PASSES = (FoldConstants(), EliminateIdentity(), FoldBatchnorm(), EliminateDeadCode(), Equalize())
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtc import recipes
-from rtc.compiler.recipe import load_recipe
+from rtc.compiler.recipe.schema import load_recipe
 
 RECIPE = Path(recipes.__path__[0]) / "lenet5-mnist.yaml"
 

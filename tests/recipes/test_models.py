@@ -16,9 +16,9 @@ from rtc.compiler.core.errors import MachineError, RecipeError
 from rtc.compiler.core.naming import load_object
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.measure import parity
-from rtc.passes.export_onnx import ExportOnnx
-from rtc.passes.fold_batchnorm import FoldBatchnorm
-from rtc.passes.torch_module import build, source_unit
+from rtc.passes.graph.fold_batchnorm import FoldBatchnorm
+from rtc.passes.torch.export_onnx import ExportOnnx
+from rtc.passes.torch.torch_module import build, source_unit
 from rtc.recipes.models import mobilenet, resnet
 from rtc.recipes.models.lenet import lenet
 

@@ -6,8 +6,8 @@ import pytest
 
 from rtc import recipes
 from rtc.compiler.core.naming import load_object
-from rtc.compiler.recipe import load_recipe
-from rtc.compiler.samples import dataset_of
+from rtc.compiler.frontend.samples import dataset_of
+from rtc.compiler.recipe.schema import load_recipe
 
 NAMES = [f"{model}-signs43" for model in ("resnet20", "resnet56", "mobilenetv1", "mobilenetv2")]
 

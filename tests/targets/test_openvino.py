@@ -13,14 +13,14 @@ from nets import planned
 from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.building import held
+from rtc.compiler.candidates.offer import held
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.measure import fidelity
-from rtc.passes.insert_qdq import InsertQdq
+from rtc.passes.quantise.insert_qdq import InsertQdq
 from rtc.targets.backends import openvino
 from rtc.targets.backends.openvino import OpenVino
 from rtc.targets.loader import profile

@@ -16,12 +16,12 @@ from rtc import recipes
 from rtc.compiler.core.data import Preprocess, Splits
 from rtc.compiler.core.progress import Listener
 from rtc.compiler.core.unit import Unit
-from rtc.compiler.front import make_front
+from rtc.compiler.execution.stages import Stages
+from rtc.compiler.frontend.float_model import make_front
+from rtc.compiler.frontend.samples import dataset_of, splits_of
 from rtc.compiler.measure.provenance import physical_cores
-from rtc.compiler.recipe import Recipe, load_recipe
-from rtc.compiler.samples import dataset_of, splits_of
-from rtc.compiler.stages import Stages
-from rtc.compiler.store import Store
+from rtc.compiler.recipe.schema import Recipe, load_recipe
+from rtc.compiler.storage.store import Store
 
 _RECIPES = Path(recipes.__path__[0])
 _MODEL, _SAMPLES = "model.onnx", "held-out.npz"
@@ -148,7 +148,7 @@ def _part(files: Mapping[str, bytes], prefix: str) -> dict[str, bytes]:
 def compile_recipe(of: Entrant, what: Trained, folder: Path, *, samples: int, threads: int) -> Path:
     """Write what a user of rtc would: the ONNX file, its data and a recipe. The recipe's path.
 
-    It also is where the peers' samples come from, see `rtc.compiler.samples`: `samples` of the
+    It also is where the peers' samples come from, see `rtc.compiler.frontend`: `samples` of the
     held-out ones calibrate, the others test.
     """
     (folder / _MODEL).write_bytes(what.model.onnx.proto)

@@ -12,14 +12,14 @@ ENGINE = "engine"
 
 def search(task: Task) -> tuple[Files, dict[str, Any]]:
     """Compile the recipe at `task.args["recipe"]` with an empty cache; the engine that ships."""
-    from rtc.compiler import bundle
+    from rtc.compiler.bundle import bundles
     from rtc.compiler.pipeline import compile as compile_recipe
-    from rtc.compiler.store import Store
+    from rtc.compiler.storage.store import Store
 
     (result,) = compile_recipe(
         Path(task.args["recipe"]), out=task.folder / "build", store=Store(task.folder / "store")
     )
-    shipped = bundle.verify(result.bundle)
+    shipped = bundles.verify(result.bundle)
     entry, report = shipped.manifest.engine, result.report
     facts = {
         "backend": entry.backend,

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtc.compiler import sandbox
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.naming import load_object
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.measure import worker
+from rtc.compiler.process import sandbox
 
 Files = Mapping[str, bytes]
 

@@ -25,8 +25,8 @@ from rtc.compiler import load
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.intervals import paired_difference
 from rtc.compiler.core.precision import Variant
-from rtc.compiler.report.model import Report
-from rtc.compiler.store import Store
+from rtc.compiler.core.results import Report
+from rtc.compiler.storage.store import Store
 from rtc.targets import loader
 from zoo import peers
 from zoo.architectures import ARCHITECTURES, CLASSES, Architecture, Images, built, images

@@ -16,9 +16,9 @@ from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import DataError, ModelError
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.measure import accuracy
-from rtc.passes.cast_precision import CastPrecision
-from rtc.passes.insert_qdq import InsertQdq
-from rtc.passes.one_layer import alternatives
+from rtc.passes.quantise.cast_precision import CastPrecision
+from rtc.passes.quantise.insert_qdq import InsertQdq
+from rtc.passes.quantise.one_layer import alternatives
 
 
 def logits_of(proto, split):

@@ -18,7 +18,7 @@ from rtc.calibration.sensitivity.fast import _blended as blended
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import DataError, ModelError
 from rtc.compiler.core.precision import Precision
-from rtc.passes.one_layer import alternatives
+from rtc.passes.quantise.one_layer import alternatives
 
 
 def ranks(values):

@@ -12,7 +12,7 @@ from one_layer_nets import ranged, with_labels
 from rtc.calibration.effect import output_snr_db
 from rtc.calibration.sensitivity import Sensitivity, exact, fast
 from rtc.compiler.core.unit import Unit
-from rtc.passes.one_layer import alternatives
+from rtc.passes.quantise.one_layer import alternatives
 
 
 def ending_in(unit: Unit, *ops: str) -> Unit:

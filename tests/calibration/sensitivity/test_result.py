@@ -12,7 +12,7 @@ from one_layer_nets import sampled, with_labels
 from rtc.calibration.sensitivity import Sensitivity, fast
 from rtc.compiler.core.errors import IntegrityError
 from rtc.compiler.core.precision import Precision
-from rtc.passes.one_layer import alternatives
+from rtc.passes.quantise.one_layer import alternatives
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["labels", "no labels"])

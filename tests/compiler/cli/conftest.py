@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rtc.compiler import bundle, strict_yaml
+from rtc.compiler.bundle import bundles
 from rtc.compiler.cli.main import main
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
-from rtc.compiler.core.target import BuildRequest
-from rtc.compiler.measure import fidelity
-from rtc.compiler.recipe import parse_recipe
-from rtc.compiler.report import html, serial
-from rtc.compiler.report.model import (
+from rtc.compiler.core.results import (
     FLOAT_MODEL,
     SHIPPED_ENGINE,
     AccuracyRow,
@@ -30,8 +26,13 @@ from rtc.compiler.report.model import (
     LatencyRow,
     Report,
 )
-from rtc.compiler.samples import splits_of
-from rtc.compiler.source import onnx_unit
+from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.documents import strict_yaml
+from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.frontend.source import onnx_unit
+from rtc.compiler.measure import fidelity
+from rtc.compiler.recipe.schema import parse_recipe
+from rtc.compiler.report import html, serial
 from rtc.targets import loader
 
 RECIPE = """\
@@ -134,12 +135,12 @@ def _publish(project: Path, out: str, preprocess: Preprocess) -> Path:
     request = BuildRequest(loader.profile("cpu"), (1, 4, 4), threads=1)
     backend = loader.backend("onnxruntime")
     engine = backend.build(unit.onnx.proto, request)
-    manifest = bundle.Manifest(
+    manifest = bundles.Manifest(
         name="tiny",
         version="1.0.0+0123456789ab",
         target="cpu",
         passed=True,
-        engine=bundle.EngineEntry(
+        engine=bundles.EngineEntry(
             backend="onnxruntime",
             file=backend.engine_file,
             runtime=engine.runtime,
@@ -159,11 +160,11 @@ def _publish(project: Path, out: str, preprocess: Preprocess) -> Path:
         "float.onnx": unit.onnx.proto,
         "graph.onnx": unit.onnx.proto,
         "recipe.yaml": recipe.text.encode(),
-        bundle.PROFILE: loader.profile_text(request.profile),
+        bundles.PROFILE: loader.profile_text(request.profile),
         "report.json": serial.to_json(waiting()),
         "report.html": html.render(waiting()).encode(),
     }
-    bundle.publish(project / out, manifest, files)
+    bundles.publish(project / out, manifest, files)
     return project / out / "tiny" / "cpu"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from rtc.compiler import bundle
+from rtc.compiler.bundle import bundles
 from rtc.compiler.measure import fidelity
 from rtc.compiler.report import serial
 
@@ -262,7 +262,7 @@ def test_bench_refuses_a_batch_that_the_engine_does_not_take(rtc, built, project
 
 @pytest.mark.parametrize("command", ["eval", "bench", "run"])
 def test_an_engine_that_is_not_its_graph_is_refused(command, rtc, built, project, tmp_path) -> None:
-    verified = bundle.verify(built)
+    verified = bundles.verify(built)
     model = onnx.load_from_string(verified.files["graph.onnx"])
     for weights in model.graph.initializer:
         if weights.name == "w":
@@ -275,7 +275,7 @@ def test_an_engine_that_is_not_its_graph_is_refused(command, rtc, built, project
         "graph.onnx": model.SerializeToString(),
         fidelity.FILE: fidelity.packed(replace(known, outputs=turned)),
     }
-    wrong = bundle.publish(tmp_path, verified.manifest, contents)
+    wrong = bundles.publish(tmp_path, verified.manifest, contents)
     given = ("--input", project / "samples.npz") if command == "run" else ()
     options = given or ("--recipe", project / "recipe.yaml")
     done = rtc(command, wrong, *options, "--json")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from rtc.compiler.store import Store
+from rtc.compiler.storage.store import Store
 
 
 def test_info_counts_and_clear_removes(rtc, tmp_path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtc.compiler import bundle
-from rtc.compiler import files as durable
+from rtc.compiler.bundle import bundles
+from rtc.compiler.storage import files as durable
 
 
 @pytest.fixture
@@ -104,14 +104,14 @@ def test_a_failed_gate_is_exit_code_8_and_a_bundle_that_is_not_the_latest(rtc, h
     assert (bundle / "report.html").is_file()
     assert "(asked: end-to-end ≤ 1e-09 ms at batch 4)" in done.err
     assert f"see {result['bundle']}/report.html" in done.err
-    assert bundle.name.endswith(".failed")
-    assert not (bundle.parent / "latest").exists()
+    assert bundles.name.endswith(".failed")
+    assert not (bundles.parent / "latest").exists()
 
     again = rtc("compile", "recipe.yaml")
     assert again.code == 8
     assert "tiny → cpu" in again.out
     assert "FAIL: latency_ms" in again.out
-    assert bundle.name in again.out.replace("\n", "")
+    assert bundles.name in again.out.replace("\n", "")
 
 
 def labels(folder, value) -> None:
@@ -255,16 +255,16 @@ def test_killed_at_any_moment_a_compile_resumes_to_the_same_bundle(start, here, 
             process.communicate()
             kills += 1
             delay *= 1.25
-            for found in bundle.list_bundles(here / "build"):
-                bundle.verify(found)
+            for found in bundles.list_bundles(here / "build"):
+                bundles.verify(found)
             continue
         assert process.returncode == 0, err
         break
     assert kills >= 5
-    (resumed,) = bundle.list_bundles(here / "build")
-    (uninterrupted,) = bundle.list_bundles(here / "whole")
+    (resumed,) = bundles.list_bundles(here / "build")
+    (uninterrupted,) = bundles.list_bundles(here / "whole")
     assert resumed.name == uninterrupted.name
-    first, second = bundle.verify(resumed).files, bundle.verify(uninterrupted).files
+    first, second = bundles.verify(resumed).files, bundles.verify(uninterrupted).files
     # Timings differ, and with them which runtime ships; all else is the same to the byte.
     assert first.keys() == second.keys()
     for name in sorted(first.keys() - {"layers.json", "report.json", "report.html"}):

@@ -12,7 +12,7 @@ from residual_nets import blocks
 
 from rtc.compiler import pipeline
 from rtc.compiler.cli.compiling import _seconds
-from rtc.compiler.store import Store
+from rtc.compiler.storage.store import Store
 
 RECIPE = {
     "recipe": 1,

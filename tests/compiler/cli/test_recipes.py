@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from rtc.compiler.recipe import load_recipe, schema
+from rtc.compiler.recipe.schema import load_recipe, schema
 
 
 def test_new_writes_a_recipe_that_check_accepts(rtc, tmp_path) -> None:

@@ -6,10 +6,10 @@ import pytest
 from check_pass import context_for, unit_of
 
 from rtc.compiler.core.operators import op_of
-from rtc.passes.eliminate_identity import EliminateIdentity
-from rtc.passes.fold_batchnorm import FoldBatchnorm
-from rtc.passes.graph import read
-from rtc.passes.layers import weighted_layers
+from rtc.passes.graph.eliminate_identity import EliminateIdentity
+from rtc.passes.graph.fold_batchnorm import FoldBatchnorm
+from rtc.passes.support.layers import weighted_layers
+from rtc.passes.support.onnx_graph import read
 from rtc.targets.backends.integer_products import products
 from rtc.targets.backends.onnx_graph import NodeIndex
 from rtc.targets.backends.onnx_sizes import Sizes

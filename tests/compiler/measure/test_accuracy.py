@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rtc.compiler import gates
 from rtc.compiler.core import intervals
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.outputs import OutputKind
+from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.measure import accuracy
-from rtc.compiler.report.model import AccuracyRow
+from rtc.compiler.select import gates
 
 LABELS = np.array([0, 1, 2, 0])
 LOGITS = np.array(

@@ -14,9 +14,9 @@ from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import InternalError, MachineError
 from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Sound
+from rtc.compiler.core.results import CertificateRow
 from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, TorchModel, Unit
 from rtc.compiler.measure import parity
-from rtc.compiler.report.model import CertificateRow
 
 COUNT = 100
 DATA = small_models.samples(COUNT)

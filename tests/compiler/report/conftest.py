@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
-from rtc.compiler.report.model import (
+from rtc.compiler.core.results import (
     AccuracyRow,
     AddRow,
     CandidateRow,

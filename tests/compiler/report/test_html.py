@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from rtc.compiler.core.evidence import Measured
+from rtc.compiler.core.results import CandidateRow, Curve, LatencyRow, Report
 from rtc.compiler.report.figures import factor
 from rtc.compiler.report.html import render
-from rtc.compiler.report.model import CandidateRow, Curve, LatencyRow, Report
 from rtc.compiler.report.search_charts import search_pictures, whole_front
 from rtc.compiler.report.serial import from_json, to_json
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rtc.compiler.core.errors import IntegrityError, InternalError
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
-from rtc.compiler.report.model import Curve, GateRow, Report
+from rtc.compiler.core.results import Curve, GateRow, Report
 from rtc.compiler.report.serial import from_json, to_json
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

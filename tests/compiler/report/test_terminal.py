@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from rtc.compiler.core.evidence import Estimated, Measured, Pending
-from rtc.compiler.report.model import Report
-from rtc.compiler.report.precision import ledger_table
+from rtc.compiler.core.results import Report
+from rtc.compiler.diagnose.tables import ledger_table
 from rtc.compiler.report.terminal import details, evidence_text, summary
 
 BUNDLE = Path("build/lenet5-mnist/cpu/1.0.0+3f2a9c1b")

@@ -1,0 +1,1 @@
+"""Bundles: their format, and the engine that one is loaded as."""

@@ -1,0 +1,1 @@
+"""What each runtime is offered: every variant of precision, with its threads."""

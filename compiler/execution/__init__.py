@@ -1,0 +1,1 @@
+"""Stages whose results are kept, and passes run as stages with their certificates."""

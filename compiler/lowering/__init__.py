@@ -1,0 +1,1 @@
+"""A precision plan made, and written into the graph by passes."""

@@ -1,0 +1,1 @@
+"""Child processes: a crash or a hang in one is an error here."""

@@ -1,0 +1,1 @@
+"""What a report says and what a bundle holds, put together."""

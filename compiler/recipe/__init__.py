@@ -1,0 +1,1 @@
+"""Recipes and plans: what a person asks for, read and checked."""

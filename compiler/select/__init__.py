@@ -1,0 +1,1 @@
+"""Candidates measured, held to the gates, and the one that ships."""

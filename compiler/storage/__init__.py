@@ -1,0 +1,1 @@
+"""What is kept on the disk: durable files, sealed folders, the store of results."""

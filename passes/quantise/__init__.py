@@ -1,0 +1,1 @@
+"""Passes that decide precision and write it into the graph."""

@@ -1,0 +1,1 @@
+"""Passes over PyTorch modules, and the export that ends them."""
