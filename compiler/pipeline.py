@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rtc.calibration.folder import folder_digest
+from rtc.compiler.building.builder import Candidate
 from rtc.compiler.bundle import bundles
-from rtc.compiler.candidates.offer import Builder, Candidate, Missing
+from rtc.compiler.candidates.offer import Missing, candidates
 from rtc.compiler.candidates.threads import paces
 from rtc.compiler.core.data import Splits
 from rtc.compiler.core.errors import BuilderError, IntegrityError, MachineError, RecipeError
@@ -32,6 +33,7 @@ from rtc.compiler.execution.changes import differences, in_words, outline
 from rtc.compiler.execution.stages import Stages, code_digest, versions
 from rtc.compiler.frontend.float_model import Front, factory_model, make_front, source_files
 from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.provenance import hardware, software
 from rtc.compiler.publish.bundle_content import pack, report_of
 from rtc.compiler.publish.report_content import assemble
@@ -301,16 +303,16 @@ class _Job:
     def _candidates(
         self, front: Front, profile: DeviceProfile, backends: Sequence[Backend]
     ) -> tuple[list[Candidate], list[Missing]]:
-        builder = Builder.of(self.recipe, self.data, front, profile, self.stages)
-        known, search = paces(builder, backends), builder.search
+        job = Job.of(self.recipe, self.data, front, profile, self.stages)
+        known, search = paces(job, backends), job.search
         fast = search is not None and search.objective == "latency"
         behind = {name: pace.behind for name, pace in known.items() if pace.behind and fast}
-        builder = replace(builder, sharers=len(backends) - len(behind))
+        job = replace(job, sharers=len(backends) - len(behind))
         found = [
             each
             for backend in backends
-            for each in builder.candidates(
-                backend, known[backend.name].threads, unsearched=behind.get(backend.name, "")
+            for each in candidates(
+                job, backend, known[backend.name].threads, unsearched=behind.get(backend.name, "")
             )
         ]
         built = [each for each in found if isinstance(each, Candidate)]

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from rtc.compiler.candidates.offer import Builder, Candidate
+from rtc.compiler.building.builder import Builder, Candidate
+from rtc.compiler.building.engines import REQUEST
+from rtc.compiler.candidates.offer import candidate
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import digest
@@ -27,6 +29,7 @@ from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.execution.stages import Files
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.latency import Bench, Case, Subject, engine_subject
 from rtc.compiler.measure.provenance import hardware, physical_cores
 from rtc.compiler.measure.worker import FORWARD
@@ -37,7 +40,6 @@ LONG_MS = 1.0  # for each core: a batch that takes longer with all of them is no
 SLOW_MS = 100.0  # where any batch takes longer, three of each tell enough
 _BEHIND = 1.25  # times slower than another runtime: no mix makes that good
 _SECONDS = 1.5  # of each runtime's timings
-_REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
 _Which = tuple[str, Variant, int]  # the runtime's name, the variant, the threads
 
 
@@ -75,23 +77,23 @@ class Pace:
     behind: str = ""
 
 
-def paces(builder: Builder, backends: Sequence[Backend]) -> dict[str, Pace]:
+def paces(job: Job, backends: Sequence[Backend]) -> dict[str, Pace]:
     """The pace of each runtime, by its name.
 
     Nothing is known where engines do not run on this machine's CPU, nor of a runtime that fails: a
     warning says so. Other float variants go with the one that was timed, the mix with INT8.
     """
-    request = builder.request
+    request = job.request
     nothing = {backend.name: Pace() for backend in backends}
     there = [backend for backend in backends if backend.runnable(request.profile).ok]
     tried = _counts(request)
     if request.profile.kind != "cpu" or len(there) * len(tried) < 2:
         return nothing
     try:
-        with builder.stages.together("threads", request.profile.name) as stages:
-            found = _timings(replace(builder, stages=stages), there, tried)
+        with job.stages.together("threads", request.profile.name) as stages:
+            found = _timings(replace(job, stages=stages), there, tried)
     except RtcError as error:
-        builder.stages.listener.warned(
+        job.stages.listener.warned(
             f"runtimes have their own number of threads: trying others failed: {error}"
             " (measure.threads fixes it)"
         )
@@ -165,36 +167,35 @@ def _float_speed(ends: Mapping[Variant, Timing]) -> float:
     return max(end.speed for variant, end in ends.items() if variant is not Variant.INT8)
 
 
-def _engines(builder: Builder, backend: Backend) -> Iterator[tuple[Variant, Candidate]]:
+def _engines(job: Job, backend: Backend) -> Iterator[tuple[Variant, Candidate]]:
     """The float engine and the INT8 one, of those on offer; one that fails is told of later."""
-    left_out = backend.variants(builder.request.profile)
-    offered = [v for v in builder.recipe.precision.offer if v not in left_out]
+    left_out = backend.variants(job.request.profile)
+    offered = [v for v in job.recipe.precision.offer if v not in left_out]
     halves = [v for v in (Variant.HALF, Variant.FP32) if v in offered]
     for variant in (*halves[:1], *(v for v in offered if v is Variant.INT8)):
         try:
-            yield variant, builder.candidate(backend, variant)
+            yield variant, candidate(Builder.of(job, backend), variant)
         except RtcError:
             continue
 
 
-def _timings(
-    builder: Builder, backends: Sequence[Backend], tried: Sequence[int]
-) -> tuple[Timing, ...]:
-    request, samples = builder.request, builder.context.data.calibration
-    most = builder.with_threads(max(tried))  # mostly the number that it stays at
+def _timings(job: Job, backends: Sequence[Backend], tried: Sequence[int]) -> tuple[Timing, ...]:
+    request, samples = job.request, job.context.data.calibration
+    most = job.with_threads(max(tried))  # mostly the number that it stays at
     engines = {
         (backend.name, variant): each
         for backend in backends
         for variant, each in _engines(most, backend)
     }
+    builders = {backend.name: Builder.of(job, backend) for backend in backends}
     if not engines:
         return ()
     inputs = {
         "engines": {f"{name} {v}": digest(e.built.engine) for (name, v), e in engines.items()},
-        "data": builder.context.data.digest,
+        "data": job.context.data.digest,
         "runtimes": {backend.name: backend.available().version for backend in backends},
         "threads": list(tried),
-        "request": _REQUEST.dump_python(request, mode="json"),
+        "request": REQUEST.dump_python(request, mode="json"),
         "machine": hardware(),
     }
 
@@ -205,20 +206,20 @@ def _timings(
                 name,
                 each.built.engine,
                 replace(request, threads=count),
-                builder.probe(each.graph),
+                builders[name].probe(each.graph),
             )
             for count in sorted(tried, reverse=True)
             for (name, variant), each in engines.items()
         }
         case = Case(FORWARD, request.batches[1])
-        found, failed = timed(subjects, samples, case, builder.recipe.seed)
+        found, failed = timed(subjects, samples, case, job.recipe.seed)
         for name, error in failed.items():
-            builder.stages.listener.warned(
+            job.stages.listener.warned(
                 f"{name} runs with its own number of threads: {error} (measure.threads fixes it)"
             )
         return {"timings.json": _TIMINGS.dump_json(found)}, _words(found)
 
-    files = builder.stages.run("threads", inputs, work, target=request.profile.name)
+    files = job.stages.run("threads", inputs, work, target=request.profile.name)
     return _TIMINGS.validate_json(files["timings.json"])
 
 

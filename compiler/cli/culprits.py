@@ -75,7 +75,7 @@ def culprits(
             open_store(cache, warn=listener.warned), listener, owner=str(given.path.resolve())
         )
         session = opened(given, stages, target=target, backend=backend, variant=variant)
-        split = session.builder.context.data.test.head(samples)
+        split = session.job.context.data.test.head(samples)
         with step_of(listener, "culprits") as progress:
             found = search(session, held, split, progress)
     written = out if out is not None and found.layers else None

@@ -186,9 +186,9 @@ class _Trials:
         from rtc.compiler.measure.reference import reference_logits
 
         self.floats: Array = reference_logits(self.session.model.onnx.proto, self.split)
-        unit = self.session.builder.incoming
+        unit = self.session.job.incoming
         self.incoming = reference_logits(unit.onnx.proto, self.split) if unit else None
-        kind = self.session.builder.request.profile.kind
+        kind = self.session.job.profile.kind
         backend = self.session.backend
         self.where = f"{backend.name} {backend.available().version} on {device(kind)}"
 

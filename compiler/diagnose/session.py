@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rtc.compiler.candidates.offer import Builder
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import MachineError, RecipeError
 from rtc.compiler.core.naming import nearest
@@ -14,6 +14,7 @@ from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.execution.stages import Stages
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.search.workbench import Runtime
 
@@ -25,19 +26,27 @@ class Session:
     """A float model, a runtime for it, and the plan that the recipe's options give.
 
     Attributes:
-        builder: the recipe, the float model, its data and statistics, and the device.
-        backend: the runtime.
-        plan: as `Builder.plan` decides it.
+        builder: the recipe, the float model, its data and statistics, the device and the runtime.
+        plan: as `PlanWriter.plan` decides it.
     """
 
     builder: Builder
-    backend: Backend
     plan: PrecisionPlan
+
+    @property
+    def job(self) -> Job:
+        """The recipe, the float model, its data and statistics, and the device."""
+        return self.builder.job
+
+    @property
+    def backend(self) -> Backend:
+        """The runtime."""
+        return self.builder.backend
 
     @property
     def model(self) -> Unit:
         """The float model."""
-        return self.builder.model
+        return self.job.model
 
     def replanned(
         self, pin: Mapping[str, Precision], plan: PrecisionPlan | None = None
@@ -47,19 +56,19 @@ class Session:
         Raises:
             RecipeError: as `AssignPrecision.apply`, for these pins.
         """
-        return self.builder.replanned(self.backend, plan or self.plan, pin)
+        return self.builder.writer.replanned(plan or self.plan, pin)
 
     def graph(self, plan: PrecisionPlan) -> Unit:
         """The graph that a plan is built from, the recipe's repairs included.
 
         No step is held against its bound: a plan under examination may well break it.
         """
-        return self.builder.graph(self.backend, plan)
+        return self.builder.writer.graph(plan)
 
     def runtime(self, split: Split) -> Runtime:
         """The runtime, ready to build such graphs and run them on samples; to be closed."""
         batch = self.model.fixed_batch or min(_BATCH, len(split))
-        request = replace(self.builder.request, batches=(batch, batch, batch))
+        request = replace(self.job.request, batches=(batch, batch, batch))
         return Runtime(self.backend, request, split)
 
 
@@ -99,8 +108,8 @@ def opened(
     recipe.admit_code()
     data = splits_of(recipe)
     front = make_front(recipe, data, stages)
-    builder = Builder.of(recipe, data, front, device, stages)
-    return Session(builder, chosen, builder.plan(chosen, variant))
+    builder = Builder.of(Job.of(recipe, data, front, device, stages), chosen)
+    return Session(builder, builder.writer.plan(variant))
 
 
 def _runtime(device: DeviceProfile, name: str, *, here: bool) -> Backend:

@@ -33,7 +33,7 @@ def put_back(session: Session) -> Precision:
 
     Float32 too where the runtime has no half type.
     """
-    half = session.builder.target(session.backend).scheme.half
+    half = session.builder.writer.target.scheme.half
     return Precision.HALF if half and not session.plan.is_float else Precision.FP32
 
 
@@ -46,7 +46,7 @@ def suspects_of(session: Session) -> dict[str, Suspect]:
     from rtc.passes.support.layers import JOINS
     from rtc.passes.support.onnx_graph import read
 
-    plan, scheme = session.plan, session.builder.target(session.backend).scheme
+    plan, scheme = session.plan, session.builder.writer.target.scheme
     reduced = Precision.HALF if plan.is_float else Precision.INT8
     graph = read(session.model).cleanup()
     on_offer = {

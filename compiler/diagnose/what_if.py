@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.candidates.threads import paces
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
@@ -68,18 +69,19 @@ def attempt(
     session = opened(
         recipe, stages, target=target, backend=backend, variant=Variant.MIX, here=False
     )
-    runtime = session.backend
-    profile = session.builder.request.profile
-    best = paces(session.builder, loader.backends_for(profile))[runtime.name].threads
-    builder = session.builder.with_threads(best.get(Variant.MIX, session.builder.request.threads))
+    job, runtime = session.job, session.backend
+    best = paces(job, loader.backends_for(job.profile))[runtime.name].threads
+    job = job.with_threads(best.get(Variant.MIX, job.request.threads))
+    builder = Builder.of(job, runtime)
+    writer = builder.writer
     given = side(plan).plan if plan else session.plan
-    before = builder.replanned(runtime, given, {})
+    before = writer.replanned(given, {})
     wanted = _by_name(policies or {}, before)
-    after = builder.replanned(runtime, given, pins, wanted)
+    after = writer.replanned(given, pins, wanted)
     _refuse_other_policies(after, wanted)
-    samples = builder.context.data.calibration.head(_SAMPLES)
-    float_plan = builder.mix(runtime, {})
-    with Lab(builder, runtime, network(builder.model), samples, float_plan) as lab:
+    samples = job.context.data.calibration.head(_SAMPLES)
+    float_plan = writer.mix({})
+    with Lab(builder, network(job.model), samples, float_plan) as lab:
         found, changed = lab.trial(before), changes(before, after)
         return Attempt(
             candidate=f"{runtime.name} {before.variant}",

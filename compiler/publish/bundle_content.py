@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from rtc.compiler.building.builder import Candidate
 from rtc.compiler.bundle import bundles
 from rtc.compiler.bundle.engine import FLOAT, GRAPH
-from rtc.compiler.candidates.offer import Candidate
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.outputs import OutputKind

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rtc.compiler.building.builder import Candidate
 from rtc.compiler.building.contract import changed, unknown
-from rtc.compiler.candidates.offer import Candidate
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.results import (

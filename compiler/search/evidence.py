@@ -10,14 +10,13 @@ from pydantic import TypeAdapter
 
 from rtc.calibration import sensitivity
 from rtc.calibration.sensitivity import Sensitivity
-from rtc.compiler.candidates.offer import Builder
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress
-from rtc.compiler.core.target import Backend
 from rtc.compiler.execution.stages import Files, versions
+from rtc.compiler.lowering.plan_writer import PlanWriter
 from rtc.passes.quantise.one_layer import alternatives
 from rtc.passes.quantise.residual_ledger import LedgerRow, residual_ledger
 
@@ -25,8 +24,7 @@ _LEDGER: TypeAdapter[tuple[LedgerRow, ...]] = TypeAdapter(tuple[LedgerRow, ...])
 
 
 def evidence_of(
-    builder: Builder,
-    backend: Backend,
+    writer: PlanWriter,
     samples: Split,
     *,
     exact: bool = False,
@@ -41,10 +39,10 @@ def evidence_of(
         ModelError: the model is no classifier.
         DataError: an activation is not finite; the layer is named.
     """
-    target = builder.target(backend)
-    context = replace(builder.context, target=target)
+    job, target = writer.job, writer.target
+    context = replace(job.context, target=target)
     inputs = {
-        "model": builder.model.digest,
+        "model": job.model.digest,
         "target": asdict(target),
         "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
         "data": context.data.digest,
@@ -56,7 +54,7 @@ def evidence_of(
     }
 
     def work(progress: Progress) -> tuple[Files, str]:
-        proto, offered = alternatives(builder.model, context)
+        proto, offered = alternatives(job.model, context)
         found = None
         if not exact:
             try:
@@ -66,21 +64,20 @@ def evidence_of(
             except ModelError as error:
                 if error.id != "no-gradient":
                     raise
-                told = f"{backend.name}: {error.what}, so the exact one is used"
-                builder.stages.listener.warned(f"{told} ({error.where})" if error.where else told)
+                told = f"{writer.backend.name}: {error.what}, so the exact one is used"
+                job.stages.listener.warned(f"{told} ({error.where})" if error.where else told)
         if found is None:
             found = sensitivity.exact(proto, offered, samples, within_s=within_s, progress=progress)
         told = f"{len(found.rows)} alternatives, {found.engine}, {found.samples} samples"
         return {"sensitivity.json": canonical(found.to_dict())}, told
 
-    name = f"sensitivity {backend.name}"
-    files = builder.stages.run(name, inputs, work, target=target.profile.name)
+    name = f"sensitivity {writer.backend.name}"
+    files = job.stages.run(name, inputs, work, target=target.profile.name)
     return Sensitivity.from_dict(json.loads(files["sensitivity.json"]))
 
 
 def ledger_of(
-    builder: Builder,
-    backend: Backend,
+    writer: PlanWriter,
     plan: PrecisionPlan,
     samples: Split,
     *,
@@ -89,10 +86,10 @@ def ledger_of(
     """What every policy would do to each residual Add of a plan; samples as in `evidence_of`."""
     if not plan.residuals:
         return ()
-    target = builder.target(backend)
-    context = replace(builder.context, target=target, plan=plan)
+    job, target = writer.job, writer.target
+    context = replace(job.context, target=target, plan=plan)
     inputs = {
-        "model": builder.model.digest,
+        "model": job.model.digest,
         "plan": plan.to_dict(),
         "target": asdict(target),
         "statistics": {name: asdict(seen) for name, seen in context.statistics.items()},
@@ -104,9 +101,9 @@ def ledger_of(
 
     def work(progress: Progress) -> tuple[Files, str]:
         watched = replace(context, progress=progress)
-        rows = residual_ledger(builder.model, watched, samples, within_s=within_s)
+        rows = residual_ledger(job.model, watched, samples, within_s=within_s)
         return {"ledger.json": _LEDGER.dump_json(rows)}, f"{len(rows)} residual sums"
 
-    name = f"residuals {backend.name}"
-    files = builder.stages.run(name, inputs, work, target=target.profile.name)
+    name = f"residuals {writer.backend.name}"
+    files = job.stages.run(name, inputs, work, target=target.profile.name)
     return _LEDGER.validate_json(files["ledger.json"])

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import TypeAdapter
 
 from rtc.calibration.sensitivity import LayerSensitivity, Sensitivity
-from rtc.compiler.candidates.offer import Builder
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.core.errors import BuilderError, DataError, MachineError, ModelError
 from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import (
@@ -22,7 +22,7 @@ from rtc.compiler.core.precision import (
 )
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import SearchRow
-from rtc.compiler.core.target import Backend, QuantScheme
+from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.execution.stages import Files, versions
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.recipe.plan_file import parse_plan, plan_text
@@ -57,7 +57,7 @@ class Decided:
     row: SearchRow
 
 
-def decided(builder: Builder, backend: Backend, options: Search) -> Decided:
+def decided(builder: Builder, options: Search) -> Decided:
     """What `decide` comes to, or came to with the same inputs and the same time to search in.
 
     A search that fails costs the search, not the mix: the rules' plan stands, with a warning, and
@@ -65,31 +65,31 @@ def decided(builder: Builder, backend: Backend, options: Search) -> Decided:
     """
     begun = time.monotonic()
     try:
-        return _searched(builder, backend, options)
+        return _searched(builder, options)
     except (BuilderError, DataError, MachineError, ModelError) as error:
-        name = f"{backend.name} {Variant.MIX}"
-        builder.stages.listener.warned(
+        name = f"{builder.backend.name} {Variant.MIX}"
+        builder.job.stages.listener.warned(
             f"the search for {name} failed, its plan is the rules': {error}"
         )
         took = time.monotonic() - begun
         row = SearchRow(name, "", 0, 0, took, False, False, (), (), {}, failed=str(error))
-        return Decided(builder.plan(backend, Variant.MIX), row)
+        return Decided(builder.writer.plan(Variant.MIX), row)
 
 
-def _searched(builder: Builder, backend: Backend, options: Search) -> Decided:
-    target = builder.target(backend)
+def _searched(builder: Builder, options: Search) -> Decided:
+    job, backend, target = builder.job, builder.backend, builder.writer.target
     inputs = {
-        "model": builder.model.digest,
-        "incoming": builder.incoming.digest if builder.incoming else "",
+        "model": job.model.digest,
+        "incoming": job.incoming.digest if job.incoming else "",
         "target": asdict(target),
-        "request": asdict(builder.request),
-        "statistics": {n: asdict(seen) for n, seen in builder.context.statistics.items()},
-        "data": builder.context.data.digest,
-        "precision": builder.recipe.precision.model_dump(mode="json"),
+        "request": asdict(job.request),
+        "statistics": {n: asdict(seen) for n, seen in job.context.statistics.items()},
+        "data": job.context.data.digest,
+        "precision": job.recipe.precision.model_dump(mode="json"),
         "options": options.model_dump(mode="json"),
-        "sharers": builder.sharers,
-        "gates": builder.recipe.gates.model_dump(mode="json"),
-        "seed": builder.context.seed,
+        "sharers": job.sharers,
+        "gates": job.recipe.gates.model_dump(mode="json"),
+        "seed": job.context.seed,
         "machine": hardware(),
         "versions": [
             backend.available().version,
@@ -99,12 +99,12 @@ def _searched(builder: Builder, backend: Backend, options: Search) -> Decided:
 
     def work(_: Progress) -> tuple[Files, str]:
         # Its own stages are kept too, for a search that is stopped; the report tells of the whole.
-        inner = replace(builder, stages=replace(builder.stages, rows=[]))
-        found = decide(inner, backend, options)
+        apart = replace(job, stages=replace(job.stages, rows=[]))
+        found = decide(Builder.of(apart, backend), options)
         files = {"plan.yaml": plan_text(found.plan), "search.json": _ROW.dump_json(found.row)}
         return files, _words(found.row)
 
-    files = builder.stages.run(
+    files = job.stages.run(
         f"search {backend.name} {Variant.MIX}", inputs, work, target=target.profile.name
     )
     plan = parse_plan(files["plan.yaml"], "plan.yaml")
@@ -119,7 +119,7 @@ def _words(row: SearchRow) -> str:
     return f"{plans(len(row.trials))} tried, best: {best.name}{speed}"
 
 
-def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
+def decide(builder: Builder, options: Search) -> Decided:
     """Search a plan for one runtime.
 
     Where the time is over before any plan but float was tried, the rules' plan stands, with a
@@ -129,34 +129,31 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         RtcError: as the passes, the evidence and the trial of the float plan.
     """
     begun = time.monotonic()
-    samples = builder.context.data.calibration
-    seconds = (options.seconds or _SECONDS) / builder.sharers
+    samples = builder.job.context.data.calibration
+    seconds = (options.seconds or _SECONDS) / builder.job.sharers
     evidence = evidence_of(
-        builder,
-        backend,
+        builder.writer,
         samples.head(options.evidence),
         exact=options.engine == "exact",
         within_s=_EVIDENCE_SHARE * seconds,
     )
-    float_plan, int8_plan = ends(builder, backend, evidence)
+    float_plan, int8_plan = ends(builder, evidence)
     ledger = ledger_of(
-        builder,
-        backend,
+        builder.writer,
         int8_plan,
         samples.head(LEDGER_SAMPLES),
         within_s=_LEDGER_SHARE * seconds,
     )
-    space = space_of(builder, backend, evidence, ledger, (float_plan, int8_plan))
-    goal = _goal(options, builder.recipe.gates, builder.recipe.batch)
+    space = space_of(builder, evidence, ledger, (float_plan, int8_plan))
+    goal = _goal(options, builder.job.recipe.gates, builder.job.recipe.batch)
     anew = {row.add: row.recalibrated for row in ledger}
 
     def rules() -> Choice:
-        plan = builder.plan(backend, Variant.MIX)
+        plan = builder.writer.plan(Variant.MIX)
         return {name: way(plan, name) for name in space.chosen}
 
     with Lab(
         builder,
-        backend,
         space.network,
         samples.head(options.samples),
         float_plan,
@@ -169,13 +166,13 @@ def decide(builder: Builder, backend: Backend, options: Search) -> Decided:
         searcher = Searcher(lab, space, goal, seconds, least=least, begun=begun)
         found = searcher.run(rules)
     if len(found.trials) == 1 and not found.ended:
-        _warn_of_budget(builder, backend, seconds)
-        plan = builder.plan(backend, Variant.MIX)
+        _warn_of_budget(builder, seconds)
+        plan = builder.writer.plan(Variant.MIX)
     else:
-        plan = explained(builder, backend, found, evidence)
-    name = f"{backend.name} {Variant.MIX}"
+        plan = explained(builder, found, evidence)
+    name = f"{builder.backend.name} {Variant.MIX}"
     row = search_row(name, found, evidence, lab, time.monotonic() - begun)
-    lines = add_rows(ledger, plan, found, builder.target(backend).scheme)
+    lines = add_rows(ledger, plan, found, builder.writer.target.scheme)
     return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
 
 
@@ -187,18 +184,15 @@ def _goal(options: Search, gates: Gates, batch: int) -> Goal:
     return Goal(options.objective, gates, min(asked, default=None))
 
 
-def ends(
-    builder: Builder, backend: Backend, evidence: Sensitivity
-) -> tuple[PrecisionPlan, PrecisionPlan]:
+def ends(builder: Builder, evidence: Sensitivity) -> tuple[PrecisionPlan, PrecisionPlan]:
     """The plans of all in the float type, and of all in INT8 that can be; pins hold in both."""
     able = [row.layer for row in evidence.rows if row.precision is Precision.INT8]
     decision = LayerDecision(Precision.INT8, "where it can be")
-    return builder.mix(backend, {}), builder.mix(backend, dict.fromkeys(able, decision))
+    return builder.writer.mix({}), builder.writer.mix(dict.fromkeys(able, decision))
 
 
 def space_of(
     builder: Builder,
-    backend: Backend,
     evidence: Sensitivity,
     ledger: Sequence[LedgerRow],
     plans: tuple[PrecisionPlan, PrecisionPlan],
@@ -209,8 +203,8 @@ def space_of(
     choice, nor has an Add whose policy is pinned, nor have the layers that a pinned policy wants in
     INT8. Another residual Add keeps half or has the best of the policies that take as long.
     """
-    scheme = builder.target(backend).scheme
-    parts = network(builder.model)
+    scheme = builder.writer.target.scheme
+    parts = network(builder.job.model)
     float_plan, int8_plan = plans
     half = scheme.half is not None and scheme.half_in_graph
     policies = {row.add: _quantised_policy(row, int8_plan, scheme) for row in ledger}
@@ -242,7 +236,7 @@ def _bound_by_pins(builder: Builder, int8_plan: PrecisionPlan) -> set[str]:
         for name, each in int8_plan.residuals.items()
         if each.pinned and each.policy is not ResidualPolicy.KEEP_HALF
     }
-    adds = [add for add in residuals(read(builder.model).cleanup()) if add.name in pinned]
+    adds = [add for add in residuals(read(builder.job.model).cleanup()) if add.name in pinned]
     return pinned | {end for add in adds for end in add.ends}
 
 
@@ -288,9 +282,7 @@ def _extra(row: LedgerRow, policy: PolicyEvidence) -> float:
     return max(0.0, _noise(policy) - _noise(least))
 
 
-def explained(
-    builder: Builder, backend: Backend, found: Found, evidence: Sensitivity
-) -> PrecisionPlan:
+def explained(builder: Builder, found: Found, evidence: Sensitivity) -> PrecisionPlan:
     """The best plan, each layer and each residual Add with what speaks for and against INT8."""
     best = found.best
     told = "measured" if best.outcome.measured else "estimated"
@@ -303,7 +295,7 @@ def explained(
         name: replace(each, snr_db=rows[name].layer_snr_db if name in rows else None)
         for name, each in layers.items()
     }
-    return builder.mix(backend, layers, sums)
+    return builder.writer.mix(layers, sums)
 
 
 def _because(name: str, row: LayerSensitivity | None, found: Found, told: str, samples: int) -> str:
@@ -322,8 +314,8 @@ def _because(name: str, row: LayerSensitivity | None, found: Found, told: str, s
     return "; ".join(parts) or "searched"
 
 
-def _warn_of_budget(builder: Builder, backend: Backend, seconds: float) -> None:
-    builder.stages.listener.warned(
-        f"{backend.name}: its part of the time to search in ({seconds:g} s) was over when float"
-        " alone had been tried; the rules' plan stands (give it more with --budget)"
+def _warn_of_budget(builder: Builder, seconds: float) -> None:
+    builder.job.stages.listener.warned(
+        f"{builder.backend.name}: its part of the time to search in ({seconds:g} s) was over when"
+        " float alone had been tried; the rules' plan stands (give it more with --budget)"
     )

@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 from pydantic import TypeAdapter
 
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.building.contract import changed, contract, unknown
-from rtc.compiler.candidates.offer import Builder
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.evidence import Estimated, Measured
@@ -33,7 +33,7 @@ from rtc.compiler.core.precision import (
 )
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import AccuracyRow
-from rtc.compiler.core.target import Backend, Built
+from rtc.compiler.core.target import Built
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.measure.accuracy import accuracy_row
@@ -100,8 +100,7 @@ class Lab(Closing):
     """Where plans of one model are tried on one runtime; a context manager.
 
     Attributes:
-        builder: the model, its statistics, the device and the stages.
-        backend: the runtime.
+        builder: the model, its statistics, the device, the stages and the runtime.
         network: the model's parts.
         samples: calibration samples to run plans on.
         float_plan: the plan whose engine the others are timed beside.
@@ -112,7 +111,6 @@ class Lab(Closing):
     """
 
     builder: Builder
-    backend: Backend
     network: Network
     samples: Split
     float_plan: PrecisionPlan
@@ -123,20 +121,20 @@ class Lab(Closing):
     @property
     def here(self) -> bool:
         """Whether engines for the device run on this machine."""
-        return self.backend.runnable(self.builder.request.profile).ok
+        return self.builder.backend.runnable(self.builder.job.request.profile).ok
 
     @cached_property
     def tried(self) -> Split:
         """The samples that plans are run on: all, a half, a quarter, …: what there is time for."""
         if self.each_s is None or len(self.samples) <= _FEWEST:
             return self.samples
-        builder, allowed = self.builder, self.each_s
+        job, allowed = self.builder.job, self.each_s
         inputs = {
-            "model": builder.model.digest,
-            "backend": self.backend.name,
+            "model": job.model.digest,
+            "backend": self.builder.backend.name,
             "samples": len(self.samples),
             "each_s": allowed,
-            "request": asdict(builder.request),
+            "request": asdict(job.request),
             "machine": hardware(),
         }
 
@@ -146,41 +144,42 @@ class Lab(Closing):
                 count = max(_FEWEST, count // 2)
             return {"count.json": str(count).encode()}, f"{count} samples for each plan"
 
-        target = builder.request.profile.name
-        files = builder.stages.run("samples", inputs, work, target=target)
+        target = job.request.profile.name
+        files = job.stages.run("samples", inputs, work, target=target)
         return self.samples.head(int(files["count.json"]))
 
     def _sample_s(self) -> float:
         """Seconds that a sample takes: in the float engine, or off the device in the reference."""
         if self.here:
-            return self.runtime.beside_ms() / 1e3 / self.builder.request.batches[1]
+            return self.runtime.beside_ms() / 1e3 / self.builder.job.request.batches[1]
         few, begun = self.samples.head(_GLANCE), time.perf_counter()
-        reference_logits(self.builder.model.onnx.proto, few)
+        reference_logits(self.builder.job.model.onnx.proto, few)
         return (time.perf_counter() - begun) / len(few)
 
     @cached_property
     def reference(self) -> Array:
         """The float model's logits."""
-        return reference_logits(self.builder.model.onnx.proto, self.tried)
+        return reference_logits(self.builder.job.model.onnx.proto, self.tried)
 
     @cached_property
     def before(self) -> Array:
         """Logits of the model that a drop of top-1 counts from."""
-        incoming = self.builder.incoming
+        incoming = self.builder.job.incoming
         return reference_logits(incoming.onnx.proto, self.tried) if incoming else self.reference
 
     @cached_property
     def runtime(self) -> Runtime:
         """The processes, started for the first trial that is not known already."""
-        builder, backend = self.builder, self.backend
-        graph = builder.graph(backend, self.float_plan)
+        builder, backend = self.builder, self.builder.backend
+        request = builder.job.request
+        graph = builder.writer.graph(self.float_plan)
         name = f"{backend.name} {self.float_plan.default}"  # its candidate's, built already
         if not self.here:
-            return Runtime(backend, builder.request, self.samples)
-        beside = builder.built(backend, graph, name)
-        request = replace(builder.request, forms=beside.forms)
-        subject = engine_subject(BESIDE, backend.name, beside.engine, request, builder.probe(graph))
-        return Runtime(backend, builder.request, self.samples, beside=subject)
+            return Runtime(backend, request, self.samples)
+        beside = builder.built(graph, name)
+        held = replace(request, forms=beside.forms)
+        subject = engine_subject(BESIDE, backend.name, beside.engine, held, builder.probe(graph))
+        return Runtime(backend, request, self.samples, beside=subject)
 
     def close(self) -> None:
         """End the processes."""
@@ -189,7 +188,7 @@ class Lab(Closing):
 
     def plan(self, choice: Choice) -> PrecisionPlan:
         """The plan that a choice makes; pins beat it, and what has no weights follows it."""
-        return self.builder.mix(self.backend, *decisions(choice, self.float_plan))
+        return self.builder.writer.mix(*decisions(choice, self.float_plan))
 
     def trial(self, plan: PrecisionPlan) -> Outcome:
         """Try a plan, or take what was found earlier.
@@ -198,19 +197,19 @@ class Lab(Closing):
             ModelError, BuilderError, MachineError: the runtime does not build or run it, or its
                 engine computes something else than the plan's graph.
         """
-        builder, request = self.builder, self.builder.request
+        job, writer, request = self.builder.job, self.builder.writer, self.builder.job.request
         inputs = {
-            "model": builder.model.digest,
-            "incoming": builder.incoming.digest if builder.incoming else "",
+            "model": job.model.digest,
+            "incoming": job.incoming.digest if job.incoming else "",
             "plan": plan.to_dict(),
             "float": self.float_plan.to_dict(),
-            "statistics": {n: asdict(seen) for n, seen in builder.context.statistics.items()},
-            "target": asdict(builder.target(self.backend)),
-            "runtime": self.backend.available().version,
+            "statistics": {n: asdict(seen) for n, seen in job.context.statistics.items()},
+            "target": asdict(writer.target),
+            "runtime": self.builder.backend.available().version,
             "request": asdict(request),
             "anew": {n: asdict(seen) for n, seen in self._ranges(plan).items()},
-            "steps": [[s.name, s.options()] for s in builder.steps(plan, trial=True)],
-            "data": builder.context.data.digest,
+            "steps": [[s.name, s.options()] for s in writer.steps(plan, trial=True)],
+            "data": job.context.data.digest,
             "samples": len(self.tried),
             "modes": self.modes,
             "here": self.here,
@@ -222,7 +221,7 @@ class Lab(Closing):
             return {"outcome.json": _OUTCOME.dump_json(outcome)}, _words(outcome)
 
         target = request.profile.name
-        files = builder.stages.run("trial", inputs, work, target=target)
+        files = job.stages.run("trial", inputs, work, target=target)
         return _OUTCOME.validate_json(files["outcome.json"])
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:
@@ -263,8 +262,8 @@ class Lab(Closing):
     def _graph(self, plan: PrecisionPlan) -> Unit:
         """What is built of a plan, without the recipe's repairs."""
         known = self._recalibrated(plan) <= self.anew.keys()
-        return self.builder.graph(
-            self.backend, plan, trial=True, anew=self._ranges(plan) if known else None
+        return self.builder.writer.graph(
+            plan, trial=True, anew=self._ranges(plan) if known else None
         )
 
     def _ranges(self, plan: PrecisionPlan) -> dict[str, TensorRange]:
@@ -288,13 +287,13 @@ class Lab(Closing):
 
     def _foreseen(self, built: Built) -> tuple[Time, None, None]:
         """The estimated latency."""
-        request = self.builder.request
+        request = self.builder.job.request
         found = roofline.estimate(built.layers, request.profile, request.batches[1])
         return found if isinstance(found, Estimated) else None, None, None
 
     def _timed(self) -> tuple[Time, Measured | None, Interval]:
         """Latency in each mode, and the speed against the float engine, which takes turns."""
-        request, seed = self.builder.request, self.builder.recipe.seed
+        request, seed = self.builder.job.request, self.builder.job.recipe.seed
         where, batch = device(request.profile.kind), request.batches[1]
         compared = self.runtime.compared(_TIMED_S, modes=self.modes, seed=seed)
         found = {mode: compared.measured(BUILT, Case(mode, batch), where) for mode in self.modes}
@@ -318,7 +317,7 @@ class Lab(Closing):
         return agreement, drop, drop.value
 
     def _quality(self, logits: Array) -> AccuracyRow | None:
-        labels, name = self.tried.labels, self.backend.name
+        labels, name = self.tried.labels, self.builder.backend.name
         if labels is None or not np.isfinite(logits).all():
             return None
         kind = output_kind(self.reference)

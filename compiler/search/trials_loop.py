@@ -201,7 +201,7 @@ class Searcher:
             if not self.trials:
                 raise
             self.refused.append(choice)
-            self.lab.builder.stages.listener.warned(f"{name} was not tried: {error}")
+            self.lab.builder.job.stages.listener.warned(f"{name} was not tried: {error}")
             return None
         finally:
             if self.trials:
@@ -324,5 +324,5 @@ class Searcher:
         so_far = f"best {best.value:.2f}× float, " if best else ""
         left = max(0.0, self.seconds - elapsed)
         found = f"{name}: {so_far}{len(self.trials)} plans tried, {left:.0f} s left at most"
-        listener = self.lab.builder.stages.listener
+        listener = self.lab.builder.job.stages.listener
         listener.progressed("search", round(elapsed), round(self.seconds), found)

@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from rtc.compiler.candidates.offer import built_from_files, built_to_files, held
+from rtc.compiler.building.engines import REQUEST, built_from_files, built_to_files, held
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Array, Split
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
@@ -31,7 +30,6 @@ BUILT, BESIDE = "the engine of a plan", "the float engine"
 
 _DEADLINE_S = 900.0  # for one graph
 _MEMORY_GB = 16.0
-_REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
 
 
 class Runtime(Closing):
@@ -61,7 +59,7 @@ class Runtime(Closing):
         head, content = worker.packed(split.inputs())
         args = {
             "backend": backend.name,
-            "request": _REQUEST.dump_python(request, mode="json"),
+            "request": REQUEST.dump_python(request, mode="json"),
             "inputs": head,
             "runs": self._runs,
         }
@@ -149,7 +147,7 @@ def workshop(files: Files, args: Mapping[str, Any]) -> _Workshop:
 
     return _Workshop(
         loader.backend(args["backend"]),
-        _REQUEST.validate_python(args["request"]),
+        REQUEST.validate_python(args["request"]),
         worker.unpacked(files["inputs"], args["inputs"]),
         (files[worker.SAMPLES], args[worker.SAMPLES]) if args["runs"] else None,
     )

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rtc.compiler.candidates.offer import Candidate, Missing
+from rtc.compiler.building.builder import Candidate
+from rtc.compiler.candidates.offer import Missing
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.results import CandidateRow, GateRow, LatencyRow

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from pydantic import TypeAdapter
 
-from rtc.compiler.candidates.offer import Candidate, built_to_files
+from rtc.compiler.building.builder import Candidate
+from rtc.compiler.building.engines import built_to_files
 from rtc.compiler.core.data import Array, Split, Splits
 from rtc.compiler.core.errors import BuilderError, DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Pending

@@ -13,13 +13,14 @@ from check_pass import parse
 from rich.console import Console
 
 from rtc.compiler import pipeline
-from rtc.compiler.candidates.offer import Builder
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.results import FLOAT_MODEL, INCOMING_MODEL, SHIPPED_ENGINE
 from rtc.compiler.execution.stages import Stages
 from rtc.compiler.frontend.float_model import make_front
 from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.recipe.schema import Recipe, load_recipe
 from rtc.compiler.report import terminal
@@ -114,11 +115,11 @@ def test_a_trial_counts_the_drop_from_the_model_that_came_in(
     recipe = written(tmp_path, {"relu6": "replace", "max_disagreement": 1.0})
     data, stages = splits_of(recipe), Stages(Store(tmp_path / "store"), Nobody())
     front = make_front(recipe, data, stages)
-    builder = Builder.of(recipe, data, front, loader.profile("cpu.yaml", tmp_path), stages)
-    runtime = loader.backend("onnxruntime")
+    job = Job.of(recipe, data, front, loader.profile("cpu.yaml", tmp_path), stages)
+    builder = Builder.of(job, loader.backend("onnxruntime"))
     samples = data.calibration if labelled else replace(data.calibration, labels=None)
-    plan = builder.mix(runtime, {})
-    with Lab(builder, runtime, network(front.model), samples, plan) as lab:
+    plan = builder.writer.mix({})
+    with Lab(builder, network(front.model), samples, plan) as lab:
         outcome, (lost, quality) = lab.trial(plan), lab.of_float()
     first = reference_logits(front.incoming.onnx.proto, samples).argmax(axis=1)
     floats = reference_logits(front.model.onnx.proto, samples).argmax(axis=1)

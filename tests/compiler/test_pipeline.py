@@ -16,7 +16,6 @@ from digits_net import digits, digits_net
 
 from rtc.compiler import CompileResult, compile, load  # noqa: A004 - the verb of this tool
 from rtc.compiler.bundle import bundles
-from rtc.compiler.candidates.offer import Builder
 from rtc.compiler.candidates.threads import Pace
 from rtc.compiler.core.errors import (
     BuilderError,
@@ -30,6 +29,7 @@ from rtc.compiler.core.evidence import Estimated, Measured, Pending
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.target import Backend
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.storage.store import Store
 
 SEARCH = "precision: {search: {seconds: 2}}"
@@ -512,13 +512,13 @@ def test_the_runtimes_that_are_searched_share_the_time(
 ) -> None:
     asked = []
 
-    def candidates(self: Builder, backend: Backend, threads: object, *, unsearched: str) -> tuple:
-        asked.append((backend.name, self.sharers, unsearched))
+    def candidates(job: Job, backend: Backend, threads: object, *, unsearched: str) -> tuple:
+        asked.append((backend.name, job.sharers, unsearched))
         return ()
 
     told = {"openvino": Pace(), "onnxruntime": Pace(behind="far behind")}
     monkeypatch.setattr("rtc.compiler.pipeline.paces", lambda *_: told)
-    monkeypatch.setattr(Builder, "candidates", candidates)
+    monkeypatch.setattr("rtc.compiler.pipeline.candidates", candidates)
     with pytest.raises(BuilderError, match="no candidate"):
         compile(recipe(**changes), out=tmp_path / "out", store=Store(tmp_path / "store"))
     assert asked == expected

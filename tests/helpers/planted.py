@@ -18,7 +18,7 @@ import numpy as np
 
 from rtc.calibration.collect import collect
 from rtc.calibration.oracle import Oracle, with_outputs
-from rtc.compiler.candidates.offer import Builder
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.core.data import Array, Preprocess, Split
 from rtc.compiler.core.passes import PassContext, TensorRange
 from rtc.compiler.core.precision import Variant
@@ -28,6 +28,7 @@ from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.diagnose.session import Session
 from rtc.compiler.documents import strict_yaml
 from rtc.compiler.execution.stages import Stages
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.recipe.schema import parse_recipe
 from rtc.compiler.storage.store import Store
 from rtc.passes.quantise.assign_precision import AssignPrecision
@@ -67,21 +68,21 @@ class Patient:
         wanted = AssignPrecision(observer="percentile").needs(self.unit)
         seen = collect(self.unit.onnx.proto, wanted, self.data.calibration)
         seen |= {name: change(seen[name]) for name, change in self.ranges.items()}
-        builder = Builder(
+        job = Job(
             parse_recipe(strict_yaml.parse(RECIPE, "planted"), folder / "recipe.yaml"),
             self.unit,
             PassContext(self.data, statistics=seen),
             BuildRequest(loader.profile("cpu"), (1, 64, 64), threads=1),
             Stages(Store(folder / "store"), Nobody()),
         )
-        runtime = loader.backend(backend)
-        context = replace(builder.context, target=builder.target(runtime))
+        builder = Builder.of(job, loader.backend(backend))
+        context = replace(job.context, target=builder.writer.target)
         plan = (
             AssignPrecision(variant=Variant.INT8, observer="percentile")
             .apply(self.unit, context)
             .plan
         )
-        return Session(builder, runtime, plan)
+        return Session(builder, plan)
 
 
 def images(seed: int = 0) -> Data:

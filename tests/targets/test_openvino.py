@@ -13,7 +13,7 @@ from nets import planned
 from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.candidates.offer import held
+from rtc.compiler.building.engines import held
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY

@@ -10,8 +10,9 @@ from check_pass import Samples, parse
 from nets import residual
 
 from rtc.calibration.collect import collect
+from rtc.compiler.building.builder import Builder, Candidate
 from rtc.compiler.building.contract import changed, unknown
-from rtc.compiler.candidates.offer import Builder, Candidate
+from rtc.compiler.candidates.offer import candidate as built
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import Precision, Variant
@@ -19,6 +20,7 @@ from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.execution.stages import Stages
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.recipe.schema import load_recipe
 from rtc.compiler.storage.store import Store
 from rtc.passes.quantise.assign_precision import AssignPrecision
@@ -65,14 +67,14 @@ def candidate(folder: Path, unit: Unit, variant: Variant, **options: object) -> 
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     data = Samples(Split("some", values, None, Preprocess()))
     ranges = collect(unit.onnx.proto, AssignPrecision().needs(unit), data.calibration)
-    builder = Builder(
+    job = Job(
         load_recipe(folder / "recipe.yaml"),
         unit,
         PassContext(data, statistics=ranges),
         BuildRequest(profile("rtx4060ti"), (1, 8, 8)),
         Stages(Store(folder / "store"), Nobody()),
     )
-    return builder.candidate(backend("tensorrt_rtx"), variant)
+    return built(Builder.of(job, backend("tensorrt_rtx")), variant)
 
 
 @pytest.mark.parametrize("variant", [Variant.INT8, Variant.MIX])

@@ -9,13 +9,15 @@ import yaml
 from hostile import DATA, digits_unit
 from onnx import numpy_helper
 
-from rtc.compiler.candidates.offer import Builder, Candidate
+from rtc.compiler.building.builder import Candidate
+from rtc.compiler.candidates.offer import candidates
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.documents import strict_yaml
 from rtc.compiler.execution.stages import Stages
 from rtc.compiler.frontend.float_model import _observe
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.recipe import schema
 from rtc.compiler.storage.store import Store
 from rtc.targets import loader
@@ -40,8 +42,8 @@ def candidate(folder: Path, repairs: dict[str, object], ranges: str = "plain") -
     stages = Stages(Store(folder / "store"), Nobody())
     seen = _observe(read, unit, DATA, stages)
     request = BuildRequest(loader.profile("cpu"), (1, 4, 4))
-    builder = Builder(read, unit, PassContext(DATA, statistics=seen), request, stages)
-    (found,) = builder.candidates(loader.backend("onnxruntime"))
+    job = Job(read, unit, PassContext(DATA, statistics=seen), request, stages)
+    (found,) = candidates(job, loader.backend("onnxruntime"))
     assert isinstance(found, Candidate), found
     return found
 

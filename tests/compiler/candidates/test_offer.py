@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,18 @@ from check_pass import unit_of
 from digits_net import digits, digits_net
 from wrong_runtime import WrongRuntime
 
-from rtc.compiler.candidates.offer import (
-    Builder,
-    Candidate,
-    Missing,
-    build_here,
-    built_from_files,
-    built_to_files,
-    output_shapes,
-)
+from rtc.compiler.building.builder import Candidate, output_shapes
+from rtc.compiler.building.engines import build_here, built_from_files, built_to_files
+from rtc.compiler.candidates import offer
+from rtc.compiler.candidates.offer import Missing, candidates
 from rtc.compiler.core.errors import MachineError, RecipeError, RtcError
 from rtc.compiler.core.passes import PassContext
-from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Nobody
-from rtc.compiler.core.target import Backend, BuildRequest
+from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.execution.stages import Stages
+from rtc.compiler.lowering.job import Job
+from rtc.compiler.lowering.plan_writer import PlanWriter
 from rtc.compiler.process import sandbox
 from rtc.compiler.recipe.schema import load_recipe
 from rtc.compiler.storage.store import Store
@@ -43,33 +39,33 @@ precision: {offer: [fp32, int8]}
 """
 
 
-@dataclass(frozen=True)
-class Failing(Builder):
-    """Fails at the INT8 candidate as it is told to, and is asked for that alone."""
-
-    error: RtcError = field(kw_only=True)
-
-    def candidate(self, backend: Backend, variant: Variant) -> Candidate:
-        raise self.error
-
-
-def builder_of(tmp_path: Path, recipe: str, target: str, error: RtcError) -> Failing:
+def job_of(tmp_path: Path, recipe: str, target: str) -> Job:
     (tmp_path / "nothing.onnx").write_bytes(b"")
     (tmp_path / "recipe.yaml").write_text(recipe)
-    return Failing(
+    return Job(
         load_recipe(tmp_path / "recipe.yaml"),
         Unit(OnnxModel(b""), Signature((), ())),
         PassContext(data=None),
         BuildRequest(loader.profile(target), (1, 4, 4)),
         Stages(Store(tmp_path / "store"), Nobody(), fresh=False),
-        error=error,
     )
 
 
-def outcomes(tmp_path: Path, error: RtcError) -> list[tuple[str, str, str]]:
-    builder = builder_of(tmp_path, RECIPE, "cpu", error)
-    found = builder.candidates(loader.backend("onnxruntime"))
-    return [(each.name, each.state, each.reason) for each in found if isinstance(each, Missing)]
+@pytest.fixture
+def outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[RtcError], list[tuple[str, str, str]]]:
+    """What becomes of candidates that fail as they are told to."""
+
+    def of(error: RtcError) -> list[tuple[str, str, str]]:
+        def failing(*_: object) -> Candidate:
+            raise error
+
+        monkeypatch.setattr(offer, "candidate", failing)
+        found = candidates(job_of(tmp_path, RECIPE, "cpu"), loader.backend("onnxruntime"))
+        return [(each.name, each.state, each.reason) for each in found if isinstance(each, Missing)]
+
+    return of
 
 
 @pytest.mark.parametrize(
@@ -80,9 +76,9 @@ def outcomes(tmp_path: Path, error: RtcError) -> list[tuple[str, str, str]]:
     ],
 )
 def test_what_concerns_one_candidate_leaves_the_others_alone(
-    tmp_path: Path, error: RtcError, state: str
+    outcomes: Callable[[RtcError], object], error: RtcError, state: str
 ) -> None:
-    assert outcomes(tmp_path, error) == [
+    assert outcomes(error) == [
         ("onnxruntime fp32", state, str(error)),
         ("onnxruntime int8", state, str(error)),
     ]
@@ -92,9 +88,11 @@ def test_what_concerns_one_candidate_leaves_the_others_alone(
     "error",
     [MachineError("no process", id="no-process"), RecipeError("no layer", id="unmatched-pin")],
 )
-def test_what_concerns_every_candidate_ends_the_compile(tmp_path: Path, error: RtcError) -> None:
+def test_what_concerns_every_candidate_ends_the_compile(
+    outcomes: Callable[[RtcError], object], error: RtcError
+) -> None:
     with pytest.raises(type(error), match=error.what):
-        outcomes(tmp_path, error)
+        outcomes(error)
 
 
 @pytest.mark.parametrize(
@@ -110,17 +108,17 @@ def test_weights_have_the_scales_that_the_runtime_wants_unless_the_recipe_says_o
     tmp_path: Path, target: str, backend: str, said: str, per_channel: bool
 ) -> None:
     recipe = RECIPE.replace("[fp32, int8]", f"[fp32, int8]{said}")
-    builder = builder_of(tmp_path, recipe, target, RtcError("not asked for"))
-    assert builder.target(loader.backend(backend)).scheme.per_channel is per_channel
+    writer = PlanWriter(job_of(tmp_path, recipe, target), loader.backend(backend))
+    assert writer.target.scheme.per_channel is per_channel
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> Builder:
-    """Builds a float network for this CPU, at batches 1 and 8."""
+def job(tmp_path: Path) -> Job:
+    """A float network for this CPU, at batches 1 and 8."""
     (tmp_path / "nothing.onnx").write_bytes(b"")
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("[fp32, int8]", "[fp32]"))
     data = digits()
-    return Builder(
+    return Job(
         load_recipe(tmp_path / "recipe.yaml"),
         unit_of(digits_net(data.train)),
         PassContext(data),
@@ -131,22 +129,22 @@ def builder(tmp_path: Path) -> Builder:
 
 @pytest.mark.parametrize("wrong", [1, 8])
 def test_an_engine_that_is_wrong_at_a_batch_is_no_candidate(
-    monkeypatch: pytest.MonkeyPatch, builder: Builder, wrong: int
+    monkeypatch: pytest.MonkeyPatch, job: Job, wrong: int
 ) -> None:
     def here(entry: str, *, files: Any, args: Any, **_: Any) -> dict[str, bytes]:
         return build_here(files, args)
 
     monkeypatch.setattr(sandbox, "run", here)
     monkeypatch.setattr(loader, "backend", lambda name: WrongRuntime(wrong))
-    (found,) = builder.candidates(WrongRuntime(wrong))
+    (found,) = candidates(job, WrongRuntime(wrong))
     assert isinstance(found, Missing)
     assert found.state == "failed"
     assert f"batch {wrong}: the engine computes something else than its graph" in found.reason
     assert "seen 20." in found.reason  # dB of most samples
 
 
-def test_a_built_engine_tells_the_batches_that_it_was_held_at(builder: Builder) -> None:
-    (found,) = builder.candidates(loader.backend("onnxruntime"))
+def test_a_built_engine_tells_the_batches_that_it_was_held_at(job: Job) -> None:
+    (found,) = candidates(job, loader.backend("onnxruntime"))
     assert isinstance(found, Candidate)
     assert found.built.forms == found.request.forms == {1: "", 8: ""}
     assert built_from_files(built_to_files(found.built)) == found.built

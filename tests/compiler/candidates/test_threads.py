@@ -11,7 +11,7 @@ import pytest
 from digits_net import digits, digits_net
 
 from rtc.compiler.candidates import threads
-from rtc.compiler.candidates.offer import Builder, Missing
+from rtc.compiler.candidates.offer import Missing, candidates
 from rtc.compiler.candidates.threads import Pace, Timing, chosen, counts, paces
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.precision import Variant
@@ -20,6 +20,7 @@ from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.execution.stages import Stages
 from rtc.compiler.frontend.float_model import make_front
 from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.latency import Bench, Case, Comparison, Series, Subject
 from rtc.compiler.recipe.schema import load_recipe
 from rtc.compiler.storage.store import Store
@@ -49,13 +50,13 @@ class Ear(Nobody):
         self.told[stage] = found
 
 
-def builder(folder: Path, more: str = "", recipe: str = RECIPE) -> tuple[Builder, Ear]:
+def job(folder: Path, more: str = "", recipe: str = RECIPE) -> tuple[Job, Ear]:
     (folder / "digits.onnx").write_bytes(digits_net(digits().train))
     (folder / "recipe.yaml").write_text(recipe + more)
     loaded, ear = load_recipe(folder / "recipe.yaml"), Ear()
     stages, data = Stages(Store(folder / "store"), ear), splits_of(loaded)
     front = make_front(loaded, data, stages)
-    return Builder.of(loaded, data, front, loader.profile("cpu"), stages), ear
+    return Job.of(loaded, data, front, loader.profile("cpu"), stages), ear
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_each_variant_has_the_threads_that_it_is_fastest_with(
     assert {variant: found[variant] for variant in expected} == expected
 
 
-def pace_of(it: Builder, backend: Backend) -> Pace:
+def pace_of(it: Job, backend: Backend) -> Pace:
     return paces(it, [backend])[backend.name]
 
 
@@ -95,7 +96,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_cores")
 def test_candidates_get_what_was_found_for_them(tmp_path: Path) -> None:
-    it, ear = builder(tmp_path)
+    it, ear = job(tmp_path)
     runtime = loader.backend("onnxruntime")
     found = pace_of(it, runtime)
     assert set(found.threads) == set(Variant)
@@ -112,7 +113,7 @@ def test_a_batch_that_takes_long_gets_all_cores_untried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "LONG_MS", 0.0)
-    it, ear = builder(tmp_path)
+    it, ear = job(tmp_path)
     assert set(pace_of(it, loader.backend("onnxruntime")).threads.values()) == {2}
     assert "1:" not in ear.told["threads"]
 
@@ -125,34 +126,34 @@ def test_where_trying_fails_the_runtime_chooses_and_a_warning_says_so(
         raise BuilderError("no process could be started")
 
     monkeypatch.setattr(threads, "Bench", broken)
-    it, ear = builder(tmp_path)
+    it, ear = job(tmp_path)
     assert pace_of(it, loader.backend("onnxruntime")) == Pace()
     assert "measure.threads" in ear.warnings[0]
 
 
 def test_one_core_leaves_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "physical_cores", lambda: 1)
-    it, ear = builder(tmp_path)
+    it, ear = job(tmp_path)
     assert pace_of(it, loader.backend("onnxruntime")) == Pace()
     assert "threads" not in ear.told
 
 
 def test_a_recipe_that_says_how_many_is_not_asked_again(tmp_path: Path) -> None:
-    it, ear = builder(tmp_path, "measure: {threads: 1}\n")
+    it, ear = job(tmp_path, "measure: {threads: 1}\n")
     assert pace_of(it, loader.backend("onnxruntime")) == Pace()
     assert "threads" not in ear.told
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_runtimes_are_compared_with_the_threads_that_a_recipe_says(tmp_path: Path) -> None:
-    it, ear = builder(tmp_path, "measure: {threads: 1}\n")
+    it, ear = job(tmp_path, "measure: {threads: 1}\n")
     told = paces(it, [loader.backend("openvino"), loader.backend("onnxruntime")])
     assert not any(each.threads for each in told.values())
     assert "2:" not in ear.told["threads"]
 
 
 def test_a_device_that_is_not_here_has_no_threads_to_try(tmp_path: Path) -> None:
-    it, _ = builder(tmp_path)
+    it, _ = job(tmp_path)
     elsewhere = replace(it, request=BuildRequest(loader.profile("rtx4060ti"), (1, 1, 1)))
     assert pace_of(elsewhere, loader.backend("tensorrt_rtx")) == Pace()
 
@@ -245,7 +246,7 @@ def test_a_runtime_far_behind_another_is_not_searched(
 ) -> None:
     found = timings(openvino=(1.0, 1.9), onnxruntime=(0.9, 1.3))
     monkeypatch.setattr(threads, "_timings", lambda *_: found)
-    it, _ = builder(tmp_path)
+    it, _ = job(tmp_path)
     told = paces(it, [loader.backend("openvino"), loader.backend("onnxruntime")])
     assert not told["openvino"].behind
     words = "no search: onnxruntime int8 takes 1.46 times what openvino int8 takes"
@@ -268,14 +269,14 @@ def test_a_runtime_that_may_have_the_fastest_mix_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, tuple[float, float]]
 ) -> None:
     monkeypatch.setattr(threads, "_timings", lambda *_: timings(**speeds))
-    it, _ = builder(tmp_path)
+    it, _ = job(tmp_path)
     told = paces(it, [loader.backend(name) for name in speeds])
     assert not any(each.behind for each in told.values())
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_runtimes_are_timed_against_each_other(tmp_path: Path) -> None:
-    it, ear = builder(tmp_path)
+    it, ear = job(tmp_path)
     told = paces(it, [loader.backend("openvino"), loader.backend("onnxruntime")])
     assert all(set(each.threads) == set(Variant) for each in told.values())
     assert re.search(r"openvino: fp32 .*int8 .*; onnxruntime: fp32 .*int8 ", ear.told["threads"])
@@ -288,9 +289,9 @@ def test_runtimes_are_timed_against_each_other(tmp_path: Path) -> None:
 def test_a_mix_is_left_out_where_a_search_cannot_pay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str, state: str
 ) -> None:
-    monkeypatch.setattr(Builder, "candidate", lambda *_: "built")
+    monkeypatch.setattr("rtc.compiler.candidates.offer.candidate", lambda *_: "built")
     options = f"precision: {{offer: [fp32, mix], observer: minmax, search: {search}}}\n"
     recipe = RECIPE.partition("precision:")[0] + options
-    it, _ = builder(tmp_path, recipe=recipe)
-    *_, mix = it.candidates(loader.backend("onnxruntime"), unsearched="far behind")
+    it, _ = job(tmp_path, recipe=recipe)
+    *_, mix = candidates(it, loader.backend("onnxruntime"), unsearched="far behind")
     assert (mix.state if isinstance(mix, Missing) else mix) == state

@@ -57,7 +57,7 @@ def test_a_plan_is_changed_written_and_run(session) -> None:
     it = session(backend="onnxruntime")
     assert it.plan.precision_of("first") is Precision.INT8
     assert it.plan.precision_of("last") is Precision.FP32
-    test = it.builder.context.data.test
+    test = it.job.context.data.test
     floats = reference_logits(it.model.onnx.proto, test)
     changed = it.replanned({"first": Precision.FP32})
     assert changed.is_float
@@ -73,7 +73,7 @@ def test_a_plan_is_changed_written_and_run(session) -> None:
 def test_a_graph_that_the_runtime_refuses_leaves_it_ready_for_the_next(session) -> None:
     it = session(backend="onnxruntime")
     wrong = parse("g (float[N,8] x) => (float[N,8] y) { y = Custom(x) }")
-    with it.runtime(it.builder.context.data.test.head(3)) as runtime:
+    with it.runtime(it.job.context.data.test.head(3)) as runtime:
         with pytest.raises(ModelError):
             runtime.build(wrong)
         runtime.build(it.model)

@@ -11,7 +11,7 @@ import yaml
 from check_pass import parse
 from residual_nets import blocks
 
-from rtc.compiler.candidates.offer import Builder
+from rtc.compiler.building.builder import Builder
 from rtc.compiler.core.errors import DataError, ModelError, RecipeError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.precision import Precision, ResidualPolicy, Variant
@@ -19,6 +19,8 @@ from rtc.compiler.core.progress import Nobody
 from rtc.compiler.execution.stages import Stages
 from rtc.compiler.frontend.float_model import make_front
 from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.lowering.job import Job
+from rtc.compiler.lowering.plan_writer import PlanWriter
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.recipe.schema import load_recipe
 from rtc.compiler.search.evidence import evidence_of
@@ -67,22 +69,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def opened(folder: Path, target: str = "rtx4060ti", **changes: object) -> tuple[Builder, Ear]:
+def opened(folder: Path, target: str = "rtx4060ti", **changes: object) -> tuple[Job, Ear]:
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}))
     recipe = load_recipe(folder / "recipe.yaml")
     ear = Ear()
     stages = Stages(Store(folder / "store"), ear)
     data = splits_of(recipe)
     front = make_front(recipe, data, stages)
-    return Builder.of(recipe, data, front, loader.profile(target), stages), ear
+    return Job.of(recipe, data, front, loader.profile(target), stages), ear
 
 
 def search(
     folder: Path, target: str, runtime: str, seconds: float | None = 900.0, **changes: object
 ):
-    builder, ear = opened(folder, target, **changes)
-    options = builder.recipe.precision.search.model_copy(update={"seconds": seconds})
-    return decide(builder, loader.backend(runtime), options), ear
+    job, ear = opened(folder, target, **changes)
+    options = job.recipe.precision.search.model_copy(update={"seconds": seconds})
+    return decide(Builder.of(job, loader.backend(runtime)), options), ear
 
 
 @pytest.mark.slow
@@ -231,10 +233,10 @@ def test_a_search_that_fails_leaves_the_rules_mix_and_says_so(
         raise ModelError("no evidence", where="layer a1")
 
     monkeypatch.setattr("rtc.compiler.search.mix.evidence_of", fails)
-    builder, ear = opened(folder)
-    runtime = loader.backend("tensorrt_rtx")
-    found = decided(builder, runtime, builder.recipe.precision.search)
-    assert found.plan == builder.plan(runtime, Variant.MIX)
+    job, ear = opened(folder)
+    builder = Builder.of(job, loader.backend("tensorrt_rtx"))
+    found = decided(builder, job.recipe.precision.search)
+    assert found.plan == builder.writer.plan(Variant.MIX)
     assert not found.plan.is_float
     assert found.row.failed == "layer a1: no evidence"
     assert ear.warnings == [
@@ -254,9 +256,9 @@ def test_an_operator_without_a_gradient_is_named_and_the_exact_engine_used(folde
         v=np.random.default_rng(1).normal(size=(144, 10)).astype(np.float32),
     )
     (folder / "normal.onnx").write_bytes(unit.onnx.proto)
-    builder, ear = opened(folder, source={"onnx": "normal.onnx"})
-    runtime = loader.backend("onnxruntime")
-    found = evidence_of(builder, runtime, builder.context.data.calibration.head(8))
+    job, ear = opened(folder, source={"onnx": "normal.onnx"})
+    writer = PlanWriter(job, loader.backend("onnxruntime"))
+    found = evidence_of(writer, job.context.data.calibration.head(8))
     assert found.engine == "exact"
     (warning,) = ear.warnings
     assert "knows no gradient of LRN, so the exact one is used (layer normal)" in warning

@@ -68,7 +68,9 @@ class KnownDevice:
     around: float | None = None  # microseconds end to end, besides the engine
     tried: int = 0
     builder: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(stages=SimpleNamespace(listener=Nobody()))
+        default_factory=lambda: SimpleNamespace(
+            job=SimpleNamespace(stages=SimpleNamespace(listener=Nobody()))
+        )
     )
 
     def plan(self, choice) -> PrecisionPlan:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rtc.compiler.candidates.offer import Candidate, Missing
+from rtc.compiler.building.builder import Candidate
+from rtc.compiler.candidates.offer import Missing
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
