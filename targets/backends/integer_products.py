@@ -172,7 +172,7 @@ class _Scope:
         except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
             return _any_of(frozenset({kind}))
         stored, zeros = known[tensor].astype(np.int16), known.get(zero_name, np.zeros(()))
-        if "Conv" in op_of(node) and zeros.size > 1:
+        if zeros.ndim == 1 and zeros.size > 1 and _by_row(node, index):
             zeros = zeros.reshape(-1, *[1] * (stored.ndim - 1))
         kind = UINT8 if known[tensor].dtype == np.uint8 else INT8
         return Integers(frozenset({kind}), stored, stored - zeros.astype(np.int16))
@@ -303,3 +303,13 @@ def run(model: bytes) -> list[Array]:
     """The outputs of a model without inputs, computed as it stands."""
     values: list[Array] = unoptimised(model).run(None, {})
     return values
+
+
+def _by_row(node: NodeProto, index: int) -> bool:
+    """Whether zero points of an operand go along its first axis, and not along its last.
+
+    They do for the filters of a convolution (ONNX ConvInteger), for the rows of the first factor
+    of a product (ONNX MatMulInteger), and for a second one that is transposed (ORT's QGemm).
+    """
+    transposed = any(each.name == "transB" and each.i for each in node.attribute)
+    return "Conv" in op_of(node) or index == 0 or transposed

@@ -137,6 +137,27 @@ def test_the_reference_is_right_in_every_form(form: str, layer: str, activation:
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=np.abs(expected).max() * 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("layer", "by_row"),
+    [
+        ("p = com.microsoft.QGemm <transB = 1> (q, xs, xz, w, s8, z8, , ys, xz)", True),
+        ("p = com.microsoft.QGemm (q, xs, xz, w, s8, z8, , ys, xz)", False),
+        ("p = QLinearMatMul (q, xs, xz, w, s8, z8, ys, xz)", False),
+        ("m = MatMulInteger (w, w, z8, wz) p = Cast <to = 2> (m)", True),
+    ],
+)
+def test_zero_points_are_taken_from_the_channel_that_they_are_of(layer: str, by_row: bool) -> None:
+    weights = np.random.default_rng(3).integers(-90, 90, (8, 8)).astype(np.int8)
+    zeros = np.arange(8).astype(np.int8)
+    scales = np.full(8, 0.01, np.float32)
+    proto = model(f"{layer} y = DequantizeLinear (p, ys, xz)", w=weights, z8=zeros, s8=scales)
+    (found,) = integer_products.products(onnx.load_model_from_string(proto))
+    operand = found.first if "MatMulInteger" in layer else found.second
+    assert operand is not None
+    expected = weights.astype(np.int16) - (zeros[:, None] if by_row else zeros[None, :])
+    np.testing.assert_array_equal(operand.centred, expected)
+
+
 @pytest.mark.parametrize("layer", INTEGER_LAYERS)
 def test_weights_of_operators_on_integers(layer: str) -> None:
     assert flagged(integer(layer, OVER))

@@ -104,7 +104,7 @@ def test_candidates_get_what_was_found_for_them(tmp_path: Path) -> None:
     words = r"onnxruntime: fp32 [12] \(1: .*, 2: .*\), int8 [12] \(1: .*, 2: .*\)"
     assert re.search(words, told)
     assert "openvino" not in told
-    made = {each.variant: each for each in it.candidates(runtime, {FLOAT: 2, INT8: 1})}
+    made = {each.variant: each for each in candidates(it, runtime, {FLOAT: 2, INT8: 1})}
     assert (made[FLOAT].request.threads, made[INT8].request.threads) == (2, 1)
 
 
