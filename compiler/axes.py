@@ -8,6 +8,8 @@ its batch. The first is a batch only where samples answer for themselves (`rtc.c
     fixed, to the recipe's batch              stays fixed
     symbolic, no batch, and the recipe's is 1 fixed to 1: one sample at a time
     anything else                             is refused, and the error says what was seen
+
+So is a model that draws at random, or that learns from what it is given, as in training.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _SECONDS = 900.0
 _GB = 16.0
 _SIZE = 8  # samples of the batch that is looked at closely
 _LARGEST = 64  # of the batches that have to give the same: what the reference runs at once
+_LISTED = 4  # nodes that an error gives
 _SAME = 1e-3  # of the answers' spread
 _EVAL = "export it for inference: model.eval(), and without what draws at random"
 _SAMPLES, _NOTES = "samples.bin", "notes.json"
@@ -108,7 +111,9 @@ def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
     try:
         return Settled(unit, _checked(unit, samples, _SIZE, _others(batch)))
     except NotAlone as finding:
-        if finding.kind == "random" or (finding.kind == "neighbours" and batch > 1):
+        if finding.kind == "random" or (
+            finding.kind == "neighbours" and (batch > 1 or finding.node in _changing_nodes(unit))
+        ):
             raise _refusal(unit, finding) from finding
         why = finding
     fixed = with_batch(unit, batch)
@@ -202,7 +207,7 @@ def _refusal(unit: Unit, finding: NotAlone) -> ModelError:
     if kind == "random":
         return ModelError(
             "the model answers the same samples otherwise each time it runs",
-            where=", ".join(_changing_nodes(unit)) or name,
+            where=", ".join(_changing_nodes(unit)[:_LISTED]) or name,
             seen=finding.said,
             fix=_EVAL,
             id="not-deterministic",
@@ -228,13 +233,12 @@ def _changing_nodes(unit: Unit) -> list[str]:
 
     graph = onnx.load_model_from_string(unit.onnx.proto).graph
     kinds = ("Random", "Multinomial", "Bernoulli", "Dropout")
-    found = [
+    return [
         f"{node.name or node.output[0]} ({node.op_type})"
         for node in graph.node
         if op_of(node).startswith(kinds)
         or any(a.name == "training_mode" and a.i for a in node.attribute)
     ]
-    return found[:4]
 
 
 def _with_sizes(unit: Unit, sizes: tuple[int, ...]) -> Unit:

@@ -186,8 +186,9 @@ def test_batch_norm_that_trains_is_named() -> None:
         settled(model(TRAINING), SAMPLES, 4)
 
 
-def test_batch_norm_that_trains_is_to_be_exported_for_inference() -> None:
-    """Rows mix in it, which another axis would not mend."""
+@pytest.mark.parametrize("batch", [1, 4])
+def test_batch_norm_that_trains_is_to_be_exported_for_inference(batch: int) -> None:
+    """Rows mix in it, which another axis would not mend, nor would one sample at a time."""
     text = """g (float[N,6] x) => (float[N,3] y)
     <float[3] mean = {0, 0, 0}, float[3] variance = {1, 1, 1}> {
         a = MatMul(x, w)
@@ -195,7 +196,7 @@ def test_batch_norm_that_trains_is_to_be_exported_for_inference() -> None:
         y = Relu(b)
     }"""
     with pytest.raises(ModelError, match=r"norm \(BatchNormalization\)") as refused:
-        settled(model(text), SAMPLES, 4)
+        settled(model(text), SAMPLES, batch)
     assert refused.value.id == "samples-depend"
     assert "model.eval()" in refused.value.fix
     assert "batch axis" not in refused.value.fix

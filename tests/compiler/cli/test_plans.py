@@ -91,6 +91,7 @@ def test_candidates_that_do_not_ship_are_shown_and_fed_back(rtc, home: Path, bun
     done = rtc("precision", "show", bundle, "--candidate", "tensorrt_rtx int9")
     assert done.code == 2
     assert "no such candidate was built" in done.err
+    assert done.err.count("tensorrt_rtx fp32") <= 1
 
 
 def test_layers_fit_a_terminal_of_80_columns(rtc, bundle: Path, monkeypatch) -> None:
