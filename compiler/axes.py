@@ -1,7 +1,8 @@
 """The axes of a model, settled on real samples before anything else is done with it.
 
 Every axis but the first takes the samples' own size: from then on the graph is of one shape but for
-its batch. The first is a batch only where samples answer for themselves (`rtc.compiler.alone`):
+its batch. Axes of 1 that an output has beside batch and classes go. The first axis is a batch only
+where samples answer for themselves (`rtc.compiler.alone`):
 
     symbolic, and a batch                     stays free
     fixed, and the same graph takes any batch becomes free
@@ -24,13 +25,14 @@ import numpy as np
 from rtc.compiler import sandbox
 from rtc.compiler.alone import NotAlone, apart, check_alone
 from rtc.compiler.core.data import Array, Split, filled
-from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.operators import op_of
+from rtc.compiler.core.protos import nodes
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.dynamic_ranges import with_fixed_ranges
 from rtc.compiler.free_batch import freed, inferred, input_of, with_batch
 from rtc.compiler.opset import lifted
-from rtc.compiler.source import signature_of, to_bytes
+from rtc.compiler.source import no_classifier, signature_of, to_bytes
 from rtc.passes.branches import without_decided_branches
 
 _SECONDS = 900.0
@@ -98,13 +100,15 @@ def settle_files(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[st
 def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     """The unit with its axes settled; `samples` float32 (n, …), n ≥ 16 and two fixed batches."""
     unit = without_decided_branches(_with_sizes(unit, samples.shape[1:]))
+    unit, flat = _flattened(unit, samples)
     own = unit.fixed_batch
     unit, old = lifted(unit, samples, [own] if own else [_SIZE, batch])
     if own is None:
         found = _settled_symbolic(unit, samples, batch)
     else:
         found = _settled_fixed(unit, own, samples, batch)
-    return Settled(_with_classes(found.unit, samples), (*found.notes, *([old] if old else [])))
+    notes = (*found.notes, *filter(None, (old, flat)))
+    return Settled(_with_classes(found.unit, samples), notes)
 
 
 def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
@@ -252,6 +256,42 @@ def _with_sizes(unit: Unit, sizes: tuple[int, ...]) -> Unit:
     for axis, size in enumerate(sizes, start=1):
         dims[axis].dim_value = size
     return inferred(model)
+
+
+def _flattened(unit: Unit, samples: Array) -> tuple[Unit, str]:
+    """The unit with an output (N, classes), and a note where it had axes of 1 besides.
+
+    Raises:
+        ModelError: an axis besides is not 1, or the model does not run on the samples.
+    """
+    import onnx
+
+    from rtc.calibration.oracle import Oracle
+
+    output = unit.signature.outputs[0]
+    if len(output.shape) == 2:
+        return unit, ""
+    with Oracle(unit.onnx.proto) as oracle:
+        try:
+            shape = oracle.run(samples[: unit.fixed_batch or 2])[output.name].shape
+        except Exception as cause:  # the runtime's errors have no common public class
+            raise _refusal(unit, NotAlone("fails", first_line(cause))) from cause
+    came = ", ".join(map(str, (output.shape[0], *shape[1:])))
+    classes = [size for size in shape[1:] if size != 1] or [1]
+    if len(classes) > 1:
+        raise no_classifier(output.name, f"{output.dtype} ({came})")
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    name, inner = output.name, f"{output.name}/with_axes"
+    for node in nodes(model):
+        for names in (node.input, node.output):
+            names[:] = [inner if each == name else each for each in names]
+    flatten = onnx.helper.make_node("Flatten", [inner], [name], name=f"{name}/flatten", axis=1)
+    model.graph.node.append(flatten)
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    del dims[2:]
+    dims[1].dim_value = classes[0]
+    gives = f"({output.shape[0]}, {classes[0]})"
+    return inferred(model), f"The output {name} came as ({came}); engines give {gives}."
 
 
 def _with_classes(unit: Unit, samples: Array) -> Unit:

@@ -27,7 +27,7 @@ from rtc.compiler.passing import Passed, run_pass
 from rtc.compiler.recipe import Recipe
 from rtc.compiler.report.model import CertificateRow
 from rtc.compiler.samples import labelled
-from rtc.compiler.source import onnx_unit, source_unit
+from rtc.compiler.source import classes_of, onnx_unit, source_unit
 from rtc.compiler.stages import Files, Stages, versions
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _check_batches(unit: Unit, data: Splits) -> None:
 
 
 def _check_classes(unit: Unit, classes: int) -> None:
-    width = unit.signature.outputs[0].shape[-1]
+    width = classes_of(unit.signature.outputs[0])
     if isinstance(width, int) and classes > width:
         raise DataError(
             "the data has more classes than the model",
