@@ -193,18 +193,23 @@ def _check_batch(batch: int, largest: int) -> None:
         )
 
 
-def _check(spec: TensorSpec, inputs: Array) -> None:
-    fits = len(inputs.shape) == len(spec.shape) and all(
+def fits(spec: TensorSpec, inputs: Array) -> bool:
+    """Whether samples have the shape that an engine takes, in a batch of any size."""
+    return len(inputs.shape) == len(spec.shape) and all(
         isinstance(size, str) or size == seen
         for size, seen in zip(spec.shape[1:], inputs.shape[1:], strict=True)
     )
-    if not fits or str(inputs.dtype) != spec.dtype:
+
+
+def _check(spec: TensorSpec, inputs: Array) -> None:
+    shaped = fits(spec, inputs)
+    if not shaped or str(inputs.dtype) != spec.dtype:
         cast = f"inputs.astype({spec.dtype!r}) if they are preprocessed; "
         raise DataError(
             "these inputs do not fit the engine",
             where=spec.name,
             seen=f"{inputs.dtype} {inputs.shape}",
             expected=f"{spec.dtype} ({', '.join(map(str, spec.shape))})",
-            fix=(cast if fits else "") + "raw samples go through engine.preprocess first",
+            fix=(cast if shaped else "") + "raw samples go through engine.preprocess first",
             id="input-shape",
         )

@@ -78,7 +78,8 @@ class TerminalListener:
         self._print(line)
 
     def failed(self, stage: str, why: str) -> None:
-        line = Text.assemble(("✗ ", "red"), f"{self._ended(stage):<{_NAME}} ", clean(why))
+        told = f"{self._ended(stage):<{_NAME}} {clean(why)}".rstrip()
+        line = Text.assemble(("✗ ", "red"), told)
         self._print(line)
 
     def warned(self, text: str) -> None:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from rtc.compiler.core.data import Array
     from rtc.compiler.core.outputs import OutputKind
 
+_LAYOUT = (
+    "the layout is the recipe's (data.preprocess.layout) and compiled in: where it is wrong, set it"
+    " there and compile again"
+)
+
 
 def read(path: Path, engine: Engine, *, preprocessed: bool) -> tuple[Array, Sequence[str]]:
     """Samples (N, …) of an array file, a picture or a folder of either, and a name for each.
@@ -27,7 +32,11 @@ def read(path: Path, engine: Engine, *, preprocessed: bool) -> tuple[Array, Sequ
     from rtc.calibration.folder import IMAGES, listed_samples
 
     if path.is_dir() or path.suffix.lower() in IMAGES:
-        return listed_samples(path, engine.preprocess)
+        try:
+            return listed_samples(path, engine.preprocess)
+        except DataError as error:
+            error.fix = error.fix or (_LAYOUT if error.id == "wrong-layout" else "")
+            raise
     array, rank = _array(path), len(engine.input.shape)
     if engine.preprocess.layout == "hw" and not preprocessed:
         rank -= 1  # the channel axis is not there yet
@@ -80,15 +89,29 @@ def _batches(samples: Array, size: int) -> Iterator[Array]:
 
 
 def _prepared(engine: Engine, raw: Array) -> Array:
+    """What the engine takes, made of raw samples.
+
+    Raises:
+        DataError: they are none of the layout that it was compiled for.
+    """
+    from rtc.compiler.bundle.engine import fits
+
+    spec, layout = engine.input, engine.preprocess.layout
+    refused = DataError(
+        "raw samples do not fit the engine's preprocessing",
+        where=spec.name,
+        seen=f"{raw.dtype} {raw.shape}",
+        expected=f"samples of layout {layout}, which become ({', '.join(map(str, spec.shape))})",
+        fix=f"give --preprocessed where they are what the engine takes; {_LAYOUT}",
+        id="wrong-layout",
+    )
     try:
-        return engine.preprocess(raw)
+        inputs = engine.preprocess(raw)
     except (ValueError, TypeError) as cause:
-        raise DataError(
-            "raw samples do not fit the engine's preprocessing",
-            seen=f"{raw.dtype} {raw.shape}",
-            expected=f"layout {engine.preprocess.layout}",
-            fix="give --preprocessed where they are what the engine takes",
-        ) from cause
+        raise refused from cause
+    if not fits(spec, inputs):
+        raise refused
+    return inputs
 
 
 def top_classes(outputs: Array, kind: OutputKind, count: int) -> list[list[dict[str, Any]]]:

@@ -30,11 +30,11 @@ def facts_of(path: Path) -> dict[str, str]:
     Raises:
         ModelError: it cannot be read as ONNX, or rtc does not compile such a model.
     """
-    from rtc.compiler.frontend.source import onnx_unit
+    from rtc.compiler.frontend.source import classes_of, onnx_unit
 
     signature = onnx_unit(path).signature
     given, gives = signature.inputs[0], signature.outputs[0]
-    batch, classes = given.shape[0] if given.shape else 1, gives.shape[-1] if gives.shape else 0
+    batch, classes = given.shape[0], classes_of(gives)
     known = isinstance(classes, int) and classes >= 2
     return {
         "input": f"{printable(given.name)}: {given.dtype} ({_sizes(given)})",

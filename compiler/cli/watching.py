@@ -28,12 +28,15 @@ def step(name: str, quiet: bool) -> Iterator[Progress]:
 
 @contextmanager
 def step_of(listener: Listener, name: str) -> Iterator[Progress]:
-    """The same, for a command that is watched already."""
+    """The same, for a command that is watched already.
+
+    A step that fails ends the command, whose last line is the error: it is not told twice.
+    """
     begun = time.perf_counter()
     listener.started(name, "")
     try:
         yield lambda done, total, found="": listener.progressed(name, done, total, found)
-    except RtcError as error:
-        listener.failed(name, str(error))
+    except RtcError:
+        listener.failed(name, "")
         raise
     listener.finished(name, time.perf_counter() - begun, "", cached=False)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pkgutil
 import re
+import sys
+import sysconfig
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rtc.compiler.core.errors import RecipeError, RtcError, first_line
 
 REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 """How a recipe refers to an object: "package.module:name"."""
+
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages, by name."""
 
 FOLDER_NAME = r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
 """What a recipe or a device may be called: it names a folder, and never another one than that."""
@@ -44,7 +51,8 @@ def load_object(reference: str, *, where: str) -> Any:
     except ModuleNotFoundError as cause:
         if cause.name is not None and not f"{module_name}.".startswith(f"{cause.name}."):
             raise  # the module exists; something that it imports does not
-        raise RecipeError(f"no module named {module_name}", where=where) from cause
+        fix = where_looked(module_name)
+        raise RecipeError(f"no module named {module_name}", where=where, fix=fix) from cause
     except RtcError:
         raise
     except Exception as cause:
@@ -62,6 +70,28 @@ def load_object(reference: str, *, where: str) -> Any:
         raise RecipeError(
             f"{module_name} has no {attribute!r}", where=where, fix=nearest(attribute, public)
         ) from cause
+
+
+def where_looked(module: str) -> str:
+    """Where a module was looked for that is not there, and how to mend that.
+
+    The folders that Python was given beside its own and the installed packages' are named: that of
+    the recipe is one of them.
+    """
+    python = {Path(path).resolve() for path in sysconfig.get_paths().values()}
+    folders = [Path(entry).resolve() for entry in sys.path if Path(entry).is_dir()]
+    own = list(dict.fromkeys(each for each in folders if not _is_python(each, python)))
+    known = [each.name for each in pkgutil.iter_modules([str(each) for each in own])]
+    top = module.partition(".")[0]
+    close = difflib.get_close_matches(top, known, n=1, cutoff=0.6)
+    mend = f'did you mean "{close[0]}"?' if close else f"put {top}.py there, or install {top}"
+    looked = ", ".join(map(str, own)) or "no folder of the recipe's"
+    return f"looked for in {looked} and among the installed packages: {mend}"
+
+
+def _is_python(folder: Path, python: set[Path]) -> bool:
+    """Whether a folder holds Python's own modules or installed packages."""
+    return bool({folder, *folder.parents} & python or INSTALLED & set(folder.parts))
 
 
 def call_object(reference: str, options: Mapping[str, Any], *, where: str) -> Any:

@@ -59,6 +59,12 @@ PIN_WIDER = (
 )
 """What there is to do about a candidate that comes out broken."""
 
+LEAVE_OUT = (
+    "leave this variant out of precision.offer: this runtime takes one half type for the whole"
+    " model, so no pin spares a layer of it"
+)
+"""The same where half types are not in the graph."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -158,13 +164,16 @@ class Pass(ABC):
     gives: ClassVar[Level]
     version: ClassVar[int] = 1  # raised when the same input would give another output
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the output
-    remedy: ClassVar[str] = "change or remove the pass in the recipe"  # where its bound is broken
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property
     def bound(self) -> Bound:
         """What the output keeps of the input; checked by the pipeline."""
         return Exact()
+
+    def remedy(self, ctx: PassContext) -> str:
+        """What to do where its bound is broken."""
+        return "change or remove the pass in the recipe"
 
     @property
     def beside(self) -> Exact:

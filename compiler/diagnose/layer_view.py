@@ -64,7 +64,6 @@ def views(report: Report, candidate: str = "") -> tuple[LayerView, ...]:
             "no such candidate was built",
             where="--candidate",
             seen=repr(name),
-            expected=", ".join(rows),
             fix=nearest(name, rows),
             id="unknown-candidate",
         )

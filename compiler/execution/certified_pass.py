@@ -131,7 +131,7 @@ def _checked(
             where=stage,
             seen=row.measured,
             expected=row.bound,
-            fix=step.remedy,
+            fix=step.remedy(ctx),
             id="pass-broke-bound",
         )
     return row

@@ -1,13 +1,16 @@
 """The axes of a model, settled on real samples before anything else is done with it.
 
 Every axis but the first takes the samples' own size: from then on the graph is of one shape but for
-its batch. The first is a batch only where samples answer for themselves (see `independence`):
+its batch. Axes of 1 that an output has beside batch and classes go. The first axis is a batch only
+where samples answer for themselves (see `independence`):
 
     symbolic, and a batch                     stays free
     fixed, and the same graph takes any batch becomes free
     fixed, to the recipe's batch              stays fixed
     symbolic, no batch, and the recipe's is 1 fixed to 1: one sample at a time
     anything else                             is refused, and the error says what was seen
+
+So is a model that draws at random, or that learns from what it is given, as in training.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from typing import Any
 import numpy as np
 
 from rtc.compiler.core.data import Array, Split, filled
-from rtc.compiler.core.errors import ModelError
+from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.operators import op_of
+from rtc.compiler.core.protos import nodes
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.frontend.dynamic_ranges import with_fixed_ranges
 from rtc.compiler.frontend.free_batch import freed, inferred, input_of, with_batch
 from rtc.compiler.frontend.independence import NotAlone, apart, check_alone
 from rtc.compiler.frontend.opset import lifted
-from rtc.compiler.frontend.source import signature_of, to_bytes
+from rtc.compiler.frontend.source import no_classifier, signature_of, to_bytes
 from rtc.compiler.process import sandbox
 from rtc.passes.graph.branches import without_decided_branches
 
@@ -35,6 +39,7 @@ _SECONDS = 900.0
 _GB = 16.0
 _SIZE = 8  # samples of the batch that is looked at closely
 _LARGEST = 64  # of the batches that have to give the same: what the reference runs at once
+_LISTED = 4  # nodes that an error gives
 _SAME = 1e-3  # of the answers' spread
 _EVAL = "export it for inference: model.eval(), and without what draws at random"
 _SAMPLES, _NOTES = "samples.bin", "notes.json"
@@ -95,20 +100,24 @@ def settle_files(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[st
 def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     """The unit with its axes settled; `samples` float32 (n, …), n ≥ 16 and two fixed batches."""
     unit = without_decided_branches(_with_sizes(unit, samples.shape[1:]))
+    unit, flat = _flattened(unit, samples)
     own = unit.fixed_batch
     unit, old = lifted(unit, samples, [own] if own else [_SIZE, batch])
     if own is None:
         found = _settled_symbolic(unit, samples, batch)
     else:
         found = _settled_fixed(unit, own, samples, batch)
-    return Settled(_with_classes(found.unit, samples), (*found.notes, *([old] if old else [])))
+    notes = (*found.notes, *filter(None, (old, flat)))
+    return Settled(_with_classes(found.unit, samples), notes)
 
 
 def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:
     try:
         return Settled(unit, _checked(unit, samples, _SIZE, _others(batch)))
     except NotAlone as finding:
-        if finding.kind == "random" or (finding.kind == "neighbours" and batch > 1):
+        if finding.kind == "random" or (
+            finding.kind == "neighbours" and (batch > 1 or finding.node in _changing_nodes(unit))
+        ):
             raise _refusal(unit, finding) from finding
         why = finding
     fixed = with_batch(unit, batch)
@@ -202,7 +211,7 @@ def _refusal(unit: Unit, finding: NotAlone) -> ModelError:
     if kind == "random":
         return ModelError(
             "the model answers the same samples otherwise each time it runs",
-            where=", ".join(_changing_nodes(unit)) or name,
+            where=", ".join(_changing_nodes(unit)[:_LISTED]) or name,
             seen=finding.said,
             fix=_EVAL,
             id="not-deterministic",
@@ -228,13 +237,12 @@ def _changing_nodes(unit: Unit) -> list[str]:
 
     graph = onnx.load_model_from_string(unit.onnx.proto).graph
     kinds = ("Random", "Multinomial", "Bernoulli", "Dropout")
-    found = [
+    return [
         f"{node.name or node.output[0]} ({node.op_type})"
         for node in graph.node
         if op_of(node).startswith(kinds)
         or any(a.name == "training_mode" and a.i for a in node.attribute)
     ]
-    return found[:4]
 
 
 def _with_sizes(unit: Unit, sizes: tuple[int, ...]) -> Unit:
@@ -248,6 +256,42 @@ def _with_sizes(unit: Unit, sizes: tuple[int, ...]) -> Unit:
     for axis, size in enumerate(sizes, start=1):
         dims[axis].dim_value = size
     return inferred(model)
+
+
+def _flattened(unit: Unit, samples: Array) -> tuple[Unit, str]:
+    """The unit with an output (N, classes), and a note where it had axes of 1 besides.
+
+    Raises:
+        ModelError: an axis besides is not 1, or the model does not run on the samples.
+    """
+    import onnx
+
+    from rtc.calibration.oracle import Oracle
+
+    output = unit.signature.outputs[0]
+    if len(output.shape) == 2:
+        return unit, ""
+    with Oracle(unit.onnx.proto) as oracle:
+        try:
+            shape = oracle.run(samples[: unit.fixed_batch or 2])[output.name].shape
+        except Exception as cause:  # the runtime's errors have no common public class
+            raise _refusal(unit, NotAlone("fails", first_line(cause))) from cause
+    came = ", ".join(map(str, (output.shape[0], *shape[1:])))
+    classes = [size for size in shape[1:] if size != 1] or [1]
+    if len(classes) > 1:
+        raise no_classifier(output.name, f"{output.dtype} ({came})")
+    model = onnx.load_model_from_string(unit.onnx.proto)
+    name, inner = output.name, f"{output.name}/with_axes"
+    for node in nodes(model):
+        for names in (node.input, node.output):
+            names[:] = [inner if each == name else each for each in names]
+    flatten = onnx.helper.make_node("Flatten", [inner], [name], name=f"{name}/flatten", axis=1)
+    model.graph.node.append(flatten)
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    del dims[2:]
+    dims[1].dim_value = classes[0]
+    gives = f"({output.shape[0]}, {classes[0]})"
+    return inferred(model), f"The output {name} came as ({came}); engines give {gives}."
 
 
 def _with_classes(unit: Unit, samples: Array) -> Unit:

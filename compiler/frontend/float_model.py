@@ -26,7 +26,7 @@ from rtc.compiler.execution.stages import Files, Stages, versions
 from rtc.compiler.frontend.axes import Settled, settle
 from rtc.compiler.frontend.model_files import read_model_files
 from rtc.compiler.frontend.samples import labelled
-from rtc.compiler.frontend.source import onnx_unit, source_unit
+from rtc.compiler.frontend.source import classes_of, onnx_unit, source_unit
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.recipe.source_code import referenced_code, with_code
 
@@ -236,7 +236,7 @@ def _check_batches(unit: Unit, data: Splits) -> None:
 
 
 def _check_classes(unit: Unit, classes: int) -> None:
-    width = unit.signature.outputs[0].shape[-1]
+    width = classes_of(unit.signature.outputs[0])
     if isinstance(width, int) and classes > width:
         raise DataError(
             "the data has more classes than the model",

@@ -11,7 +11,7 @@ from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.operators import ONNX, WEIGHTED, op_of
 from rtc.compiler.core.protos import named_tensors, nested, nodes
 from rtc.compiler.core.tensors import typed
-from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, Unit
 from rtc.compiler.frontend.model_files import (
     PARSE_GB,
     PARSE_SECONDS,
@@ -214,7 +214,10 @@ def signature_of(model: ModelProto) -> Signature:
 
 
 def _refuse_other_signatures(signature: Signature) -> None:
-    """What rtc compiles are classifiers: one float32 input, and logits (N, classes)."""
+    """What rtc compiles are classifiers: one float32 input, and logits (N, classes).
+
+    Of axes besides, real samples show whether they are 1 (`rtc.compiler.axes`).
+    """
     if len(signature.inputs) != 1 or len(signature.outputs) != 1:
         raise ModelError(
             "rtc compiles models with one input and one output",
@@ -230,14 +233,25 @@ def _refuse_other_signatures(signature: Signature) -> None:
             expected="float32 (batch, …)",
             id="signature",
         )
-    if gives.dtype != "float32" or len(gives.shape) != 2:
-        raise ModelError(
-            "the model's output is not a classifier's",
-            where=gives.name,
-            seen=f"{gives.dtype} ({', '.join(map(str, gives.shape))})",
-            expected="float32 (batch, classes)",
-            id="signature",
-        )
+    told = [size for size in gives.shape[1:] if isinstance(size, int) and size != 1]
+    if gives.dtype != "float32" or len(gives.shape) < 2 or len(told) > 1:
+        raise no_classifier(gives.name, f"{gives.dtype} ({', '.join(map(str, gives.shape))})")
+
+
+def classes_of(output: TensorSpec) -> int | str:
+    """How many classes an output (N, classes) has; axes of 1 besides do not count."""
+    return next((size for size in output.shape[1:] if size != 1), 1)
+
+
+def no_classifier(output: str, seen: str) -> ModelError:
+    """That an output is not one number for each class."""
+    return ModelError(
+        "the model's output is not a classifier's",
+        where=output,
+        seen=seen,
+        expected="float32 (batch, classes), or that with axes of 1 besides",
+        id="signature",
+    )
 
 
 def to_bytes(model: ModelProto) -> bytes:

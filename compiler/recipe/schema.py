@@ -441,7 +441,7 @@ def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
             f"{section}.{key} is {'not a file' if there else 'not there'}",
             where=document.where((section, key)),
             seen=repr(name),
-            expected=f"a file in {recipe.path.parent}",
+            expected=f"a file in {recipe.path.resolve().parent}",
             fix="np.savez writes it: x (samples) and y (class indices)" if key == "npz" else "",
             id="missing-file",
         )
@@ -454,7 +454,7 @@ def _check_calibration(recipe: Recipe, document: strict_yaml.Document) -> None:
             "calibration.path is not a folder",
             where=document.where(("calibration", "path")),
             seen=repr(given.path),
-            expected=f"a folder in {recipe.path.parent}",
+            expected=f"a folder in {recipe.path.resolve().parent}",
             id="missing-file",
         )
 

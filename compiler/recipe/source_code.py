@@ -21,10 +21,9 @@ from typing import Any
 
 from rtc.compiler.core.errors import first_line
 from rtc.compiler.core.hashing import digest, file_digest
-from rtc.compiler.core.naming import REFERENCE, nearest
+from rtc.compiler.core.naming import INSTALLED, REFERENCE, nearest, where_looked
 from rtc.compiler.core.unit import Level, Unit
 
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _BY_NAME = frozenset({"import_module", "__import__"})
 _UNTOLD = _BY_NAME | {
     "SourceFileLoader", "exec_module", "locate", "resolve_name", "run_module", "run_path",
@@ -61,7 +60,7 @@ def missing_parts(reference: str) -> Iterator[tuple[str, str]]:
     module, _, attribute = reference.partition(":")
     spec = _spec(module)
     if spec is None:
-        yield f"no module named {module}", ""
+        yield f"no module named {module}", where_looked(module)
         return
     found: dict[str, _Module] = {}
     _follow(module, found)
@@ -183,7 +182,7 @@ def _follow(name: str, found: dict[str, _Module]) -> None:
     if spec is None:
         return
     origin = Path(spec.origin) if spec.has_location and spec.origin else None
-    if origin is not None and _INSTALLED & set(origin.parts):
+    if origin is not None and INSTALLED & set(origin.parts):
         found.setdefault(top, _Module(top, _release(top, origin)))
         return
     if origin is None:  # a folder without an __init__.py

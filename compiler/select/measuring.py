@@ -21,6 +21,8 @@ from rtc.compiler.core.evidence import Estimated, Pending
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.outputs import OutputKind, output_kind
+from rtc.compiler.core.passes import LEAVE_OUT, PIN_WIDER
+from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import (
     FLOAT_MODEL,
@@ -229,12 +231,20 @@ class _Work:
                     "the engine's outputs are NaN or infinite",
                     where=each.name,
                     seen=f"{lost} of {len(logits)} test samples",
-                    fix="rtc precision culprits names the layers behind it",
+                    fix=self._remedy(each),
                     id="not-finite-output",
                 )
             scored[each.name] = self._score(SHIPPED_ENGINE, logits, reference, where)
         except RtcError as error:
             bench.failures.setdefault(each.name, error)
+
+    def _remedy(self, each: Candidate) -> str:
+        """What there is to do where outputs are not finite: `culprits` tries types of layers."""
+        from rtc.targets.loader import backend
+
+        one_type = not backend(each.backend).scheme(self.profile).half_in_graph
+        half = each.plan.default is Precision.HALF
+        return LEAVE_OUT if half and one_type else PIN_WIDER
 
     def off_device(self, progress: Progress) -> Appraised:
         """Accuracy of each graph in the reference; latency estimated from the plan, and pending."""

@@ -19,7 +19,15 @@ import numpy as np
 
 from rtc.calibration.rounding import asks_for_half
 from rtc.compiler.core.operators import HALF_KEY, op_of
-from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
+from rtc.compiler.core.passes import (
+    LEAVE_OUT,
+    PIN_WIDER,
+    Bound,
+    Pass,
+    PassContext,
+    PassResult,
+    Sound,
+)
 from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.unit import Level, OnnxModel, Unit
 from rtc.passes.quantise.half import half_dtype, half_obstacle, retyped
@@ -39,7 +47,9 @@ class CastPrecision(Pass):
     name: ClassVar[str] = "cast-precision"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-    remedy: ClassVar[str] = PIN_WIDER
+
+    def remedy(self, ctx: PassContext) -> str:
+        return PIN_WIDER if ctx.where().scheme.half_in_graph else LEAVE_OUT
 
     @property
     def bound(self) -> Bound:

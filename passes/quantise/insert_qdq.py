@@ -23,7 +23,9 @@ class InsertQdq(Pass):
     name: ClassVar[str] = "insert-qdq"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-    remedy: ClassVar[str] = PIN_WIDER
+
+    def remedy(self, ctx: PassContext) -> str:
+        return PIN_WIDER
 
     @property
     def bound(self) -> Bound:

@@ -33,12 +33,12 @@ class Repair(Pass):
 
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-    remedy: ClassVar[str] = (
-        "raise its max_disagreement, or take it out of precision.repairs in the recipe"
-    )
 
     samples: Annotated[int, Field(ge=1)] = 512
     max_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def remedy(self, ctx: PassContext) -> str:
+        return "raise its max_disagreement, or take it out of precision.repairs in the recipe"
 
     @property
     def bound(self) -> Bound:

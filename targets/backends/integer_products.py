@@ -131,7 +131,9 @@ class _Scope:
             self._join(node)
             yield from self._of(node)
             for inner in _inner(node):
-                yield from self._inside().products(inner)
+                scope = self._inside()
+                yield from scope.products(inner)
+                self._take_out(node, inner, scope)
 
     def _join(self, node: NodeProto) -> None:
         self.makers |= dict.fromkeys(node.output, (len(self.makers), node))
@@ -143,6 +145,22 @@ class _Scope:
     def _inside(self) -> _Scope:
         copies = dict(self.makers), dict(self.stored), set(self.constant), dict(self.behind)
         return _Scope(self.model, self.types, *copies)
+
+    def _take_out(self, node: NodeProto, inner: GraphProto, scope: _Scope) -> None:
+        """What a node gives of a graph inside it may be the integers that it is there.
+
+        From the end, because the body of a Loop gives one more before them: whether to go on.
+        """
+        for made, given in zip(reversed(node.output), reversed(inner.output), strict=False):
+            kinds = scope._may_be(given.name)
+            if kinds:
+                self.behind[made] = self.behind.get(made, frozenset()) | kinds
+
+    def _may_be(self, tensor: str) -> frozenset[int]:
+        """The types of integers that a float tensor may still be."""
+        if tensor in self.constant:
+            return frozenset(map(self._kind_read, self._leaving(tensor).values()))
+        return self.behind.get(tensor, frozenset())
 
     def _of(self, node: NodeProto) -> Iterator[Product]:
         name = node.name or node.output[0]

@@ -439,6 +439,7 @@ def test_what_changes_while_it_is_compiled_is_not_published(
         ({"source": {"factory": "net_beside:broken"}}, RecipeError, "ZeroDivisionError"),
         ({"source": {"factory": "net_beside:mak"}}, RecipeError, 'did you mean "make"'),
         ({"source": {"factory": "net_besid:make"}}, RecipeError, "no module named net_besid"),
+        ({"source": {"factory": "net_besid:make"}}, RecipeError, 'did you mean "net_beside"'),
     ],
 )
 def test_a_fault_in_the_users_code_is_the_users(

@@ -115,24 +115,24 @@ def _mended_ops() -> list[type]:
     from onnx.reference.ops.op_conv_transpose import ConvTranspose as Ungrouped
 
     class ConvTranspose(Ungrouped):
-        def _run(self, x, w, b=None, group=1, **options):  # type: ignore[no-untyped-def]
+        def _run(self, x, w, b=None, group=1, **options):
             biases = [None] * group if b is None else np.split(b, group)
             parts = zip(np.split(x, group, axis=1), np.split(w, group), biases, strict=True)
             made = [super(ConvTranspose, self)._run(*part, group=1, **options) for part in parts]
             return (np.concatenate([each for (each,) in made], axis=1),)
 
     class BatchNormalization(OpRun):
-        def _run(self, x, *parts, epsilon=1e-5, **_):  # type: ignore[no-untyped-def]
+        def _run(self, x, *parts, epsilon=1e-5, **_):
             along = [each.reshape(-1, *[1] * (x.ndim - 2)) for each in parts]
             scale, shift, mean, variance = along
             return (scale * (x - mean) / np.sqrt(variance + epsilon) + shift,)
 
     class GlobalMaxPool(OpRun):
-        def _run(self, x):  # type: ignore[no-untyped-def]
+        def _run(self, x):
             return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
     class Sigmoid(OpRun):
-        def _run(self, x):  # type: ignore[no-untyped-def]
+        def _run(self, x):
             return (0.5 + 0.5 * np.tanh(0.5 * x),)
 
     return [BatchNormalization, ConvTranspose, GlobalMaxPool, Sigmoid]
@@ -230,8 +230,8 @@ class _Walk:
         """Weights whose output channels (`axis`) span two decades; `fan` inputs each."""
         values = self.random.standard_normal(shape) / math.sqrt(fan or math.prod(shape[:-1]))
         spread = 10 ** self.random.uniform(-1, 1, shape[axis])
-        return self.constant(values * spread.reshape([-1 if i == axis % len(shape) else 1
-                                                      for i in range(len(shape))]))  # fmt: skip
+        along = [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]
+        return self.constant(values * spread.reshape(along))
 
     def vector(self, *shape: int, low: float = -1.0, high: float = 1.0) -> str:
         return self.constant(self.random.uniform(low, high, shape))
@@ -447,9 +447,13 @@ def _residual(walk: _Walk, x: _Tensor) -> _Tensor | None:
 
 def _concat(walk: _Walk, x: _Tensor) -> _Tensor | None:
     axis = int(walk.random.integers(len(x.shape)))
-    rest = [(*each.shape[:axis], *each.shape[axis + 1 :]) if len(each.shape) == len(x.shape) else ()
-            for each in walk.seen]  # fmt: skip
-    others = [each for each, left in zip(walk.seen, rest, strict=True) if left == rest[-1]]
+
+    def joins(each: _Tensor) -> bool:
+        """Whether it has x's rank, and x's size on every other axis."""
+        alike = [own == of_x for own, of_x in zip(each.shape, x.shape, strict=False)]
+        return len(each.shape) == len(x.shape) and all(alike[:axis] + alike[axis + 1 :])
+
+    others = [each for each in walk.seen if joins(each)]
     other = walk.pick(others)
     sizes = [*x.shape]
     sizes[axis] += other.shape[axis] if len(other.shape) == len(x.shape) else math.inf

@@ -94,30 +94,30 @@ def _along(values: Any, rank: int, axis: int) -> Any:
 
 
 class QuantizeLinear(OpRun):
-    def _run(self, x, scale, zero, axis=1, **_):  # type: ignore[no-untyped-def]
+    def _run(self, x, scale, zero, axis=1, **_):
         scale, shift = (_along(each, x.ndim, axis) for each in (scale, zero))
         return (_cut(x / scale + shift, zero.dtype),)
 
 
 class DequantizeLinear(OpRun):
-    def _run(self, x, scale, zero, axis=1, **_):  # type: ignore[no-untyped-def]
+    def _run(self, x, scale, zero, axis=1, **_):
         scale, shift = (_along(each, x.ndim, axis) for each in (scale, zero))
         return (_less(x, shift) * scale,)
 
 
 class MatMulInteger(OpRun):
-    def _run(self, a, b, a_zero=None, b_zero=None):  # type: ignore[no-untyped-def]
+    def _run(self, a, b, a_zero=None, b_zero=None):
         return (_less(a, a_zero) @ _less(b, b_zero),)
 
 
 class ConvInteger(OpRun):
-    def _run(self, x, w, x_zero, w_zero, **_):  # type: ignore[no-untyped-def]
+    def _run(self, x, w, x_zero, w_zero, **_):
         taps = _less(w, w_zero)[:, :, 0, 0]
         return (np.einsum("nc...,oc->no...", _less(x, x_zero), taps),)
 
 
 class QLinearMatMul(OpRun):
-    def _run(self, *inputs):  # type: ignore[no-untyped-def]
+    def _run(self, *inputs):
         a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = inputs
         product = (_less(a, a_zero) * a_scale) @ (_less(b, b_zero) * b_scale)
         return (_cut(product / scale + zero, zero.dtype),)

@@ -482,3 +482,24 @@ def test_what_openvino_computes_wrong_without_vnni_is_flagged(tmp_path: Path) ->
     wrong = [Path(line).stem for line in done.stdout.splitlines()]
     assert "small, first" in wrong  # it does saturate
     assert [name for name in wrong if not flagged(cases[name])] == []
+
+
+def test_integers_that_leave_a_branch_are_seen() -> None:
+    unit = parse(
+        f"""g (float[N,8] x, bool c) => (float[N,4] y) <{SCALES}> {{
+        q = QuantizeLinear (x, ws, uz)
+        xd = DequantizeLinear (q, ws, uz)
+        wd = If (c) <
+            then_branch = t () => (float[8,4] u) {{ u = DequantizeLinear (w, ws, wz) }},
+            else_branch = e () => (float[8,4] v) {{ v = Identity (f) }}
+        >
+        y = MatMul (xd, wd)
+    }}""",
+        w=np.full((8, 4), 127, np.int8),
+        f=np.ones((8, 4), np.float32),
+    )
+    (product,) = integer_products.products(onnx.load_from_string(unit.onnx.proto))
+    assert product.first is not None
+    assert product.second is not None
+    assert product.first.kinds == {integer_products.UINT8}
+    assert product.second.kinds == {integer_products.INT8}

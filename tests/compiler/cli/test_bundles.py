@@ -134,12 +134,17 @@ def test_run_refuses_pictures_where_raw_samples_are_none(rtc, built, tmp_path) -
     done = rtc("run", built, "-i", tmp_path / "a.png")
     assert done.code == 4
     assert 'do not fit the layout "as-is"' in done.err
+    assert "data.preprocess.layout" in done.err
+    assert "compile again" in done.err
 
 
 @pytest.mark.parametrize(
     ("array", "options", "line"),
     [
-        (np.zeros((2, 3, 3), np.float32), [], "expected float32 (n, 1, 4, 4)"),
+        (np.zeros((2, 3, 3), np.float32), [], "which become (n, 1, 4, 4)"),
+        (np.zeros((2, 4, 4, 1), np.float32), [], "which become (n, 1, 4, 4)"),
+        (np.zeros((2, 4, 4, 1), np.float32), [], "(data.preprocess.layout) and compiled in"),
+        (np.zeros((2, 4, 4, 1), np.float32), ["--preprocessed"], "expected float32 (n, 1, 4, 4)"),
         (np.zeros((2, 1, 4, 4), np.float64), ["--preprocessed"], "seen float64"),
         (np.zeros((0, 1, 4, 4), np.float32), [], "not a batch of samples"),
         (np.zeros(3, np.float32), [], "not a batch of samples"),
@@ -255,9 +260,11 @@ def test_bench_of_one_batch_leaves_the_others_waiting(rtc, built, project, tmp_p
 
 
 def test_bench_refuses_a_batch_that_the_engine_does_not_take(rtc, built, project) -> None:
+    """Its error is told once: the step that failed is marked, and the last line says why."""
     done = rtc("bench", built, "--batch", "5", "--recipe", project / "recipe.yaml")
     assert done.code == 4
-    assert "expected 1 to 4" in done.err
+    assert done.err.count("expected 1 to 4") == 1
+    assert "✗ bench\n" in done.err
 
 
 @pytest.mark.parametrize("command", ["eval", "bench", "run"])

@@ -91,6 +91,11 @@ def test_candidates_that_do_not_ship_are_shown_and_fed_back(rtc, home: Path, bun
     done = rtc("precision", "show", bundle, "--candidate", "tensorrt_rtx int9")
     assert done.code == 2
     assert "no such candidate was built" in done.err
+    assert "(seen 'tensorrt_rtx int9'); did you mean" in done.err
+    far = rtc("precision", "show", bundle, "--candidate", "nope").err
+    names = far.strip().partition("there is: ")[2].split(", ")
+    assert names
+    assert all(far.count(name) == 1 for name in names)
 
 
 def test_layers_fit_a_terminal_of_80_columns(rtc, bundle: Path, monkeypatch) -> None:

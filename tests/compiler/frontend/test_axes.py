@@ -98,6 +98,7 @@ DRAW = np.random.default_rng(0)
 CONSTANTS: Mapping[str, np.ndarray] = {
     "w": DRAW.normal(size=(6, 3)).astype(np.float32),
     "wi": DRAW.integers(-90, 90, (6, 3)).astype(np.int8),
+    "second": np.array([1]),
     "k": DRAW.normal(size=(4, 3, 3, 3)).astype(np.float32),
     "r": DRAW.normal(size=(4, 5)).astype(np.float32),
     "small": np.array(0.05, np.float32),
@@ -186,8 +187,9 @@ def test_batch_norm_that_trains_is_named() -> None:
         settled(model(TRAINING), SAMPLES, 4)
 
 
-def test_batch_norm_that_trains_is_to_be_exported_for_inference() -> None:
-    """Rows mix in it, which another axis would not mend."""
+@pytest.mark.parametrize("batch", [1, 4])
+def test_batch_norm_that_trains_is_to_be_exported_for_inference(batch: int) -> None:
+    """Rows mix in it, which another axis would not mend, nor would one sample at a time."""
     text = """g (float[N,6] x) => (float[N,3] y)
     <float[3] mean = {0, 0, 0}, float[3] variance = {1, 1, 1}> {
         a = MatMul(x, w)
@@ -195,7 +197,7 @@ def test_batch_norm_that_trains_is_to_be_exported_for_inference() -> None:
         y = Relu(b)
     }"""
     with pytest.raises(ModelError, match=r"norm \(BatchNormalization\)") as refused:
-        settled(model(text), SAMPLES, 4)
+        settled(model(text), SAMPLES, batch)
     assert refused.value.id == "samples-depend"
     assert "model.eval()" in refused.value.fix
     assert "batch axis" not in refused.value.fix
@@ -327,3 +329,48 @@ def test_a_branch_that_the_samples_own_size_decides_is_inlined() -> None:
     graph = onnx.load_model_from_string(found.onnx.proto).graph
     assert [node.op_type for node in graph.node][-2:] == ["Squeeze", "Flatten"]
     assert found.signature.outputs[0].shape == ("N", 4)
+
+
+POOLED = """
+g (float[{batch},3,{h},{w}] x) => (float[{batch},{out}] y) {{
+  c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, k)
+  {end}
+}}
+"""
+
+
+@pytest.mark.parametrize("batch", ["N", "8"])
+@pytest.mark.parametrize(
+    ("end", "out", "came"),
+    [
+        ("y = GlobalAveragePool(c)", "4,1,1", "4, 1, 1"),
+        ("p = GlobalAveragePool(c) y = Transpose<perm=[0,2,3,1]>(p)", "1,1,4", "1, 1, 4"),
+        ("f = Flatten(c) y = Unsqueeze(f, second)", "1,F", "1, 252"),
+        ("y = MaxPool<kernel_shape=[9,7]>(c)", "4,P,Q", "4, 1, 1"),
+    ],
+)
+def test_axes_of_one_beside_the_classes_are_flattened(
+    batch: str, end: str, out: str, came: str
+) -> None:
+    images = np.random.default_rng(2).normal(size=(16, 3, 9, 7)).astype(np.float32)
+    sizes = ("H", "W") if "MaxPool" in end else (9, 7)
+    unit = model(POOLED.format(batch=batch, h=sizes[0], w=sizes[1], out=out, end=end))
+    assert len(unit.signature.outputs[0].shape) > 2
+    found = settled(unit, images, 4)
+    name, first = found.unit.signature.outputs[0].name, found.unit.signature.inputs[0].shape[0]
+    classes = int(max(came.split(", "), key=int))
+    assert found.unit.signature.outputs[0].shape == (first, classes)
+    assert found.notes == (
+        f"The output {name} came as ({batch}, {came}); engines give ({batch}, {classes}).",
+    )
+    with Oracle(unit.onnx.proto) as before, Oracle(found.unit.onnx.proto) as after:
+        wanted = before.run(images[:8])["y"].reshape(8, classes)
+        np.testing.assert_array_equal(after.run(images[:8])["y"], wanted)
+
+
+def test_axes_beside_the_classes_that_are_not_one_are_refused() -> None:
+    images = np.random.default_rng(2).normal(size=(16, 3, 9, 7)).astype(np.float32)
+    unit = model(POOLED.format(batch="N", h="H", w="W", out="4,P,Q", end="y = Relu(c)"))
+    with pytest.raises(ModelError, match="not a classifier's") as refused:
+        settled(unit, images, 4)
+    assert "(N, 4, 9, 7)" in refused.value.seen

@@ -326,3 +326,20 @@ def test_what_a_file_states_of_its_tensors_is_not_believed(tmp_path: Path, where
     with Oracle(unit.onnx.proto) as oracle:
         means = -np.maximum(x, 0).mean(axis=(2, 3))
         np.testing.assert_allclose(oracle.run(x)["y"], means, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "reads"), [("5,1,1", True), ("1,5", True), ("5,2", False)])
+def test_an_output_may_have_axes_of_one_besides(tmp_path: Path, shape: str, *, reads: bool) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,10] x) => (float[N,{shape}] y) <int64[{shape.count(",") + 2}] s = {{0,{shape}}}> {{
+      {"k = Identity(x)" if not reads else "h, k = Split<axis=1>(x)"} y = Reshape(k, s)
+    }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    if not reads:
+        with pytest.raises(ModelError, match="not a classifier's"):
+            onnx_unit(tmp_path / "net.onnx")
+        return
+    samples = np.random.default_rng(0).normal(size=(16, 10)).astype(np.float32)
+    found = settled(onnx_unit(tmp_path / "net.onnx"), samples, 4)
+    assert found.unit.signature.outputs[0].shape == ("N", 5)
+    assert "engines give (N, 5)" in found.notes[0]

@@ -191,6 +191,17 @@ def test_an_onnx_recipe_takes_no_torch_pass(path: Path) -> None:
     assert "train works on a PyTorch model, and here it is an ONNX model" in line
 
 
+def test_an_error_names_the_folder_that_a_file_should_lie_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_graph = TEXT.replace("  - train: {epochs: 8, lr: 1e-2}\n  - export-onnx\n", "")
+    path.write_text(only_graph.replace(SOURCE, "onnx: a.onnx"))
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(RecipeError, match="is not there") as caught:
+        schema.load_recipe(Path(path.name))
+    assert caught.value.expected == f"a file in {path.parent.resolve()}"
+
+
 def test_a_missing_file_and_a_folder_in_its_place(path: Path) -> None:
     only_graph = TEXT.replace("  - train: {epochs: 8, lr: 1e-2}\n  - export-onnx\n", "")
     with pytest.raises(RecipeError, match=r"source\.onnx is not there \(seen 'a.onnx'") as caught:

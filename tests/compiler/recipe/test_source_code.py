@@ -86,6 +86,16 @@ def test_what_lies_where_the_code_looks_for_it_is_not_missed(write: Write) -> No
     assert list(missing_parts("netx:make")) == []
 
 
+def test_a_module_that_is_not_there_is_told_with_where_it_was_looked_for(write: Write) -> None:
+    folder = write("netx.py", "def make(): ...").parent.resolve()
+    ((what, fix),) = missing_parts("netxx:make")
+    assert what == "no module named netxx"
+    assert str(folder) in fix
+    assert 'did you mean "netx"?' in fix
+    ((_, fix),) = missing_parts("quite_another:make")
+    assert "put quite_another.py there" in fix
+
+
 def test_what_only_looks_like_it_is_told(write: Write) -> None:
     write("netx.py", "import re\nre.compile('a')\nmodel.eval()")
     write("other.py", "")

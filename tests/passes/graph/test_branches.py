@@ -12,7 +12,8 @@ from rtc.compiler.frontend.axes import settled
 from rtc.passes.graph.branches import without_decided_branches
 from rtc.passes.support.onnx_graph import named
 
-SQUEEZE = """g (float[N,{channels},4] x) => (float[N,K] y) <int64 one = {{1}}, int64 place = {{1}}, int64[1] axes = {{1}}> {{
+SQUEEZE = """g (float[N,{channels},4] x) => (float[N,K] y)
+        <int64 one = {{1}}, int64 place = {{1}}, int64[1] axes = {{1}}> {{
     c = Conv<kernel_shape = [1]>(x, w)
     s = Shape(c)
     n = Gather(s, place)
@@ -21,7 +22,7 @@ SQUEEZE = """g (float[N,{channels},4] x) => (float[N,K] y) <int64 one = {{1}}, i
         then_branch = then () => (float[N,4] t) {{ t = Squeeze(c, axes) }},
         else_branch = otherwise () => (float[N,M,4] e) {{ e = Identity(c) }}>
     y = Flatten(q)
-}}"""  # noqa: E501
+}}"""
 
 
 def run(unit, *shape):
@@ -58,9 +59,8 @@ def test_branches_within_branches_and_their_own_names():
         y = Identity(b)
     }""")
     found = without_decided_branches(unit)
-    assert [line.split(" = ")[1].split("(")[0] for line in equations(found)] == [
-        "Mul", "Abs", "Relu", "Mul", "Add", "Identity",
-    ]  # fmt: skip
+    operators = [line.split(" = ")[1].split("(")[0] for line in equations(found)]
+    assert operators == ["Mul", "Abs", "Relu", "Mul", "Add", "Identity"]
     np.testing.assert_array_equal(run(found, 2, 4)[1], run(unit, 2, 4)[1])
     onnx.checker.check_model(onnx.load_model_from_string(found.onnx.proto), full_check=True)
 

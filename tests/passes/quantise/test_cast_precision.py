@@ -273,13 +273,15 @@ def test_where_the_runtime_takes_one_type_its_engine_is_judged_if_it_runs_here()
     plan = AssignPrecision(variant=Variant.HALF).apply(case.unit, ctx).plan
     ctx = replace(ctx, plan=plan)
     result = STEP.apply(case.unit, ctx)
-    with pytest.raises(GateError, match="the pass broke its bound"):
+    with pytest.raises(GateError, match="the pass broke its bound") as broken:
         certify(STEP, case.unit, result, ctx)
+    assert "precision.pin" not in broken.value.fix  # a pin spares no layer of it
+    assert "precision.offer" in broken.value.fix
     here = replace(ctx, target=replace(ctx.where(), runs=True))
     (row,) = certify(STEP, case.unit, result, here)
     assert (row.passed, row.exact, row.samples) == (True, False, 0)
     assert row.measured.endswith("its engine is held to the float model")
     in_graph = replace(OPENVINO, half_in_graph=True)
     halves = replace(here, target=replace(here.where(), scheme=in_graph))
-    with pytest.raises(GateError, match="the pass broke its bound"):
+    with pytest.raises(GateError, match=r"the pass broke its bound.*precision\.pin"):
         certify(STEP, case.unit, STEP.apply(case.unit, halves), halves)
