@@ -104,7 +104,7 @@ def test_a_failed_gate_is_exit_code_8_and_a_bundle_that_is_not_the_latest(rtc, h
     assert (bundle / "report.html").is_file()
     assert "(asked: end-to-end ≤ 1e-09 ms at batch 4)" in done.err
     assert f"see {result['bundle']}/report.html" in done.err
-    assert bundles.name.endswith(".failed")
+    assert bundle.name.endswith(".failed")
     assert not (bundles.parent / "latest").exists()
 
     again = rtc("compile", "recipe.yaml")

@@ -173,7 +173,7 @@ def test_closing_ends_a_paused_worker_and_can_be_repeated(counter: sandbox.Worke
 def test_the_child_dies_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program = (
-        "from rtc.compiler import sandbox\n"
+        "from rtc.compiler.process import sandbox\n"
         f"sandbox.run('sandbox_entries:hang', files={{}}, args={{'pids': {str(pids)!r}}},"
         " deadline_s=600, what='the build')"
     )

@@ -15,7 +15,7 @@ from rtc.compiler.storage import files as durable
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rtc.compiler import files
+from rtc.compiler.storage import files
 with files.drafting(Path(sys.argv[1])) as draft:
     (draft / "half").write_bytes(b"x")
     print(draft.name, flush=True)
