@@ -43,12 +43,48 @@ def pack(
     identity: Mapping[str, Any],
 ) -> tuple[bundles.Manifest, dict[str, bytes]]:
     """The manifest and the files of a bundle."""
+    manifest = bundles.Manifest(
+        name=recipe.name,
+        version=report.version,
+        target=report.target,
+        passed=report.passed,
+        engine=_engine_entry(choice.candidate),
+        signature=front.model.signature,
+        preprocess=calibration.preprocess,
+        output=output,
+        sources={"data": identity["data"], "rtc": identity["code"]["rtc"], **identity["files"]},
+        versions=identity["versions"],
+        certificates=tuple(asdict(row) for row in report.certificates),
+        gates=tuple(asdict(row) for row in report.gates),
+    )
+    return manifest, _files(recipe, front, choice, report, calibration)
+
+
+def _engine_entry(shipped: Candidate) -> bundles.EngineEntry:
+    """What has to be known of the engine before it is loaded."""
+    from rtc.targets.loader import backend
+
+    return bundles.EngineEntry(
+        backend=shipped.backend,
+        file=backend(shipped.backend).engine_file,
+        runtime=shipped.built.runtime,
+        binding=shipped.built.binding,
+        batches=shipped.request.batches,
+        threads=shipped.request.threads,
+        forms={str(batch): form for batch, form in sorted(shipped.built.forms.items())},
+        held_on=_held_on(shipped),
+    )
+
+
+def _files(
+    recipe: Recipe, front: Front, choice: Choice, report: Report, calibration: Split
+) -> dict[str, bytes]:
+    """Everything beside the manifest, by its name in the bundle."""
     from rtc.targets.loader import backend, profile_text
 
     shipped = choice.candidate
-    engine_file = backend(shipped.backend).engine_file
-    files = {
-        engine_file: shipped.built.engine,
+    return {
+        backend(shipped.backend).engine_file: shipped.built.engine,
         GRAPH: shipped.graph.onnx.proto,
         FLOAT: front.model.onnx.proto,
         fidelity.FILE: _probe(shipped, front.model, calibration),
@@ -61,30 +97,6 @@ def pack(
         PAGE: html.render(report).encode(),
         **{plan_file(each.name): plan_text(each.plan) for each in choice.others},
     }
-    manifest = bundles.Manifest(
-        name=recipe.name,
-        version=report.version,
-        target=report.target,
-        passed=report.passed,
-        engine=bundles.EngineEntry(
-            backend=shipped.backend,
-            file=engine_file,
-            runtime=shipped.built.runtime,
-            binding=shipped.built.binding,
-            batches=shipped.request.batches,
-            threads=shipped.request.threads,
-            forms={str(batch): form for batch, form in sorted(shipped.built.forms.items())},
-            held_on=_held_on(shipped),
-        ),
-        signature=front.model.signature,
-        preprocess=calibration.preprocess,
-        output=output,
-        sources={"data": identity["data"], "rtc": identity["code"]["rtc"], **identity["files"]},
-        versions=identity["versions"],
-        certificates=tuple(asdict(row) for row in report.certificates),
-        gates=tuple(asdict(row) for row in report.gates),
-    )
-    return manifest, files
 
 
 def _probe(shipped: Candidate, model: Unit, calibration: Split) -> bytes:

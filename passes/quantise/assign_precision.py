@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest
@@ -93,24 +93,7 @@ class AssignPrecision(Pass):
         graph = read(unit).cleanup()  # a layer that nothing reads has no precision
         layers = _layers(graph)
         pins = _resolved(self.pin, graph, layers, policy)
-        kept = self._kept(graph, layers, policy, ctx, digest(unit.onnx.proto))
-        wanted = [
-            layer
-            for name, layer in layers.items()
-            if name not in kept
-            and not policy.obstacle(layer)
-            and (policy.quantises or pins.get(name) is Precision.INT8)
-        ]
-        snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
-        decisions = {
-            n: kept.get(n) or policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()
-        }
-        decisions |= {name: decision for name, decision in kept.items() if name not in layers}
-        decisions = {name: policy.unless_refused(name, each) for name, each in decisions.items()}
-        decisions |= {
-            name: _pinned(precision, policy, decisions.get(name))
-            for name, precision in pins.items()
-        }
+        decisions = self._of_layers(unit, graph, layers, policy, pins=pins, ctx=ctx)
         ops = {node.name: op_of(node) for node in graph.nodes}
         joined = self._rules(layers, pins, policy).decide(
             residuals(graph),
@@ -126,12 +109,36 @@ class AssignPrecision(Pass):
             layers={name: replace(d, op=ops[name]) for name, d in decisions.items()},
             residuals=joined,
         )
-        counts = Counter(d.precision.value for name, d in decisions.items() if name in layers)
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        summary = f"{found or 'no'} layers with weights"
-        policies = Counter(decision.policy.value for decision in joined.values())
-        details = {"layers": dict(counts), "residuals": dict(policies)}
+        summary, details = _summary(plan, layers)
         return PassResult(unit, False, summary, details, plan)
+
+    def _of_layers(
+        self,
+        unit: Unit,
+        graph: gs.Graph,
+        layers: Mapping[str, Layer],
+        policy: Policy,
+        *,
+        pins: Mapping[str, Precision],
+        ctx: PassContext,
+    ) -> dict[str, LayerDecision]:
+        """What is decided of each layer by itself: a given plan's word, the policy's, a pin's."""
+        kept = self._kept(graph, layers, policy, ctx, digest(unit.onnx.proto))
+        wanted = [
+            layer
+            for name, layer in layers.items()
+            if name not in kept
+            and not policy.obstacle(layer)
+            and (policy.quantises or pins.get(name) is Precision.INT8)
+        ]
+        snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
+        found = {
+            n: kept.get(n) or policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()
+        }
+        found |= {name: decision for name, decision in kept.items() if name not in layers}
+        found = {name: policy.unless_refused(name, each) for name, each in found.items()}
+        pinned = {name: _pinned(each, policy, found.get(name)) for name, each in pins.items()}
+        return found | pinned
 
     def resolved(
         self, unit: Unit, ctx: PassContext, pin: Mapping[str, Precision]
@@ -194,6 +201,15 @@ class AssignPrecision(Pass):
             if name in layers or decision.pinned
         }
         return {name: listed.get(name, rest) for name in (*layers, *listed)}
+
+
+def _summary(plan: PrecisionPlan, layers: Mapping[str, Layer]) -> tuple[str, dict[str, Any]]:
+    """How many layers with weights, and how many residuals, were decided which way."""
+    counts = Counter(d.precision.value for name, d in plan.layers.items() if name in layers)
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    policies = Counter(decision.policy.value for decision in plan.residuals.values())
+    details = {"layers": dict(counts), "residuals": dict(policies)}
+    return f"{found or 'no'} layers with weights", details
 
 
 def _layers(graph: gs.Graph) -> dict[str, Layer]:

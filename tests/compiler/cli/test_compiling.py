@@ -105,13 +105,13 @@ def test_a_failed_gate_is_exit_code_8_and_a_bundle_that_is_not_the_latest(rtc, h
     assert "(asked: end-to-end ≤ 1e-09 ms at batch 4)" in done.err
     assert f"see {result['bundle']}/report.html" in done.err
     assert bundle.name.endswith(".failed")
-    assert not (bundles.parent / "latest").exists()
+    assert not (bundle.parent / "latest").exists()
 
     again = rtc("compile", "recipe.yaml")
     assert again.code == 8
     assert "tiny → cpu" in again.out
     assert "FAIL: latency_ms" in again.out
-    assert bundles.name in again.out.replace("\n", "")
+    assert bundle.name in again.out.replace("\n", "")
 
 
 def labels(folder, value) -> None:
