@@ -30,13 +30,14 @@ from rtc.compiler.core.results import Report
 from rtc.compiler.core.target import Backend, DeviceProfile
 from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.execution.changes import differences, in_words, outline
-from rtc.compiler.execution.stages import Stages, code_digest, versions
+from rtc.compiler.execution.stages import Stages, versions
 from rtc.compiler.frontend.float_model import Front, factory_model, make_front, source_files
 from rtc.compiler.frontend.samples import splits_of
 from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.provenance import hardware, software
 from rtc.compiler.publish.bundle_content import pack, report_of
 from rtc.compiler.publish.report_content import assemble
+from rtc.compiler.recipe.own_code import code_digest
 from rtc.compiler.recipe.schema import Recipe, load_recipe
 from rtc.compiler.recipe.source_code import referenced_code
 from rtc.compiler.select.choice import choose

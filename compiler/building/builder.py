@@ -127,7 +127,7 @@ class Builder:
             layers = len(json.loads(files["built.json"])["layers"])
             return files, f"{layers} kernels, {size(len(files['engine.bin']))}"
 
-        found = job.stages.run(f"build {name}", inputs, work, target=job.profile.name)
+        found = job.stages.run(f"build {name}", inputs, work, target=job.profile.name, by=[backend])
         return built_from_files(found)
 
 

@@ -219,7 +219,7 @@ def _timings(job: Job, backends: Sequence[Backend], tried: Sequence[int]) -> tup
             )
         return {"timings.json": _TIMINGS.dump_json(found)}, _words(found)
 
-    files = job.stages.run("threads", inputs, work, target=request.profile.name)
+    files = job.stages.run("threads", inputs, work, target=request.profile.name, by=backends)
     return _TIMINGS.validate_json(files["timings.json"])
 
 

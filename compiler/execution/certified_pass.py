@@ -78,7 +78,7 @@ def run_pass(
         return _to_files(result, certificates), result.summary
 
     target = ctx.target.profile.name if ctx.target else ""
-    return _from_files(stages.run(label or step.name, inputs, work, target=target))
+    return _from_files(stages.run(label or step.name, inputs, work, target=target, by=[step]))
 
 
 def certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> list[CertificateRow]:

@@ -1,27 +1,25 @@
 """A stage: one step of a compile whose result is kept in the store and taken from it next time.
 
 A stage's key holds everything that its result depends on: its inputs' digests, its options, and the
-code of rtc itself. Nothing that changes by itself (time, paths, process ids) is in a key.
+code of rtc that does its work. What changes by itself (time, paths, process ids) is in no key.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from rtc.compiler.core.errors import RtcError
-from rtc.compiler.core.hashing import canonical, digest, file_digest
+from rtc.compiler.core.hashing import canonical, digest
 from rtc.compiler.core.progress import Listener, Nobody, Progress
 from rtc.compiler.core.results import StageRow
 from rtc.compiler.execution.changes import differences, outline
+from rtc.compiler.recipe.own_code import code_of
 from rtc.compiler.storage.store import Store
 
 Files = Mapping[str, bytes]
@@ -30,7 +28,6 @@ Work = Callable[[Progress], tuple[Files, str]]
 
 _HEAD = "stage.json"
 _FRESH = "--fresh"
-_SOURCES = frozenset({".py", ".j2", ".css", ".js"})
 
 
 @dataclass
@@ -48,7 +45,9 @@ class Stages:
     last: str = ""
     cause: tuple[str, ...] = ()  # what differs between the two
 
-    def run(self, name: str, inputs: Any, work: Work, *, target: str = "") -> Files:
+    def run(
+        self, name: str, inputs: Any, work: Work, *, target: str = "", by: Sequence[object] = ()
+    ) -> Files:
         """The files of a stage: from the store, or by doing `work`.
 
         Args:
@@ -56,11 +55,14 @@ class Stages:
             inputs: everything that the result depends on, JSON types.
             work: called when the store does not have the result.
             target: the device that the stage serves; "" where it serves all.
+            by: what does the work and was found by a name of the recipe's (a pass, a runtime): the
+                code that it stands on counts, beside that of the module that `work` is in.
         """
-        key = self.store.key({"stage": name, "inputs": inputs, "code": code_digest()})
+        code = code_of([work.__module__, *(type(each).__module__ for each in by)])
+        key = self.store.key({"stage": name, "inputs": inputs, "code": code})
         self.listener.started(name, target)
         given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-        why = self.changed(name, {"rtc": code_digest(), **given}, target=target)
+        why = self.changed(name, {"rtc": code, **given}, target=target)
         with self.store.lock(key):
             again = self.fresh and key not in self.made
             kept = None if again else self.store.get(key)
@@ -179,29 +181,6 @@ class _Part(Nobody):
 
     def warned(self, text: str) -> None:
         self.listener.warned(text)
-
-
-@functools.cache
-def code_digest() -> str:
-    """A digest of rtc's own source: a result made by other code is another result."""
-    packages = ("compiler", "passes", "calibration", "targets", "recipes")
-    return digest([_package_digest(f"rtc.{package}") for package in packages])
-
-
-def _package_digest(package: str) -> str:
-    """A digest of all files of a package; "" if it is not there."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return ""
-    folder = Path(spec.origin).parent
-    files = folder.rglob("*")
-    return digest(
-        [
-            (file.relative_to(folder).as_posix(), file_digest(file))
-            for file in sorted(files)
-            if file.suffix in _SOURCES and file.is_file()
-        ]
-    )
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from rtc.compiler.core.errors import first_line
 from rtc.compiler.core.hashing import digest, file_digest
 from rtc.compiler.core.naming import INSTALLED, REFERENCE, nearest, where_looked
 from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.recipe.own_code import code_of
 
 _BY_NAME = frozenset({"import_module", "__import__"})
 _UNTOLD = _BY_NAME | {
@@ -37,8 +38,8 @@ _counted: dict[str, tuple[Path, str]] = {}  # module: its file, and the digest t
 def referenced_code(value: Any) -> dict[str, str]:
     """Digests by file of the code behind what a JSON value refers to as "package.module:name".
 
-    Of an installed package: its release, by its name. rtc's own code is not here: it is in every
-    key anyway.
+    Of an installed package: its release, by its name. Of rtc's own modules: one digest for each and
+    all that it imports.
     """
     importlib.invalidate_caches()  # a file may be younger than what the finders know
     found: dict[str, _Module] = {}
@@ -173,7 +174,11 @@ def _references(value: Any) -> Iterator[str]:
 def _follow(name: str, found: dict[str, _Module]) -> None:
     """Add a module, the packages around it, and everything that they import."""
     top = name.partition(".")[0]
-    if name in found or top == "rtc" or top in sys.stdlib_module_names:
+    if name in found or top in sys.stdlib_module_names:
+        return
+    if top == "rtc":
+        if _spec(name) is not None:
+            found[name] = _Module(name, code_of([name]))
         return
     parent = name.rpartition(".")[0]
     if parent:

@@ -105,7 +105,11 @@ def _searched(builder: Builder, options: Search) -> Decided:
         return files, _words(found.row)
 
     files = job.stages.run(
-        f"search {backend.name} {Variant.MIX}", inputs, work, target=target.profile.name
+        f"search {backend.name} {Variant.MIX}",
+        inputs,
+        work,
+        target=target.profile.name,
+        by=[backend],
     )
     plan = parse_plan(files["plan.yaml"], "plan.yaml")
     return Decided(plan, _ROW.validate_json(files["search.json"]))

@@ -145,7 +145,7 @@ class Lab(Closing):
             return {"count.json": str(count).encode()}, f"{count} samples for each plan"
 
         target = job.request.profile.name
-        files = job.stages.run("samples", inputs, work, target=target)
+        files = job.stages.run("samples", inputs, work, target=target, by=[self.builder.backend])
         return self.samples.head(int(files["count.json"]))
 
     def _sample_s(self) -> float:
@@ -221,7 +221,7 @@ class Lab(Closing):
             return {"outcome.json": _OUTCOME.dump_json(outcome)}, _words(outcome)
 
         target = request.profile.name
-        files = job.stages.run("trial", inputs, work, target=target)
+        files = job.stages.run("trial", inputs, work, target=target, by=[self.builder.backend])
         return _OUTCOME.validate_json(files["outcome.json"])
 
     def _tried(self, plan: PrecisionPlan) -> Outcome:

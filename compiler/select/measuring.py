@@ -110,6 +110,7 @@ def appraise(
     """Figures of every candidate, measured where the device is here."""
     from rtc.targets.loader import backend
 
+    runtimes = [backend(each.backend) for each in built]
     here = {each.name for each in built if backend(each.backend).runnable(profile).ok}
     inputs = {
         "model": front.model.digest,
@@ -134,7 +135,7 @@ def appraise(
         found = f"{len(appraised.of)} candidates, {len(data.test)} test samples"
         return {"appraised.json": _APPRAISED.dump_json(appraised)}, found
 
-    files = stages.run("measure", inputs, work, target=profile.name)
+    files = stages.run("measure", inputs, work, target=profile.name, by=runtimes)
     return _APPRAISED.validate_json(files["appraised.json"])
 
 
