@@ -15,11 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.pairs import Indices
-
-Doubles = npt.NDArray[np.float64]
+from rtc.compiler.core.arrays import BoolArray, Float64Array, Int64Array
 
 _DAMPING = 0.01  # of H's mean diagonal, as in GPTQ (Frantar et al. 2022): few samples, no overfit
 _SWEEPS = 20
@@ -27,8 +24,8 @@ _PEAK = 126.999  # steps: 127, but for float32's rounding of the scale
 
 
 def adaptive_rounding(
-    weights: Doubles, scale: Doubles, gram: Doubles, pairs: Sequence[Indices] = ()
-) -> Doubles:
+    weights: Float64Array, scale: Float64Array, gram: Float64Array, pairs: Sequence[Int64Array] = ()
+) -> Float64Array:
     """Integers (out, n) within ±127 for weights (out, n), scales (out, 1) and H (n, n).
 
     What the scale was taken from stays as it rounds: the largest weight of each row or, with
@@ -59,9 +56,9 @@ def adaptive_rounding(
     return values
 
 
-def _peaks(exact: Doubles, pairs: Sequence[Indices]) -> npt.NDArray[np.bool_]:
+def _peaks(exact: Float64Array, pairs: Sequence[Int64Array]) -> BoolArray:
     """Which weights, in steps of the scale, it was taken from."""
-    found: npt.NDArray[np.bool_] = np.abs(exact) >= _PEAK
+    found: BoolArray = np.abs(exact) >= _PEAK
     for signed in (exact, -exact) if pairs else ():
         positive = np.pad(np.maximum(signed, 0), [(0, 0), (0, 1)])
         for partner in pairs:
@@ -69,7 +66,9 @@ def _peaks(exact: Doubles, pairs: Sequence[Indices]) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _room(values: Doubles, pairs: Sequence[Indices], j: int) -> tuple[Doubles, Doubles]:
+def _room(
+    values: Float64Array, pairs: Sequence[Int64Array], j: int
+) -> tuple[Float64Array, Float64Array]:
     """How small and how large weight j may become beside its neighbours (out,)."""
     least, most = np.full(len(values), -127.0), np.full(len(values), 127.0)
     for partner in pairs:
@@ -80,6 +79,6 @@ def _room(values: Doubles, pairs: Sequence[Indices], j: int) -> tuple[Doubles, D
     return np.minimum(least, values[:, j]), np.maximum(most, values[:, j])
 
 
-def error_power(errors: Doubles, gram: Doubles) -> float:
+def error_power(errors: Float64Array, gram: Float64Array) -> float:
     """E|e x|² summed over output channels, for errors (out, n) and H (n, n)."""
     return float(np.einsum("oi,ij,oj->", errors, gram, errors, optimize=True))

@@ -16,7 +16,8 @@ import numpy as np
 from rtc.calibration.normalisation import mistake, moments
 from rtc.calibration.preparation import better_preparation
 from rtc.calibration.stability import LEAST, TYPICAL, WORST, Stability, stability
-from rtc.compiler.core.data import Array, Split, Splits
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import Observation
 from rtc.compiler.core.progress import Progress, silent

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from rtc.calibration.histogram import Centres, Counts, Histogram
+from rtc.calibration.histogram import Histogram
+from rtc.compiler.core.arrays import Float64Array, Int64Array
 
 Range = tuple[float, float]
-Measure = Callable[[Centres, Counts, Range, int], float]
+Measure = Callable[[Float64Array, Int64Array, Range, int], float]
 
 AFFINE_STEPS, SYMMETRIC_STEPS = 255, 254  # uint8 from 0 to 255; int8 from -127 to 127
 _EVENLY = tuple(k / 128 for k in range(128, 7, -1))  # Migacz: from 128 bins of 2,048 to all
@@ -28,7 +29,11 @@ _COARSELY = _FINELY[:41:2]  # for both ends independently
 
 
 def squared_error(
-    values: Centres, counts: Counts, clip: Range, steps: int, wanted: Centres | None = None
+    values: Float64Array,
+    counts: Int64Array,
+    clip: Range,
+    steps: int,
+    wanted: Float64Array | None = None,
 ) -> float:
     """Mean squared error of the values, each as often as it was counted.
 
@@ -41,7 +46,7 @@ def squared_error(
     return float(np.dot(error * error, counts) / counts.sum())
 
 
-def divergence(values: Centres, counts: Counts, clip: Range, steps: int) -> float:
+def divergence(values: Float64Array, counts: Int64Array, clip: Range, steps: int) -> float:
     """KL(P || Q): P the clipped histogram, outliers in its last bins, Q the same in INT8.
 
     Q spreads what falls on each level evenly over the bins that were not empty, and knows nothing
@@ -68,7 +73,7 @@ def least_squares(histogram: Histogram, seen: Range) -> tuple[Range, float]:
 
 
 def least_squares_to(
-    wanted: Centres | None, values: Centres, counts: Counts, seen: Range
+    wanted: Float64Array | None, values: Float64Array, counts: Int64Array, seen: Range
 ) -> tuple[Range, float]:
     """The same, held against what each value should come out as (None: itself)."""
     measure = functools.partial(squared_error, wanted=wanted)
@@ -92,13 +97,15 @@ def least_divergence(histogram: Histogram, seen: Range) -> tuple[Range, float]:
 
 
 def _best(
-    measure: Measure, values: Centres, counts: Counts, clips: Iterable[Range], steps: int
+    measure: Measure, values: Float64Array, counts: Int64Array, clips: Iterable[Range], steps: int
 ) -> Range:
     """The range of the least error; the first (widest) of several."""
     return min(clips, key=lambda clip: measure(values, counts, clip, steps))
 
 
-def _limit(measure: Measure, values: Centres, counts: Counts, clips: Iterable[Range]) -> float:
+def _limit(
+    measure: Measure, values: Float64Array, counts: Int64Array, clips: Iterable[Range]
+) -> float:
     return _best(measure, values, counts, clips, SYMMETRIC_STEPS)[1]
 
 

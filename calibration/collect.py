@@ -11,7 +11,8 @@ import numpy as np
 
 from rtc.calibration.observers import Observer, make_observer
 from rtc.calibration.oracle import Oracle, expose
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import Observation, Statistics
 from rtc.compiler.core.progress import Progress, silent

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Dataset, Preprocess, Split, Splits
+from rtc.compiler.core.arrays import Array, Int64Array
+from rtc.compiler.core.data import Dataset, Preprocess, Split, Splits
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import digest
-
-Indices = npt.NDArray[np.int64]
 
 _RANKS = {"hw": 3, "hwc": 4, "chw": 4}  # of a batch of raw samples
 _CHANNEL_AXIS = {"hwc": 3, "chw": 1, "as-is": 1}
@@ -100,7 +98,7 @@ class _Splits:
         return self._split("test", 2)
 
     @cached_property
-    def _samples(self) -> tuple[Array, npt.NDArray[np.int64] | None]:
+    def _samples(self) -> tuple[Array, Int64Array | None]:
         raw, labels = self.dataset.load()
         _check_samples(self.dataset, raw)
         check_preprocess(self.dataset.name, self.preprocess, raw)
@@ -113,7 +111,7 @@ class _Splits:
         return [hashlib.sha256(np.ascontiguousarray(sample)).digest() for sample in raw]
 
     @cached_property
-    def _parts(self) -> tuple[Indices, ...]:
+    def _parts(self) -> tuple[Int64Array, ...]:
         raw, labels = self._samples
         chosen = _first_occurrences(self._keys)
         classes = np.zeros(len(raw), np.int64) if labels is None else labels
@@ -136,11 +134,11 @@ class _Splits:
 
 
 def _divide(
-    classes: npt.NDArray[np.int64],
-    groups: npt.NDArray[np.int64],
+    classes: Int64Array,
+    groups: Int64Array,
     fractions: tuple[float, float, float],
     seed: int,
-) -> Iterator[Indices]:
+) -> Iterator[Int64Array]:
     """Shuffled positions for each fraction, every class divided alike and no group of it at all.
 
     A class of n groups is cut at ⌊n·f + u⌋ with one random u in [0, 1) per class, so that small
@@ -148,7 +146,7 @@ def _divide(
     """
     random = np.random.default_rng(seed)
     edges = np.minimum(np.cumsum((0.0, *fractions)) + 1e-9, 1.0)  # 0.7 + 0.1 + 0.2 < 1 in binary
-    parts: tuple[list[Indices], ...] = ([], [], [])
+    parts: tuple[list[Int64Array], ...] = ([], [], [])
     for each in np.unique(classes):
         members = np.flatnonzero(classes == each)
         names, owner = np.unique(groups[members], return_inverse=True)
@@ -161,7 +159,7 @@ def _divide(
     return (random.permutation(np.concatenate(part)) for part in parts)
 
 
-def _first_occurrences(keys: Sequence[bytes]) -> Indices:
+def _first_occurrences(keys: Sequence[bytes]) -> Int64Array:
     """Positions of the samples that no earlier one equals bit for bit."""
     seen = {key: index for index, key in reversed(list(enumerate(keys)))}
     return np.array(sorted(seen.values()), np.int64)
@@ -190,7 +188,7 @@ def _check_samples(dataset: Dataset, raw: Array) -> None:
             )
 
 
-def _checked_labels(dataset: Dataset, labels: Array, count: int) -> npt.NDArray[np.int64]:
+def _checked_labels(dataset: Dataset, labels: Array, count: int) -> Int64Array:
     """The labels as int64 (N,), each in [0, classes)."""
     if labels.ndim > 1 and len(labels) == count:
         one = labels.size == count
@@ -288,7 +286,7 @@ def npz_headers(path: Path) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
         return tuple(found)
 
 
-def _read_npz(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
+def _read_npz(path: Path) -> tuple[Array, Int64Array]:
     # numpy leaves its own stream open where a file is truncated
     with _explained(path), path.open("rb") as stream:
         archive = np.load(stream, allow_pickle=False)

@@ -18,7 +18,8 @@ from typing import cast
 
 import numpy as np
 
-from rtc.compiler.core.data import Array, Preprocess, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.hashing import digest, file_digest
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rtc.compiler.core.data import Array, Dataset, Preprocess
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Dataset, Preprocess
 from rtc.compiler.core.errors import DataError, RtcError, first_line
 
 _EXAMPLE = (

@@ -11,18 +11,17 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from rtc.calibration.oracle import Oracle
 from rtc.calibration.prefix import prefix
 from rtc.calibration.quantise import Parameters
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array, Float64Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.operators import op_of
 
 if TYPE_CHECKING:
     import onnx
 
-Doubles = npt.NDArray[np.float64]
 
 _BATCH = 16
 _POSITIONS = 64  # of a convolution's output, drawn from each batch: neighbours say much the same
@@ -31,7 +30,7 @@ _PATCHES = "rtc/patches"
 
 def input_gram(
     proto: bytes, layer: str, groups: int, activation: Parameters, split: Split, *, seed: int
-) -> Doubles:
+) -> Float64Array:
     """H of the quantised inputs of a Conv, Gemm or MatMul: (groups, n, n), n = inputs × taps.
 
     Inputs are the float model's, each through the layer's own Q and DQ.

@@ -19,7 +19,8 @@ from rtc.calibration.decibels import decibels
 from rtc.calibration.oracle import session, with_outputs
 from rtc.calibration.rounding import emulate_half, in_steps, rounded, widened
 from rtc.calibration.seen_sizes import seen_sizes
-from rtc.compiler.core.data import Array, Split, filled
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split, filled
 from rtc.compiler.core.tensors import types_of
 
 if TYPE_CHECKING:

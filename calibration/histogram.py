@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array
-
-Counts = npt.NDArray[np.int64]
-Centres = npt.NDArray[np.float64]
+from rtc.compiler.core.arrays import Array, Float64Array, Int64Array
 
 # Values at a time (1 MiB): what is computed of them stays in the processor's last cache. Smaller
 # pieces fit the nearer ones, but leave threads waiting for each other's interpreter lock: 32,768
@@ -29,7 +25,7 @@ class Histogram:
     BINS = 8192
 
     def __init__(self) -> None:
-        self.counts: Counts = np.zeros(self.BINS, np.int64)
+        self.counts: Int64Array = np.zeros(self.BINS, np.int64)
         self.start = self.width = 0.0  # the left edge, and the width of a bin
 
     def add(self, values: Array, low: float, high: float) -> None:
@@ -40,10 +36,10 @@ class Histogram:
         for chunk in chunks(values):
             self.counts += self._counted(chunk)
 
-    def occupied(self) -> tuple[Centres, Counts]:
+    def occupied(self) -> tuple[Float64Array, Int64Array]:
         """The centres of the bins that are not empty, and their counts."""
         places = np.flatnonzero(self.counts)
-        centres: Centres = self.start + (places + np.float64(0.5)) * self.width
+        centres: Float64Array = self.start + (places + np.float64(0.5)) * self.width
         return centres, self.counts[places]
 
     def quantile_range(self, tail: int) -> tuple[float, float]:
@@ -70,7 +66,7 @@ class Histogram:
         self.counts[at : at + half] = merged
         self.width *= 2
 
-    def _counted(self, chunk: Array) -> Counts:
+    def _counted(self, chunk: Array) -> Int64Array:
         """The counts of some values.
 
         Neighbours go to different copies of the bins: a ReLU's zeros would all be added to one
@@ -84,7 +80,7 @@ class Histogram:
         np.copyto(places, scaled, casting="unsafe")
         places += _COPIES[: len(places)]
         found = np.bincount(places, minlength=_LANES * self.BINS)
-        total: Counts = found.reshape(_LANES, self.BINS).sum(axis=0)
+        total: Int64Array = found.reshape(_LANES, self.BINS).sum(axis=0)
         return total
 
 

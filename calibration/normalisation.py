@@ -11,11 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Float64Array
 from rtc.compiler.core.data import Preprocess, Split
-
-Channels = npt.NDArray[np.float64]
 
 _IMAGENET = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 _BATCH = 64
@@ -25,11 +23,11 @@ _BATCH = 64
 class Moments:
     """Mean and standard deviation of each channel; `error` is the mean's own standard error."""
 
-    mean: Channels
-    std: Channels
-    error: Channels
+    mean: Float64Array
+    std: Float64Array
+    error: Float64Array
 
-    def moved(self, scale: Channels | float, shift: Channels | float = 0.0) -> Moments:
+    def moved(self, scale: Float64Array | float, shift: Float64Array | float = 0.0) -> Moments:
         """The moments of `x · scale + shift`."""
         return Moments(self.mean * scale + shift, self.std * scale, self.error * scale)
 

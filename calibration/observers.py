@@ -15,7 +15,7 @@ import numpy as np
 
 from rtc.calibration import clipping
 from rtc.calibration.histogram import Histogram, chunks
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.passes import TensorRange

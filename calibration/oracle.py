@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.calibration.rounding import emulate_half
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.outputs import OutputKind, output_kind
 from rtc.compiler.core.running import unoptimised

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.intervals import Interval, wilson
 
 _SAMPLES = 128

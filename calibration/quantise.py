@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array, Float32Array, Float64Array, Int8Array, Int64Array
 from rtc.compiler.core.errors import ModelError
-from rtc.compiler.core.pairs import LIMIT, Indices, largest, partners
+from rtc.compiler.core.pairs import LIMIT, largest, partners
 from rtc.compiler.core.passes import TensorRange
 
-Floats = npt.NDArray[np.float32]
 WeightScales = Literal["minmax", "mse"]
 """How the scales of weights are chosen."""
 
@@ -34,8 +32,8 @@ _BIAS_LIMIT = 2.0**30  # half of what int32 holds
 class Parameters:
     """`scale` (float32) and `zero_point` (uint8 or int8): scalars, or one value per channel."""
 
-    scale: Floats
-    zero_point: npt.NDArray[Any]
+    scale: Float32Array
+    zero_point: Array
 
 
 def refuse_old_opset(opset: int) -> None:
@@ -99,7 +97,7 @@ def weight_parameters(
     axis: int,
     *,
     per_channel: bool = True,
-    at_least: Floats | float = 0.0,
+    at_least: Float32Array | float = 0.0,
     how: WeightScales = "minmax",
     paired: bool = False,
 ) -> Parameters:
@@ -133,8 +131,8 @@ def weight_parameters(
 
 
 def _least_squares_peak(
-    rows: npt.NDArray[np.float64], peak: npt.NDArray[np.float64], pairs: Sequence[Indices]
-) -> npt.NDArray[np.float64]:
+    rows: Float64Array, peak: Float64Array, pairs: Sequence[Int64Array]
+) -> Float64Array:
     """The peak shrunk, by 70 % at most, to where the squared error is least.
 
     `rows` are output channels; `peak` has one value for each, or one for all. Weights that clipping
@@ -152,26 +150,26 @@ def _least_squares_peak(
     return best
 
 
-def least_weight_scale(bias: Array | None, input_scale: Array) -> Floats | float:
+def least_weight_scale(bias: Array | None, input_scale: Array) -> Float32Array | float:
     """Weight scales below this would overflow a bias stored as int32 with scale input × weight."""
     if bias is None:
         return 0.0
     return np.asarray(np.abs(bias) / (float(input_scale) * _BIAS_LIMIT), np.float32)
 
 
-def quantise_weight(weight: Array, parameters: Parameters, axis: int) -> npt.NDArray[np.int8]:
+def quantise_weight(weight: Array, parameters: Parameters, axis: int) -> Int8Array:
     """The int8 values; the shape stays. `axis`: that of the output channels."""
     scale = _along(parameters.scale, axis, weight.ndim)
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
 
 
-def dequantise_weight(values: npt.NDArray[np.int8], parameters: Parameters, axis: int) -> Floats:
+def dequantise_weight(values: Int8Array, parameters: Parameters, axis: int) -> Float32Array:
     """The float32 values that int8 weights stand for."""
     scale = _along(parameters.scale, axis, values.ndim)
     return (values.astype(np.float32) * scale).astype(np.float32)
 
 
-def _along(scale: Floats, axis: int, rank: int) -> Floats:
+def _along(scale: Float32Array, axis: int, rank: int) -> Float32Array:
     if scale.ndim == 0:
         return scale
     shape = [1] * rank

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rtc.calibration.oracle import session, with_outputs
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 
 
 def seen_sizes(

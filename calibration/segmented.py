@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from rtc.calibration import clipping
 from rtc.calibration.collect import fitting_batch
@@ -30,11 +29,10 @@ from rtc.calibration.rounding import emulate_half
 from rtc.calibration.sensitivity.alternative import Alternative, Difference, FloatGraph
 from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
 from rtc.calibration.sensitivity.shapes import batch_size
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array, Float64Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.passes import Statistics, TensorRange
 from rtc.compiler.core.progress import Progress, silent
-
-Doubles = npt.NDArray[np.float64]
 
 _BINS = 4096
 _ROOM = 0.25  # of the plain range, on either side: what is rounded may exceed what was not
@@ -140,7 +138,7 @@ class _Match:
         self._start = min(plain.seen_low, 0.0) * (1 + _ROOM)
         self._width = (max(plain.seen_high, 0.0) * (1 + _ROOM) - self._start) / _BINS
         self._counts = np.zeros(_BINS, np.int64)
-        self._sums: Doubles = np.zeros(_BINS)
+        self._sums: Float64Array = np.zeros(_BINS)
         self._samples = 0
 
     def add(self, got: Array, wanted: Array) -> None:
@@ -159,9 +157,9 @@ class _Match:
     def result(self) -> TensorRange:
         filled = np.flatnonzero(self._counts)
         counts = self._counts[filled]
-        values: Doubles = self._start + (filled + np.float64(0.5)) * self._width
+        values: Float64Array = self._start + (filled + np.float64(0.5)) * self._width
         seen = min(float(values[0]), 0.0), max(float(values[-1]), 0.0)
-        wanted: Doubles = self._sums[filled] / counts
+        wanted: Float64Array = self._sums[filled] / counts
         (low, high), limit = clipping.least_squares_to(wanted, values, counts, seen)
         kind = f"segmented {self._plain.kind}"
         return replace(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.calibration.sensitivity.shapes import marked_shapes
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.precision import Precision

@@ -13,7 +13,7 @@ import numpy as np
 
 from rtc.calibration.sensitivity.alternative import Difference, FloatGraph
 from rtc.calibration.sensitivity.shapes import is_large
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 
 if TYPE_CHECKING:
     import onnx

@@ -19,7 +19,8 @@ from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
 from rtc.calibration.sensitivity.result import Cost, Sensitivity
 from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates
 from rtc.calibration.sensitivity.tally import Reference, Results, Tally
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.progress import Progress, silent

@@ -43,8 +43,9 @@ from rtc.calibration.sensitivity.assembly import Assembly, shared_constants
 from rtc.calibration.sensitivity.gradient import Gradient
 from rtc.calibration.sensitivity.result import Cost, Sensitivity
 from rtc.calibration.sensitivity.shapes import batch_size, multiply_accumulates
-from rtc.calibration.sensitivity.tally import Floats, Reference, Results, Tally
-from rtc.compiler.core.data import Array, Split
+from rtc.calibration.sensitivity.tally import Reference, Results, Tally
+from rtc.compiler.core.arrays import Array, Float64Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.operators import op_of
@@ -147,7 +148,9 @@ def _tallies(precisions: Sequence[Precision], batches: Sequence[_Batch]) -> list
     return tallies
 
 
-def _blended(precisions: Sequence[Precision], apart: Floats, whole: Floats) -> Floats:
+def _blended(
+    precisions: Sequence[Precision], apart: Float64Array, whole: Float64Array
+) -> Float64Array:
     """Between two estimates of the same figures: one steady and biased, one neither.
 
     Empirical Bayes (Efron & Morris, JASA 70 (1975) 311-319). With σ² the variance of the log of

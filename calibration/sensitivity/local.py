@@ -21,7 +21,8 @@ from rtc.calibration.quantise import (
     refuse_old_opset,
     weight_parameters,
 )
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import TensorRange
 from rtc.compiler.core.progress import Progress, silent

@@ -6,19 +6,15 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from rtc.calibration.decibels import LIMIT_DB, decibels
 from rtc.calibration.sensitivity.alternative import Alternative
 from rtc.calibration.sensitivity.result import LayerSensitivity
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array, BoolArray, Float64Array, Int64Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.intervals import Interval, Z, mean_interval, paired_difference, wilson
 from rtc.compiler.core.outputs import OutputKind, as_logits, log_probabilities
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Labels = npt.NDArray[np.int64]
 
 _LIMIT_NATS = 100.0  # of a sample whose output is not finite: its class has no probability left
 
@@ -33,7 +29,7 @@ class Reference:
         ModelError: the output is not one row of at least two classes for each sample.
     """
 
-    def __init__(self, outputs: Array, labels: Labels | None, kind: OutputKind) -> None:
+    def __init__(self, outputs: Array, labels: Int64Array | None, kind: OutputKind) -> None:
         if outputs.ndim != 2 or outputs.shape[1] < 2:
             raise ModelError(
                 "sensitivity is that of a classifier",
@@ -44,12 +40,12 @@ class Reference:
         self.kind = kind
         self.logits = as_logits(outputs, kind)
         self.log_p = log_probabilities(outputs, kind)
-        self.power: Floats = (self.logits**2).sum(axis=1)
+        self.power: Float64Array = (self.logits**2).sum(axis=1)
         second, first = np.argsort(self.logits, axis=1, kind="stable")[:, -2:].T
-        self.top1: Labels = outputs.argmax(axis=1)
-        self.runner_up: Labels = np.where(first == self.top1, second, first)
+        self.top1: Int64Array = outputs.argmax(axis=1)
+        self.runner_up: Int64Array = np.where(first == self.top1, second, first)
         rows = np.arange(len(outputs))
-        self.margin: Floats = self.logits[rows, self.top1] - self.logits[rows, self.runner_up]
+        self.margin: Float64Array = self.logits[rows, self.top1] - self.logits[rows, self.runner_up]
         self.labels = labels
 
 
@@ -59,10 +55,10 @@ class Tally:
 
     layer_signal: float = 0.0
     layer_noise: float = 0.0
-    noise: list[Floats] = field(default_factory=list)
-    kl: list[Floats] = field(default_factory=list)
-    same: list[Flags] = field(default_factory=list)
-    right: list[Flags] = field(default_factory=list)
+    noise: list[Float64Array] = field(default_factory=list)
+    kl: list[Float64Array] = field(default_factory=list)
+    same: list[BoolArray] = field(default_factory=list)
+    right: list[BoolArray] = field(default_factory=list)
 
     def at_layer(self, signal: Array, noise: Array) -> None:
         """Add a batch's powers of the layer's output and of its error (n,)."""
@@ -88,7 +84,9 @@ class Tally:
         top1 = np.where(flips, reference.runner_up, reference.top1)
         self._add(reference, noise.astype(np.float64), kl.astype(np.float64), top1)
 
-    def _add(self, reference: Reference, noise: Floats, kl: Floats, top1: Labels) -> None:
+    def _add(
+        self, reference: Reference, noise: Float64Array, kl: Float64Array, top1: Int64Array
+    ) -> None:
         finite = np.isfinite(noise) & np.isfinite(kl)
         self.noise.append(np.where(finite, noise, np.inf))
         self.kl.append(np.where(finite, np.clip(kl, 0.0, _LIMIT_NATS), _LIMIT_NATS))
@@ -106,8 +104,8 @@ class Results:
     def __init__(self, kind: OutputKind) -> None:
         self.kind = kind
         self.samples = 0
-        self._signal: list[Floats] = []
-        self._right: list[Flags] = []
+        self._signal: list[Float64Array] = []
+        self._right: list[BoolArray] = []
 
     def reference(self, outputs: Array, split: Split, start: int) -> Reference:
         """The float model's output on the batch of `split` that begins at `start`."""
@@ -137,7 +135,7 @@ class Results:
         )
 
 
-def snr_interval(signal: Floats, noise: Floats) -> Interval:
+def snr_interval(signal: Float64Array, noise: Float64Array) -> Interval:
     """A ratio of sums in decibels, with the interval of a ratio estimator.
 
     Source: W. G. Cochran, Sampling Techniques (1977), 6.5: to first order the log of the ratio has

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rtc.compiler.bundle import bundles
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Preprocess, Split, filled
+from rtc.compiler.core.data import Preprocess, Split, filled
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile

@@ -12,7 +12,7 @@ from rtc.compiler.core.errors import DataError, GateError, MachineError
 
 if TYPE_CHECKING:
     from rtc.compiler.bundle.engine import Engine
-    from rtc.compiler.core.data import Array
+    from rtc.compiler.core.arrays import Array
     from rtc.compiler.core.outputs import OutputKind
 
 _LAYOUT = (

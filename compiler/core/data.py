@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from rtc.compiler.core.arrays import Array, Float32Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Preprocess:
     std: tuple[float, ...] = (1.0,)
     layout: str = "as-is"
 
-    def __call__(self, raw: Array) -> npt.NDArray[np.float32]:
+    def __call__(self, raw: Array) -> Float32Array:
         """Preprocess a batch: shape (N, …) in, float32 (N, …) out, contiguous."""
         x = raw.astype(np.float32) * np.float32(self.scale)
         if self.layout == "hw":
@@ -49,18 +48,18 @@ class Split:
 
     name: str
     raw: Array
-    labels: npt.NDArray[np.int64] | None
+    labels: Int64Array | None
     preprocess: Preprocess
     whole: int = 1
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def inputs(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+    def inputs(self, start: int = 0, stop: int | None = None) -> Float32Array:
         """Samples `start` to `stop`, preprocessed: float32 (n, …)."""
         return self.preprocess(self.raw[start:stop])
 
-    def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
+    def batches(self, size: int) -> Iterator[Float32Array]:
         """Every sample once, in order, `size` at a time (the last batch may be smaller)."""
         for start in range(0, len(self), size):
             yield self.inputs(start, start + size)
@@ -96,8 +95,8 @@ class Dataset:
     classes: int
     digest: str
     preprocess: Preprocess
-    load: Callable[[], tuple[Array, npt.NDArray[np.int64] | None]]
-    groups: npt.NDArray[np.int64] | None = None
+    load: Callable[[], tuple[Array, Int64Array | None]]
+    groups: Int64Array | None = None
 
 
 class Splits(Protocol):

@@ -9,8 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-Flags = npt.NDArray[np.bool_]
-Labels = npt.NDArray[np.int64]
+from rtc.compiler.core.arrays import BoolArray, Int64Array
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # 1.96
@@ -46,7 +45,7 @@ def wilson(successes: int, total: int) -> Interval:
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def paired_difference(before: Flags, after: Flags) -> Interval:
+def paired_difference(before: BoolArray, after: BoolArray) -> Interval:
     """How much rarer something is after than before, on the same samples: p(before) - p(after).
 
     Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial
@@ -70,7 +69,7 @@ def paired_difference(before: Flags, after: Flags) -> Interval:
     )
 
 
-def guessing(answers: Labels, labels: Labels) -> Interval:
+def guessing(answers: Int64Array, labels: Int64Array) -> Interval:
     """The share of right answers where they know nothing of the labels: its mean, and 95 % of it.
 
     Over all orders in which the same answers could have been given. So whoever always names the

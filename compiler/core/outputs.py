@@ -10,11 +10,8 @@ from __future__ import annotations
 from enum import Enum
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array
-
-Floats = npt.NDArray[np.float64]
+from rtc.compiler.core.arrays import Array, Float64Array
 
 LEAST_PROBABILITY = float(np.finfo(np.float32).eps)
 """What a smaller probability counts as, 15.9 nats: a quantised softmax gives zeros, and they have
@@ -58,7 +55,7 @@ def output_kind(outputs: Array) -> OutputKind:
     return OutputKind.LOGITS
 
 
-def as_logits(outputs: Array, kind: OutputKind) -> Floats:
+def as_logits(outputs: Array, kind: OutputKind) -> Float64Array:
     """Logits whose softmax is the distribution that `outputs` (N, classes) of that kind stand for.
 
     An engine's probabilities need not add up to 1; those below `LEAST_PROBABILITY` count as that.
@@ -66,23 +63,23 @@ def as_logits(outputs: Array, kind: OutputKind) -> Floats:
     values = np.asarray(outputs, np.float64)
     if kind is not OutputKind.PROBABILITIES:
         return values
-    logits: Floats = np.log(np.maximum(values, LEAST_PROBABILITY))
+    logits: Float64Array = np.log(np.maximum(values, LEAST_PROBABILITY))
     return logits
 
 
-def log_probabilities(outputs: Array, kind: OutputKind) -> Floats:
+def log_probabilities(outputs: Array, kind: OutputKind) -> Float64Array:
     """The logarithm of each class's probability, by rows (N, classes), in nats."""
     logits = as_logits(outputs, kind)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    found: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    found: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return found
 
 
-def _are_one(sums: Floats, tolerance: float) -> bool:
+def _are_one(sums: Float64Array, tolerance: float) -> bool:
     return bool((np.abs(sums - 1) <= tolerance).all())
 
 
-def _rounding(rows: Floats) -> float:
+def _rounding(rows: Float64Array) -> float:
     """How far the sum of a row may be off where each value was rounded to a multiple of a step."""
     values = np.unique(rows[:_LOOKED_AT])
     step = float(np.diff(values).min()) if len(values) > 1 else 0.0

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
+from rtc.compiler.core.arrays import Array, Int64Array
 
 LIMIT = 128
 """The largest sum of two neighbouring weights of one sign."""
 
 
-def partners(shape: Sequence[int]) -> tuple[Indices, ...]:
+def partners(shape: Sequence[int]) -> tuple[Int64Array, ...]:
     """The neighbour of each weight of one output channel, for every way that runtimes pair them.
 
     Args:
@@ -41,7 +39,7 @@ def partners(shape: Sequence[int]) -> tuple[Indices, ...]:
     return tuple(found)
 
 
-def _pairs(order: Indices) -> Indices:
+def _pairs(order: Int64Array) -> Int64Array:
     """Neighbours within each row of `order`; the last of a row of odd length has none."""
     count = order.size
     found = np.full(count + 1, count)
@@ -51,12 +49,12 @@ def _pairs(order: Indices) -> Indices:
     return found[:count]
 
 
-def largest(weights: npt.NDArray[Any], pairs: Sequence[Indices]) -> npt.NDArray[Any]:
+def largest(weights: Array, pairs: Sequence[Int64Array]) -> Array:
     """For each row of weights (out, n), the largest weight or sum of neighbours of one sign (out,).
 
     Absolute values; without `pairs`, of single weights alone.
     """
-    found: npt.NDArray[Any] = np.abs(weights).max(axis=1)
+    found: Array = np.abs(weights).max(axis=1)
     for signed in (weights, -weights) if pairs else ():
         positive = np.pad(np.maximum(signed, 0), [(0, 0), (0, 1)])
         for partner in pairs:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array
 from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Signature

@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import BuilderError, DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured, to_dict
 from rtc.compiler.core.precision import Precision

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from rtc.calibration.sensitivity.tally import snr_interval
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array, BoolArray, Float64Array, Int64Array
 from rtc.compiler.core.errors import DataError, RecipeError
 from rtc.compiler.core.evidence import Measured
-from rtc.compiler.core.intervals import Flags, Interval, paired_difference, wilson
+from rtc.compiler.core.intervals import Interval, paired_difference, wilson
 from rtc.compiler.core.outputs import as_logits, output_kind
 from rtc.compiler.diagnose.quantity import Quantity
-from rtc.compiler.measure.accuracy import Labels
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.report.figures import amount
 
@@ -49,7 +47,7 @@ class Metric:
         self,
         floats: Array,
         outputs: Array,
-        labels: Labels | None,
+        labels: Int64Array | None,
         where: str,
         *,
         incoming: Array | None = None,
@@ -66,8 +64,8 @@ class Metric:
         seen = self._interval(first, outputs, labels)
         return Measured(seen.value, self.unit, where, len(outputs), seen.low, seen.high)
 
-    def _interval(self, floats: Array, outputs: Array, labels: Labels | None) -> Interval:
-        finite: Flags = np.asarray(np.isfinite(outputs).all(axis=1))
+    def _interval(self, floats: Array, outputs: Array, labels: Int64Array | None) -> Interval:
+        finite: BoolArray = np.asarray(np.isfinite(outputs).all(axis=1))
         own, best = outputs.argmax(axis=1), floats.argmax(axis=1)
         if self.quantity is Quantity.AGREEMENT:
             return wilson(int(np.count_nonzero(finite & (own == best))), len(own))
@@ -84,9 +82,7 @@ class Metric:
         return f"{_NAMES[self.quantity]} {sign} {amount(self.limit, self.unit)}"
 
 
-def _powers(
-    floats: Array, outputs: Array, finite: Flags
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _powers(floats: Array, outputs: Array, finite: BoolArray) -> tuple[Float64Array, Float64Array]:
     """Signal and noise of each sample, in logits."""
     kind = output_kind(floats)
     reference = as_logits(floats, kind)

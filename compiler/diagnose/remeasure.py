@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.bundle import bundles
-from rtc.compiler.core.data import Array, Split, Splits
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.errors import DataError, RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.outputs import output_kind

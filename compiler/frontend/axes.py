@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from rtc.compiler.core.data import Array, Split, filled
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split, filled
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.protos import nodes

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rtc.calibration.oracle import Oracle, with_outputs
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.function_calls import Calls
 from rtc.compiler.core.operators import op_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtc.calibration.oracle import Oracle, with_outputs
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.unit import Unit
 

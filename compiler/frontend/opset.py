@@ -9,7 +9,8 @@ import numpy as np
 
 from rtc.calibration.oracle import Oracle
 from rtc.calibration.quantise import QDQ_OPSET
-from rtc.compiler.core.data import Array, filled
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import filled
 from rtc.compiler.core.errors import first_line
 from rtc.compiler.core.protos import bodies
 from rtc.compiler.core.unit import OnnxModel, Unit

@@ -7,22 +7,19 @@ finite has no quality: it is refused, never scored.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array, BoolArray, Float64Array, Int64Array
 from rtc.compiler.core.errors import DataError, GateError, ModelError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import guessing, mean_interval, paired_difference, wilson
 from rtc.compiler.core.outputs import OutputKind, log_probabilities
 from rtc.compiler.core.results import AccuracyRow
 
-Labels = npt.NDArray[np.int64]
-
 
 def accuracy_row(
     subject: str,
     outputs: Array,
-    labels: Labels,
+    labels: Int64Array,
     float_outputs: Array | None,
     where: str,
     *,
@@ -69,14 +66,14 @@ def agreement(logits: Array, float_logits: Array, where: str, subject: str = "en
     return _fraction(own == _checked("float model", float_logits, len(own)).argmax(axis=1), where)
 
 
-def top1_drop(before: Array, after: Array, labels: Labels, where: str) -> Measured:
+def top1_drop(before: Array, after: Array, labels: Int64Array, where: str) -> Measured:
     """Top-1 accuracy before minus after, a fraction, with the interval of paired samples.
 
     Raises:
         GateError, ModelError, DataError: as `accuracy_row`.
     """
 
-    def right(subject: str, logits: Array) -> npt.NDArray[np.bool_]:
+    def right(subject: str, logits: Array) -> BoolArray:
         scores = _checked(subject, logits, len(labels))
         _check_labels(subject, labels, scores.shape[1])
         return ranks(scores, labels) < 1
@@ -85,7 +82,7 @@ def top1_drop(before: Array, after: Array, labels: Labels, where: str) -> Measur
     return Measured(drop.value, "fraction", where, len(labels), drop.low, drop.high)
 
 
-def ranks(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.int64]:
+def ranks(logits: Float64Array, labels: Int64Array) -> Int64Array:
     """How many classes come before the right one in each row: 0 where top-1 is right.
 
     Of equal logits the lower class comes first, as `argmax` has it: a constant output is right for
@@ -93,20 +90,20 @@ def ranks(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.int
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     ahead = np.arange(logits.shape[1]) < labels[:, None]
-    before: npt.NDArray[np.int64] = ((logits > own) | ((logits == own) & ahead)).sum(axis=1)
+    before: Int64Array = ((logits > own) | ((logits == own) & ahead)).sum(axis=1)
     return before
 
 
 def losses(
-    outputs: Array, labels: Labels, kind: OutputKind = OutputKind.LOGITS
-) -> npt.NDArray[np.float64]:
+    outputs: Array, labels: Int64Array, kind: OutputKind = OutputKind.LOGITS
+) -> Float64Array:
     """Cross entropy of each row in nats: the right class's probability, its logarithm, negated."""
     own = np.take_along_axis(log_probabilities(outputs, kind), labels[:, None], axis=1)
-    total: npt.NDArray[np.float64] = -own[:, 0]
+    total: Float64Array = -own[:, 0]
     return total
 
 
-def _guess(answers: Labels, labels: Labels, where: str) -> Measured | None:
+def _guess(answers: Int64Array, labels: Int64Array, where: str) -> Measured | None:
     """What guessing would come to; None where not even right answers could be told from it."""
     if guessing(labels, labels).high >= 1:
         return None
@@ -114,12 +111,12 @@ def _guess(answers: Labels, labels: Labels, where: str) -> Measured | None:
     return Measured(found.value, "fraction", where, len(labels), found.low, found.high)
 
 
-def _fraction(flags: npt.NDArray[np.bool_], where: str) -> Measured:
+def _fraction(flags: BoolArray, where: str) -> Measured:
     share = wilson(int(np.count_nonzero(flags)), len(flags))
     return Measured(share.value, "fraction", where, len(flags), share.low, share.high)
 
 
-def _checked(subject: str, logits: Array, count: int) -> npt.NDArray[np.float64]:
+def _checked(subject: str, logits: Array, count: int) -> Float64Array:
     if not count:
         raise DataError("there are no samples to score", where=subject, id="no-samples")
     if logits.ndim != 2 or len(logits) != count:
@@ -140,7 +137,7 @@ def _checked(subject: str, logits: Array, count: int) -> npt.NDArray[np.float64]
     return logits.astype(np.float64)
 
 
-def _check_labels(subject: str, labels: Labels, classes: int) -> None:
+def _check_labels(subject: str, labels: Int64Array, classes: int) -> None:
     strange = labels[(labels < 0) | (labels >= classes)]
     if len(strange):
         raise DataError(

@@ -36,10 +36,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rtc.calibration.rounding import asks_for_half
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array, Float64Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import BuilderError, RtcError
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.measure.own_rounding import rounds, unrounded, with_tf32
@@ -294,7 +294,7 @@ def _compared(
     )
 
 
-def _error(errors: npt.NDArray[np.float64], samples: int) -> float:
+def _error(errors: Float64Array, samples: int) -> float:
     """What squared errors (runs, batch) come to, but for a few ties."""
     if not np.isfinite(errors).all():
         return math.nan
@@ -304,10 +304,10 @@ def _error(errors: npt.NDArray[np.float64], samples: int) -> float:
     return float(max(median, errors.mean() - by_chance, row))
 
 
-def _squares(values: Array) -> npt.NDArray[np.float64]:
+def _squares(values: Array) -> Float64Array:
     """The sum of squares of each sample."""
     flat = values.reshape(len(values), -1).astype(np.float64)
-    total: npt.NDArray[np.float64] = np.square(flat).sum(axis=1)
+    total: Float64Array = np.square(flat).sum(axis=1)
     return total
 
 

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Array, Float64Array, Int64Array
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import Interval
@@ -97,11 +97,11 @@ class Series:
     """
 
     first: float
-    rounds: list[statistics.Floats] = field(default_factory=list)
-    last: statistics.Floats = field(default_factory=lambda: np.zeros(0))
+    rounds: list[Float64Array] = field(default_factory=list)
+    last: Float64Array = field(default_factory=lambda: np.zeros(0))
 
     @property
-    def all(self) -> statistics.Floats:
+    def all(self) -> Float64Array:
         return np.concatenate(self.rounds)
 
 
@@ -359,20 +359,20 @@ class Bench(Closing):
         except RtcError:
             return  # `ask` has taken it out and keeps its error
 
-    def _timed(self, name: str, case: Case, warmup: int, iterations: int) -> statistics.Floats:
+    def _timed(self, name: str, case: Case, warmup: int, iterations: int) -> Float64Array:
         """Milliseconds of each of `iterations`."""
         request = {"op": "time", "warmup": warmup, "iterations": iterations, **asdict(case)}
         reply, files = self.ask(name, request, {})
-        nanoseconds: npt.NDArray[np.int64] = worker.unpacked(files["times"], reply["times"])
+        nanoseconds: Int64Array = worker.unpacked(files["times"], reply["times"])
         return nanoseconds / 1e6
 
 
-def _count(times_ms: statistics.Floats, slice_s: float) -> int:
+def _count(times_ms: Float64Array, slice_s: float) -> int:
     """How many inferences fill a slice."""
     return max(1, round(1e3 * slice_s / float(times_ms.mean())))
 
 
-def _warmup(times_ms: statistics.Floats, count: int) -> int:
+def _warmup(times_ms: Float64Array, count: int) -> int:
     """Inferences before a slice counts: what refills the caches hardly shows in a long one."""
     return 0 if times_ms.mean() > _LONG_MS else max(1, count // 10)
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rtc.calibration.decibels import decibels
-from rtc.compiler.core.data import Array, Preprocess, Split, filled
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Split, filled
 from rtc.compiler.core.errors import (
     GateError,
     InternalError,

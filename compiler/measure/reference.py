@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array, Split, filled
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split, filled
 
 REFERENCE = "unoptimised ONNX Runtime"
 

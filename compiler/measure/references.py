@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.hashing import digest
 

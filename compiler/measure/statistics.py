@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Array, Float64Array
 from rtc.compiler.core.intervals import CONFIDENCE, Interval
-
-Floats = npt.NDArray[np.float64]
 
 PERCENTILES = (50.0, 90.0, 95.0, 97.0, 99.0, 99.9)
 
@@ -65,17 +63,17 @@ def summarise(series: npt.ArrayLike) -> Summary:
     )
 
 
-def thin(series: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+def thin(series: Array, count: int) -> Array:
     """At most `count` of a series, evenly spaced, first and last included."""
     if len(series) <= count:
         return series
-    kept: npt.NDArray[Any] = series[np.linspace(0, len(series) - 1, count).round().astype(int)]
+    kept: Array = series[np.linspace(0, len(series) - 1, count).round().astype(int)]
     return kept
 
 
 def ratio_by_rounds(
-    numerator: Sequence[Floats],
-    denominator: Sequence[Floats],
+    numerator: Sequence[Float64Array],
+    denominator: Sequence[Float64Array],
     *,
     seed: int = 0,
     resamples: int = 1000,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Preprocess, filled
+from rtc.compiler.core.arrays import Array, Int64Array
+from rtc.compiler.core.data import Preprocess, filled
 from rtc.compiler.core.errors import BuilderError, InternalError
 from rtc.compiler.core.target import BuildRequest, Runner
 from rtc.compiler.core.unit import Unit
@@ -201,7 +201,7 @@ class Session:
         return step, lambda: None
 
 
-def timed(step: Callable[[], object], warmup: int, iterations: int) -> npt.NDArray[np.int64]:
+def timed(step: Callable[[], object], warmup: int, iterations: int) -> Int64Array:
     """Nanoseconds of each of `iterations` calls, after `warmup` uncounted ones; no collector."""
     times = np.empty(iterations, np.int64)
     clock = time.perf_counter_ns

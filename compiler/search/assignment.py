@@ -21,14 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rtc.compiler.core.arrays import Float64Array
 from rtc.compiler.core.errors import InternalError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from scipy.sparse import csr_array
 
-    Vector = npt.NDArray[np.float64]
+    Vector = Float64Array
     _Entry = tuple[int, int, float]  # row, column, value
 
 OUTSIDE = "fp32"

@@ -18,10 +18,11 @@ from pydantic import TypeAdapter
 
 from rtc.compiler.building.builder import Builder
 from rtc.compiler.building.contract import changed, contract, unknown
+from rtc.compiler.core.arrays import Array, BoolArray
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.evidence import Estimated, Measured
-from rtc.compiler.core.intervals import Flags, Interval, paired_difference, wilson
+from rtc.compiler.core.intervals import Interval, paired_difference, wilson
 from rtc.compiler.core.outputs import output_kind
 from rtc.compiler.core.passes import Statistics, TensorRange
 from rtc.compiler.core.precision import (
@@ -306,7 +307,7 @@ class Lab(Closing):
 
     def _accuracy(self, logits: Array) -> tuple[Interval, Interval | None, float]:
         """Agreement, drop of top-1 and its bound; a sample whose output is not finite is lost."""
-        finite: Flags = np.asarray(np.isfinite(logits).all(axis=1))
+        finite: BoolArray = np.asarray(np.isfinite(logits).all(axis=1))
         floats, before, after = (x.argmax(axis=1) for x in (self.reference, self.before, logits))
         agreement = wilson(int(np.count_nonzero(finite & (floats == after))), len(after))
         labels = self.tried.labels

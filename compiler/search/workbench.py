@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from rtc.compiler.building.engines import REQUEST, built_from_files, built_to_files, held
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.core.unit import Unit

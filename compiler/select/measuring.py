@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from rtc.compiler.building.builder import Candidate
 from rtc.compiler.building.engines import built_to_files
-from rtc.compiler.core.data import Array, Split, Splits
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.errors import BuilderError, DataError, RtcError
 from rtc.compiler.core.evidence import Estimated, Pending
 from rtc.compiler.core.hashing import digest

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Array, Float64Array
 from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
@@ -23,7 +23,6 @@ from rtc.passes.support.onnx_graph import Names, bypass, is_output, read, value,
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-Doubles = npt.NDArray[np.float64]
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
@@ -116,7 +115,7 @@ def _rewrite(names: Names, node: gs.Node) -> str:
     return ""
 
 
-def _scaled(layer: gs.Node, scale: Doubles) -> Doubles:
+def _scaled(layer: gs.Node, scale: Float64Array) -> Float64Array:
     """The weights, each output channel times its scale."""
     weight = _double(layer, 1)
     if op_of(layer) == "ConvTranspose":  # (in, out / groups, …): groups share no input channel
@@ -134,7 +133,7 @@ def _gemm_bias_rows(layer: gs.Node) -> int:
     return 1 if bias is None or bias.ndim < 2 else int(bias.shape[0])
 
 
-def _double(node: gs.Node, index: int) -> npt.NDArray[Any]:
+def _double(node: gs.Node, index: int) -> Array:
     values = value(node, index)
     assert values is not None, "checked before"
     return values.astype(np.float64)

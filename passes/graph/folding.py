@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.calibration.oracle import evaluate
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.operators import is_onnx, op_of
 from rtc.compiler.core.tensors import Shape, known_shapes, types_of

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Int64Array
 from rtc.compiler.core.operators import op_of
 from rtc.passes.support.onnx_graph import dtype_of, is_constant
 
@@ -261,7 +262,7 @@ def _slice(node: gs.Node, inputs: list[Any]) -> Values | None:
     return np.asarray(found)
 
 
-def _places(size: int, start: int, end: int, step: int) -> npt.NDArray[np.int64]:
+def _places(size: int, start: int, end: int, step: int) -> Int64Array:
     """What a Slice takes of an axis. Unlike Python's, it starts at a place that is there."""
     start, end = (each + size if each < 0 else each for each in (start, end))
     low, high = (0, size) if step > 0 else (-1, size - 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtc.calibration.decibels import decibels
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.passes.support.onnx_graph import dtype_of, is_constant
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import numpy as np
 
 from rtc.calibration.oracle import evaluate
 from rtc.calibration.seen_sizes import seen_sizes
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.passes.quantise.half import LARGEST, half_dtype, is_lost, peak_of
 from rtc.passes.support.onnx_graph import carrying, dtype_of, is_constant
 

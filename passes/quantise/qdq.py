@@ -27,7 +27,7 @@ from rtc.calibration.quantise import (
     weight_parameters,
     with_one_scale,
 )
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import InternalError
 from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.passes import PassContext, Statistics

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from rtc.compiler.core.arrays import Float64Array
 from rtc.compiler.core.pairs import partners
 from rtc.compiler.core.passes import PassContext, PassResult
 from rtc.compiler.core.unit import Unit
 from rtc.passes.quantise.qdq import int8_layers, stored_weight_parameters
-from rtc.passes.repair.channels import Doubles, put_weights, weights_of
+from rtc.passes.repair.channels import put_weights, weights_of
 from rtc.passes.repair.quantising_repair import Repair, weighed
 from rtc.passes.support.layers import Layer, origin
 from rtc.passes.support.onnx_graph import Names, read, write
@@ -126,7 +127,7 @@ def _learn(
     return round(decibels(signal, before), 2), round(decibels(signal, min(before, after)), 2)
 
 
-def _matrices(layer: Layer, stored: Parameters) -> tuple[Doubles, Doubles]:
+def _matrices(layer: Layer, stored: Parameters) -> tuple[Float64Array, Float64Array]:
     """A layer's weights (groups, out, n) and their scales (groups, out, 1)."""
     weights = weights_of(layer)
     scale = np.broadcast_to(stored.scale.reshape(-1), (layer.channels[1],)).astype(np.float64)

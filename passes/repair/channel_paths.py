@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Float64Array, Int64Array
 from rtc.compiler.core.operators import WEIGHTED, op_of
-from rtc.passes.repair.channels import Doubles, bias_obstacle
+from rtc.passes.repair.channels import bias_obstacle
 from rtc.passes.support.layers import Layer, weighted_layers
 from rtc.passes.support.onnx_graph import is_output, moves, value, write
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from rtc.compiler.core.data import Array, Split
+    from rtc.compiler.core.arrays import Array
+    from rtc.compiler.core.data import Split
     from rtc.compiler.core.unit import Unit
 
-Indices = npt.NDArray[np.int64]
 
 NOWHERE = -1
 """The source of an input channel that is always zero."""
@@ -83,13 +83,13 @@ class Pair(Path):
         source: the output channel of `first` that each input channel of `second` is, or `NOWHERE`.
     """
 
-    source: Indices
+    source: Int64Array
 
-    def read(self, factors: Doubles) -> Doubles:
+    def read(self, factors: Float64Array) -> Float64Array:
         """Factors of the first layer's output channels, by the second's input channels."""
         return np.append(factors, 1.0)[self.source]
 
-    def largest(self, ranges: Doubles) -> Doubles:
+    def largest(self, ranges: Float64Array) -> Float64Array:
         """Of values ≥ 0 of the second's input channels the largest, by the first's output channels.
 
         A channel that does not arrive has 0.
@@ -178,7 +178,7 @@ def _limits(node: gs.Node) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Indices | None]:
+def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Int64Array | None]:
     """`Pair.source` of each path of a model, its tensors known by name; None where there is none.
 
     Raises:
@@ -231,7 +231,7 @@ def _scaled(
     return scaled
 
 
-def _digits(before: Array, up: Array, down: Array) -> Doubles:
+def _digits(before: Array, up: Array, down: Array) -> Float64Array:
     """The digits, from 0 on, whose factors lie between what arrived before and after scaling.
 
     NaN where it is no channel's factor; any digit where nothing arrives.
@@ -241,7 +241,7 @@ def _digits(before: Array, up: Array, down: Array) -> Doubles:
     return np.where(agree, powers[0] + _DIGITS // 2, np.nan)
 
 
-def _powers(before: Array, after: Array) -> Doubles:
+def _powers(before: Array, after: Array) -> Float64Array:
     """Powers of 2 between values; NaN where it is no whole one."""
     live = before != 0
     still = np.where(after == before, 1.0, np.nan)
@@ -251,7 +251,7 @@ def _powers(before: Array, after: Array) -> Doubles:
         return np.where(np.abs(factors - np.exp2(powers)) <= _ERROR * factors, powers, np.nan)
 
 
-def _source(path: Path, values: Array, numbers: Doubles) -> Indices | None:
+def _source(path: Path, values: Array, numbers: Float64Array) -> Int64Array | None:
     """The channel that each input of the second layer is, of what arrives at each place."""
     axis = path.second.channel_axis
     values, numbers = (np.moveaxis(each, axis, 0) for each in (values, numbers))

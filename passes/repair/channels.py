@@ -6,18 +6,16 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from rtc.compiler.core.arrays import Float64Array
 from rtc.passes.support.layers import Layer, has_bias
 from rtc.passes.support.onnx_graph import Names, is_constant, value
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-Doubles = npt.NDArray[np.float64]
 
-
-def weights_of(layer: Layer) -> Doubles:
+def weights_of(layer: Layer) -> Float64Array:
     """The weights of a layer without an obstacle as (groups, out, in, taps), channels per group."""
     weight = value(layer.node, 1)
     assert weight is not None, "a layer without constant weights has an obstacle"
@@ -27,7 +25,7 @@ def weights_of(layer: Layer) -> Doubles:
     return turned.reshape(shape).astype(np.float64)
 
 
-def put_weights(names: Names, layer: Layer, weights: Doubles) -> None:
+def put_weights(names: Names, layer: Layer, weights: Float64Array) -> None:
     """Give a layer weights of its own, from the shape of `weights_of`; a shared tensor stays."""
     old = value(layer.node, 1)
     assert old is not None, "a layer without constant weights has an obstacle"
@@ -46,7 +44,7 @@ def bias_obstacle(layer: Layer) -> str:
     return ""
 
 
-def bias_of(layer: Layer) -> Doubles | None:
+def bias_of(layer: Layer) -> Float64Array | None:
     """The bias, one value per output channel; None where there is none."""
     bias = value(layer.node, 2)
     if bias is None:
@@ -54,12 +52,12 @@ def bias_of(layer: Layer) -> Doubles | None:
     return np.broadcast_to(bias.reshape(-1), (layer.channels[1],)).astype(np.float64)
 
 
-def put_bias(names: Names, layer: Layer, bias: Doubles) -> None:
+def put_bias(names: Names, layer: Layer, bias: Float64Array) -> None:
     """Give a layer a bias of its own."""
     _put(names, layer.node, 2, f"{layer.name}/bias", bias)
 
 
-def _put(names: Names, node: gs.Node, index: int, name: str, values: Doubles) -> None:
+def _put(names: Names, node: gs.Node, index: int, name: str, values: Float64Array) -> None:
     import onnx_graphsurgeon as gs
 
     constant = gs.Constant(names(name), np.ascontiguousarray(values, np.float32))

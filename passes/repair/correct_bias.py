@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from rtc.compiler.core.arrays import Float64Array
 from rtc.compiler.core.passes import PassContext, PassResult
 from rtc.compiler.core.unit import Unit
 from rtc.passes.quantise.qdq import int8_layers, quantised_twin
-from rtc.passes.repair.channels import Doubles, bias_obstacle, bias_of, put_bias
+from rtc.passes.repair.channels import bias_obstacle, bias_of, put_bias
 from rtc.passes.repair.quantising_repair import Repair, weighed
 from rtc.passes.support.layers import Layer, weighted_layers
 from rtc.passes.support.onnx_graph import Names, read, write
@@ -73,7 +74,7 @@ class CorrectBias(Repair):
 
 def _correct(
     graph: gs.Graph, layers: Sequence[Layer], unit: Unit, split: Split, ctx: PassContext
-) -> dict[str, Doubles]:
+) -> dict[str, Float64Array]:
     """Correct the biases in `graph`, which is `unit`'s; how far each layer's mean had moved."""
     biases = {layer.name: _bias(layer) for layer in layers}
     start = read(unit)
@@ -89,14 +90,18 @@ def _correct(
     return shifts
 
 
-def _bias(layer: Layer) -> Doubles:
+def _bias(layer: Layer) -> Float64Array:
     bias = bias_of(layer)
     return np.zeros(layer.channels[1]) if bias is None else bias
 
 
 def _shifts(
-    reference: Unit, twin: Unit, biases: Mapping[str, Doubles], split: Split, progress: Progress
-) -> dict[str, Doubles]:
+    reference: Unit,
+    twin: Unit,
+    biases: Mapping[str, Float64Array],
+    split: Split,
+    progress: Progress,
+) -> dict[str, Float64Array]:
     """How far each layer's mean output moves, once the layers before it are corrected."""
     import onnx
 

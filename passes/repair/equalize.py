@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from rtc.compiler.core.arrays import Float64Array
 from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.repair.channel_paths import Pair, pairs, to_relu
-from rtc.passes.repair.channels import Doubles, bias_of, put_bias, put_weights, weights_of
+from rtc.passes.repair.channels import bias_of, put_bias, put_weights, weights_of
 from rtc.passes.support.onnx_graph import Names, read, write
 
 if TYPE_CHECKING:
@@ -166,7 +167,9 @@ def _equalise(names: Names, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     ]
 
 
-def _balance(pair: Pair, weights: dict[str, Doubles], factors: dict[str, Doubles]) -> bool:
+def _balance(
+    pair: Pair, weights: dict[str, Float64Array], factors: dict[str, Float64Array]
+) -> bool:
     """One step for one pair; whether any factor was beyond the tolerance."""
     made, read_ = _ranges(pair, weights)
     alive = (made > _DEAD * made.max()) & (read_ > _DEAD * read_.max())
@@ -181,14 +184,14 @@ def _balance(pair: Pair, weights: dict[str, Doubles], factors: dict[str, Doubles
     return True
 
 
-def _ranges(pair: Pair, weights: dict[str, Doubles]) -> tuple[Doubles, Doubles]:
+def _ranges(pair: Pair, weights: dict[str, Float64Array]) -> tuple[Float64Array, Float64Array]:
     """The largest |weight| by channel: as the first layer makes them, as the second reads them."""
     made = np.abs(weights[pair.first.name]).max(axis=(2, 3)).reshape(-1)
     taken = np.abs(weights[pair.second.name]).max(axis=(1, 3)).reshape(-1)
     return made, pair.largest(taken)
 
 
-def _worst_ratio(pair: Pair, weights: dict[str, Doubles]) -> float:
+def _worst_ratio(pair: Pair, weights: dict[str, Float64Array]) -> float:
     """The largest range over the smallest, on the worse side; dead channels do not count."""
     ratios = [1.0]
     for ranges in _ranges(pair, weights):

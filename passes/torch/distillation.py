@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.outputs import OutputKind

@@ -16,9 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from rtc.compiler.core.arrays import Int64Array
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import DataError, GateError
 from rtc.compiler.core.outputs import (
@@ -277,7 +277,7 @@ def _sgd(
     return sgd, optim.lr_scheduler.LambdaLR(sgd, lambda step: schedule.factor(step / steps))
 
 
-def _labels(split: Split) -> npt.NDArray[np.int64]:
+def _labels(split: Split) -> Int64Array:
     if split.labels is None or not len(split):
         raise DataError(
             "training needs labelled samples",

@@ -8,17 +8,14 @@ bilinearly between their centres.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
-Indices = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+from rtc.compiler.core.arrays import Float32Array, Int64Array, UInt8Array
 
 _TILES = 4  # along each side
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def equalise(image: Bytes, *, limit: float = 2.0) -> Bytes:
+def equalise(image: UInt8Array, *, limit: float = 2.0) -> UInt8Array:
     """An RGB image (H, W, 3) with its luma equalised, colour differences kept.
 
     Args:
@@ -34,29 +31,29 @@ def equalise(image: Bytes, *, limit: float = 2.0) -> Bytes:
     top, down = _between(rows)
     left, right = _between(columns)
 
-    def mapped(row: Indices) -> Floats:
+    def mapped(row: Int64Array) -> Float32Array:
         """Levels by the mappings of a row of tiles, mixed between left and right."""
         one, other = (mappings[row[:, None], column, levels] for column in (left, left + 1))
-        mixed: Floats = one * (1 - right) + other * right
+        mixed: Float32Array = one * (1 - right) + other * right
         return mixed
 
     upper, lower = mapped(top), mapped(top + 1)
     equalised = upper * (1 - down[:, None]) + lower * down[:, None]
     changed = image + (equalised - luma)[..., None]
-    result: Bytes = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
+    result: UInt8Array = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
     return result
 
 
-def _mapping(tile: Indices, limit: float) -> Floats:
+def _mapping(tile: Int64Array, limit: float) -> Float32Array:
     """What each of 256 levels becomes: the cumulated histogram, after clipping, from 0 to 255."""
     histogram = np.bincount(tile.ravel(), minlength=256).astype(np.float32)
     clipped = np.minimum(histogram, limit * tile.size / 256)
     spread = clipped + (tile.size - clipped.sum()) / 256
-    mapping: Floats = np.cumsum(spread) * np.float32(255 / tile.size)
+    mapping: Float32Array = np.cumsum(spread) * np.float32(255 / tile.size)
     return mapping
 
 
-def _between(parts: list[Indices]) -> tuple[Indices, Floats]:
+def _between(parts: list[Int64Array]) -> tuple[Int64Array, Float32Array]:
     """For each pixel along a side: the tile whose centre lies before it, and the next one's share.
 
     Beyond the outer centres the outer tile's mapping holds alone.

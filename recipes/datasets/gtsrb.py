@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Dataset, Preprocess
+from rtc.compiler.core.arrays import Array, Int64Array, UInt8Array
+from rtc.compiler.core.data import Dataset, Preprocess
 from rtc.compiler.core.errors import DataError, MachineError, RecipeError
 from rtc.compiler.core.hashing import digest, file_digest
 from rtc.recipes.datasets.clahe import equalise
@@ -93,7 +93,7 @@ def gtsrb(*, path: str, size: int = 32, clahe: bool = False) -> Dataset:
     )
 
 
-def _tracks(signs: list[Sign]) -> npt.NDArray[np.int64]:
+def _tracks(signs: list[Sign]) -> Int64Array:
     """A number for each sign's track; an image whose name tells of none is a track of its own."""
     names = (
         (sign.path.parent, frame[1] if (frame := _FRAME.fullmatch(sign.path.name)) else sign.path)
@@ -162,7 +162,7 @@ def _sign(row: Mapping[str, str], table: Path, where: str) -> Sign:
     return Sign(table.parent / name, (width, height), (left, top, right, bottom), label)
 
 
-def _load(signs: list[Sign], size: int, clahe: bool) -> tuple[Array, npt.NDArray[np.int64]]:
+def _load(signs: list[Sign], size: int, clahe: bool) -> tuple[Array, Int64Array]:
     """Every image, or all the ones that cannot be used, counted and the first few named."""
     pillow = _pillow()
     images = np.empty((len(signs), size, size, 3), np.uint8)
@@ -186,7 +186,7 @@ def _load(signs: list[Sign], size: int, clahe: bool) -> tuple[Array, npt.NDArray
     return images, np.array([sign.label for sign in signs], np.int64)
 
 
-def _cropped(pillow: ModuleType, sign: Sign, size: int) -> npt.NDArray[np.uint8]:
+def _cropped(pillow: ModuleType, sign: Sign, size: int) -> UInt8Array:
     """The region of an image, resized: uint8 (size, size, 3).
 
     Raises:

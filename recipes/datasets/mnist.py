@@ -7,9 +7,9 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Dataset, Preprocess
+from rtc.compiler.core.arrays import Array, Int64Array
+from rtc.compiler.core.data import Dataset, Preprocess
 from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.hashing import file_digest
 
@@ -42,7 +42,7 @@ def _archive() -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
+def _read(path: Path) -> tuple[Array, Int64Array]:
     """A row holds 784 pixels (0 to 255) and the label."""
     with gzip.open(path, "rt", encoding="ascii") as rows:
         table = np.loadtxt(rows, delimiter=",", dtype=np.int64)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from rtc.compiler.core.arrays import BoolArray, Float32Array, Float64Array
+
 Box = tuple[float, float, float, float]  # centre x, y; half the width, half the height
 
 REACH = 1.05
@@ -85,7 +85,7 @@ class Paint:
     """A polygon (n, 2), or where `width` is given a line through the points, with round ends."""
 
     colour: str
-    points: Floats
+    points: Float64Array
     width: float = 0.0
 
 
@@ -93,7 +93,7 @@ Face = tuple[Paint, ...]
 
 
 @cache
-def rasters(resolution: int) -> npt.NDArray[np.float32]:
+def rasters(resolution: int) -> Float32Array:
     """All faces, float32 (43, resolution, resolution, 4): red, green and blue times alpha; alpha.
 
     Alpha is the covered share of a pixel, from 4×4 points in it.
@@ -104,11 +104,11 @@ def rasters(resolution: int) -> npt.NDArray[np.float32]:
         for paint in face:
             _fill(image, paint)
     blocks = images.reshape(-1, resolution, _OVERSAMPLING, resolution, _OVERSAMPLING, 4)
-    means: npt.NDArray[np.float32] = blocks.mean(axis=(2, 4))
+    means: Float32Array = blocks.mean(axis=(2, 4))
     return means
 
 
-def _fill(image: npt.NDArray[np.float32], paint: Paint) -> None:
+def _fill(image: Float32Array, paint: Paint) -> None:
     """Paint over the points (side, side, 4) that a polygon or a stroke covers."""
     centres = (np.arange(len(image)) + 0.5) / len(image) * 2 * REACH - REACH
     low = np.searchsorted(centres, paint.points.min(axis=0) - paint.width / 2)
@@ -119,7 +119,7 @@ def _fill(image: npt.NDArray[np.float32], paint: Paint) -> None:
     image[rows, columns][covered] = (*_COLOURS[paint.colour], 1.0)
 
 
-def _inside(points: Floats, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
+def _inside(points: Float64Array, x: Float64Array, y: Float64Array) -> BoolArray:
     """Which points a polygon holds: a ray to the right crosses its edges an odd number of times."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
     for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -128,7 +128,7 @@ def _inside(points: Floats, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _near(paint: Paint, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
+def _near(paint: Paint, x: Float64Array, y: Float64Array) -> BoolArray:
     """Which points lie within half the width of a line."""
     near = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
     ends = paint.points[1:] if len(paint.points) > 1 else paint.points

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Dataset, Preprocess
+from rtc.compiler.core.arrays import Array, Float32Array, Int64Array
+from rtc.compiler.core.data import Dataset, Preprocess
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest, file_digest
 from rtc.recipes.datasets import sign_faces
@@ -26,8 +26,8 @@ PREPROCESS = Preprocess(
     scale=1 / 255, mean=(0.37, 0.33, 0.34), std=(0.25, 0.23, 0.24), layout="hwc"
 )
 
-Image = npt.NDArray[np.float32]  # (N, H, W, 3), or (N, H, W) for one value a pixel
-Column = npt.NDArray[np.float32]  # (N, 1, 1): one value a photograph
+Image = Float32Array  # (N, H, W, 3), or (N, H, W) for one value a pixel
+Column = Float32Array  # (N, 1, 1): one value a photograph
 
 _CHUNK = 256
 _TEXTURE = 6  # the background is a texture of 6×6 colours, smooth in part and in blocks in part
@@ -55,7 +55,7 @@ def signs43(
     options = {"samples": samples, "size": size, "difficulty": float(difficulty), "seed": seed}
     identity = digest({"options": options, **_code()})
 
-    def load() -> tuple[Array, npt.NDArray[np.int64]]:
+    def load() -> tuple[Array, Int64Array]:
         chunks = np.array_split(np.arange(samples), -(-samples // _CHUNK))
         images = [camera.shoot(chunk, size) for chunk in chunks]
         return np.concatenate(images), np.arange(samples) % CLASSES
@@ -110,7 +110,7 @@ class Camera:
         _check("difficulty", self.difficulty, 0, 2)
         _check("seed", self.seed, 0, 2**32 - 1)
 
-    def shoot(self, indices: npt.NDArray[np.int64], side: int, margin: float = 0.0) -> Array:
+    def shoot(self, indices: Int64Array, side: int, margin: float = 0.0) -> Array:
         """Photographs by number: uint8 (N, side, side, 3).
 
         The sign's region is the square [-1, 1]², the picture shows `margin` more on every side.
@@ -134,7 +134,7 @@ class Camera:
 class Chance:
     """Uniform random numbers in [0, 1), (N, K): each question takes the next column."""
 
-    def __init__(self, table: npt.NDArray[np.float32]) -> None:
+    def __init__(self, table: Float32Array) -> None:
         self._columns = iter(table.T)
 
     def between(self, low: float, high: float) -> Column:
@@ -174,7 +174,7 @@ class _Scene:
         contrast = (self.difficulty * self.chance.between(0.2, 0.8))[..., None]
         return tint + contrast * (_sample(texture, column, row) - 0.5)
 
-    def place_sign(self, image: Image, labels: npt.NDArray[np.int64]) -> Image:
+    def place_sign(self, image: Image, labels: Int64Array) -> Image:
         """The sign in front of it, in perspective."""
         d, chance = self.difficulty, self.chance
         scale = 0.97 - d * chance.between(0.0, 0.25)

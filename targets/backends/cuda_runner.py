@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import DataError, MachineError
 from rtc.compiler.core.target import Runner
 from rtc.compiler.core.unit import Signature, TensorSpec

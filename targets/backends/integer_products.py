@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED, op_of
 from rtc.compiler.core.running import unoptimised
 from rtc.compiler.core.tensors import types_of

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.exact_products import write_out
 from rtc.compiler.core.precision import Variant

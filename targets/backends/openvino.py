@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision, Variant

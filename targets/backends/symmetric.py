@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.protos import nested
 from rtc.targets.backends.integer_products import INT8, UINT8, run
 from rtc.targets.backends.onnx_sizes import Sizes

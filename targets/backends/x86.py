@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.core import pairs
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array, Int64Array
 from rtc.compiler.core.operators import op_of
 from rtc.targets.backends.integer_products import INT8, UINT8, Integers, Product, products, run
 
@@ -139,7 +139,7 @@ def _largest(product: Product, weight: Array) -> int:
     elif "Conv" not in op and not options.get("transB", 0):
         weight = np.swapaxes(weight, -1, -2).reshape(-1, weight.shape[-2])  # each matrix's columns
     if "Conv" in op and weight.shape[1] == 1 and len(weight) == groups > 1:
-        found: tuple[pairs.Indices, ...] = ()  # depthwise: a kernel adds no products
+        found: tuple[Int64Array, ...] = ()  # depthwise: a kernel adds no products
     else:
         found = pairs.partners(weight.shape[1:])
     rows = weight.reshape(len(weight), -1)

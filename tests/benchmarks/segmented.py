@@ -25,7 +25,8 @@ from nets import ONNXRUNTIME, PROFILE, TENSORRT
 from rtc.calibration.collect import collect
 from rtc.calibration.effect import output_snr_db
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array, Preprocess, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.passes import PassContext, Statistics, TargetContext
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.unit import Unit

@@ -25,7 +25,8 @@ from rtc.calibration.collect import collect
 from rtc.calibration.data import load_splits
 from rtc.calibration.oracle import Oracle
 from rtc.calibration.sensitivity import Sensitivity, exact, fast
-from rtc.compiler.core.data import Array, Preprocess, Splits
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Splits
 from rtc.compiler.core.passes import PassContext, TargetContext
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import DeviceProfile, QuantScheme

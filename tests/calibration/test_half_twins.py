@@ -8,7 +8,8 @@ from check_pass import parse
 
 from rtc.calibration import half_twins
 from rtc.calibration.half_twins import Beside, Seen, Twin
-from rtc.compiler.core.data import Array, Preprocess, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Split
 
 UNIT = parse(
     """g (float[8,16] x) => (float[8,16] y) {

@@ -19,7 +19,8 @@ import numpy as np
 from rtc.calibration.collect import collect
 from rtc.calibration.oracle import Oracle, with_outputs
 from rtc.compiler.building.builder import Builder
-from rtc.compiler.core.data import Array, Preprocess, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.passes import PassContext, TensorRange
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Nobody

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.target import BuildRequest, Runner
 from rtc.targets.backends.onnxruntime import OnnxRuntime, OrtRunner
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.target import BuildRequest
 from rtc.recipes.datasets.mnist import mnist5k
 from rtc.targets.loader import profile

@@ -17,7 +17,7 @@ from onnxruntime.quantization import (
 )
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuildRequest, Built

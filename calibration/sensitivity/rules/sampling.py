@@ -20,7 +20,7 @@ from rtc.calibration.sensitivity.rules.writing import (
     attributes,
     no_gradient,
 )
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 
 if TYPE_CHECKING:

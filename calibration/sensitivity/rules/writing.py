@@ -9,7 +9,7 @@ import numpy as np
 
 from rtc.calibration.sensitivity.alternative import FloatGraph
 from rtc.calibration.sensitivity.assembly import Assembly
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.tensors import Shape
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from contest.nncf_static import BIN, XML
 from contest.search import MODEL
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.target import Runner
 from rtc.compiler.core.unit import Signature, TensorSpec, Unit
 from rtc.compiler.measure.worker import SAMPLES, Args, EagerRunner, Files, Session

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from contest import search
 from contest.entries import EAGER, RTC, Peer, Setting
 from contest.search import Found
-from rtc.compiler.core.data import Array, Split, Splits
+from rtc.compiler.core.arrays import Array, BoolArray
+from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.errors import RtcError
-from rtc.compiler.core.intervals import Flags, Interval, paired_difference, wilson
+from rtc.compiler.core.intervals import Interval, paired_difference, wilson
 from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.measure import statistics
 from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
@@ -215,7 +216,7 @@ class _Judge:
             facts=found.facts,
         )
 
-    def _right(self, logits: Array) -> Flags:
+    def _right(self, logits: Array) -> BoolArray:
         right: npt.NDArray[np.bool_] = logits.argmax(axis=1) == self.test.labels
         return right
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtc.compiler.core.data import Array, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Split
 from rtc.compiler.core.naming import load_object
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.measure import worker

@@ -16,7 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler import compile, load  # noqa: A004 - the verb of this tool
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.frontend.axes import settled
 from rtc.compiler.frontend.dynamic_ranges import with_fixed_ranges

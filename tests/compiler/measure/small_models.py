@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtc.compiler.core.data import Array, Preprocess, Split
+from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, Unit
 from rtc.compiler.measure.worker import Files, ReferenceRunner, Reply, Session
 

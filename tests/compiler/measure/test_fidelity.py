@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small_models
 
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import BuilderError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.target import DeviceProfile, Runner

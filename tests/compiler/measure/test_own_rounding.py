@@ -8,7 +8,7 @@ import pytest
 import small_models
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.core.data import Array
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.measure.own_rounding import rounds, unrounded, with_tf32
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
