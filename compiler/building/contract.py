@@ -8,6 +8,7 @@ from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan
 from rtc.compiler.core.results import LayerRow
 from rtc.compiler.core.target import BuiltLayer
+from rtc.compiler.core.verdicts import LayerVerdict
 
 
 def contract(
@@ -32,12 +33,12 @@ def contract(
 
 def changed(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
     """The layers that the builder silently runs in another precision than planned."""
-    return tuple(row for row in rows if row.verdict == "changed")
+    return tuple(row for row in rows if row.verdict is LayerVerdict.CHANGED)
 
 
 def unknown(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
     """The layers whose built precision the builder does not tell; nothing proves their plan."""
-    return tuple(row for row in rows if row.verdict == "unknown")
+    return tuple(row for row in rows if row.verdict is LayerVerdict.UNKNOWN)
 
 
 def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
@@ -66,16 +67,18 @@ def _widest(found: Iterable[Precision | None]) -> Precision | None:
 
 def _judge(
     decision: LayerDecision, built: Precision | None, kinds: Collection[str]
-) -> tuple[str, str]:
+) -> tuple[LayerVerdict, str]:
     if built is None and decision.op in WEIGHTED:  # weights are multiplied somewhere
-        return "unknown", "the builder names no kernel that computes it"
+        return LayerVerdict.UNKNOWN, "the builder names no kernel that computes it"
     if built is None:
-        return "folded", "" if kinds else "the builder lists no kernel for it"
+        return LayerVerdict.FOLDED, "" if kinds else "the builder lists no kernel for it"
     if built is decision.precision:
-        return "kept", ""
+        return LayerVerdict.KEPT, ""
     free = decision.op not in WEIGHTED and not decision.pinned
     if free and built is Precision.INT8:
         # Between Q/DQ pairs of the layers around it: the graph has its values in integers, too.
-        return "follows", f"planned {decision.precision}, runs on its neighbours' INT8 values"
+        why = f"planned {decision.precision}, runs on its neighbours' INT8 values"
+        return LayerVerdict.FOLLOWS, why
     kernels = ", ".join(sorted(kinds))
-    return "changed", f"planned {decision.precision}, the builder runs {built} ({kernels})"
+    why = f"planned {decision.precision}, the builder runs {built} ({kernels})"
+    return LayerVerdict.CHANGED, why

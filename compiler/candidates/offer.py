@@ -14,10 +14,11 @@ from rtc.compiler.core.operators import WEIGHTED
 from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
 from rtc.compiler.core.results import SearchRow
 from rtc.compiler.core.target import Backend
+from rtc.compiler.core.verdicts import CandidateState
 from rtc.compiler.lowering.job import Job
 
 _REBUILDS = 3
-_OF_ONE = {"out-of-memory": "failed", "unsupported-pin": "left out"}
+_OF_ONE = {"out-of-memory": CandidateState.FAILED, "unsupported-pin": CandidateState.LEFT_OUT}
 """Errors of machine and recipe, by id, that concern one candidate: the state of its row."""
 
 
@@ -28,7 +29,7 @@ class Missing:
     name: str
     backend: str
     variant: Variant
-    state: str  # "failed", or "left out" where the runtime gains nothing from it
+    state: CandidateState
     reason: str
     search: SearchRow | None = None
 
@@ -53,13 +54,14 @@ def candidates(
     offered = {each for each in job.recipe.precision.offer if each not in left_out}
     for variant in job.recipe.precision.offer:
         if variant in left_out:
-            yield _missing(backend, variant, "left out", left_out[variant])
+            yield _missing(backend, variant, CandidateState.LEFT_OUT, left_out[variant])
             continue
         count = (threads or {}).get(variant, job.request.threads)
         found = _tried(job.with_threads(count), backend, variant)
         if isinstance(found, Candidate) and found.variant is not variant:
             reason = f"{_without_int8(found.plan)}: it is {found.name}"
-            yield replace(_missing(backend, variant, "left out", reason), search=found.search)
+            left = _missing(backend, variant, CandidateState.LEFT_OUT, reason)
+            yield replace(left, search=found.search)
             if found.variant in offered:
                 continue
             offered.add(found.variant)
@@ -71,14 +73,14 @@ def _tried(job: Job, backend: Backend, variant: Variant) -> Candidate | Missing:
         with job.stages.together(f"{backend.name} {variant}", job.profile.name) as stages:
             return candidate(Builder.of(replace(job, stages=stages), backend), variant)
     except (BuilderError, ModelError, GateError) as error:
-        return _missing(backend, variant, "failed", str(error))
+        return _missing(backend, variant, CandidateState.FAILED, str(error))
     except (MachineError, RecipeError) as error:
         if error.id not in _OF_ONE:
             raise
         return _missing(backend, variant, _OF_ONE[error.id], str(error))
 
 
-def _missing(backend: Backend, variant: Variant, state: str, reason: str) -> Missing:
+def _missing(backend: Backend, variant: Variant, state: CandidateState, reason: str) -> Missing:
     return Missing(f"{backend.name} {variant}", backend.name, variant, state, reason)
 
 

@@ -28,11 +28,11 @@ from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.latency import Bench, Case, Subject, engine_subject
 from rtc.compiler.measure.provenance import hardware, physical_cores
-from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.report.figures import amount
 
 WORTH = 1.03  # times faster than with fewer threads that more of them have to be
@@ -211,7 +211,7 @@ def _timings(job: Job, backends: Sequence[Backend], tried: Sequence[int]) -> tup
             for count in sorted(tried, reverse=True)
             for (name, variant), each in engines.items()
         }
-        case = Case(FORWARD, request.batches[1])
+        case = Case(LatencyMode.FORWARD, request.batches[1])
         found, failed = timed(subjects, samples, case, job.recipe.seed)
         for name, error in failed.items():
             job.stages.listener.warned(
@@ -243,7 +243,7 @@ def timed(
                 if which not in full and rough.get((*which[:2], most), math.inf) <= LONG_MS * most:
                     bench.start(subject)
             seconds = _SECONDS * len({name for name, *_ in subjects})
-            compared = bench.time(seconds, modes=(FORWARD,), seed=seed)
+            compared = bench.time(seconds, modes=(LatencyMode.FORWARD,), seed=seed)
             first = next(iter(compared.series[case]), "")
             found = [
                 Timing(

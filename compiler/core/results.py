@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rtc.compiler.core.evidence import Evidence
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode, LayerVerdict, TrialState
 
 FLOAT_MODEL = "float model"
 SHIPPED_ENGINE = "shipped engine"
@@ -77,14 +78,14 @@ class LatencyRow:
     """Latency of one subject in one mode at one batch; milliseconds per batch.
 
     The summary compares the rows whose `subject` is the report's `shipped` and its `baseline`.
-    `mode` is "forward" or "end-to-end". `evidence.value` is the median. `percentiles` by name
+    `evidence.value` is the median. `percentiles` by name
     ("p50" … "p99.9"), `samples_ms` a thinned series for the picture, `fps` = batch / median.
     `statistics`: "first" (the first inference of this case), "mean", "std", "min", "max", and
     "outliers" (how many lie further than 3 std from the mean).
     """
 
     subject: str
-    mode: str
+    mode: LatencyMode
     batch: int
     evidence: Evidence
     fps: float | None = None
@@ -97,38 +98,28 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One engine built and compared.
-
-    `state`: "shipped"; "slower" or "less accurate", by what the search was for; "refused" by a
-    gate; "failed", or "left out" where the runtime gains nothing from it.
-    """
+    """One candidate and what became of it."""
 
     name: str  # "openvino int8"
     backend: str
     variant: str
     latency: Evidence | None
     top1: Evidence | None
-    state: str
+    state: CandidateState
     reason: str = ""
     agreement: Evidence | None = None  # of its classes with the float model's, on the test set
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of the shipped engine, planned against built.
-
-    `verdict`: "kept"; "folded" into another layer's kernel; "follows": a layer without weights that
-    is planned wider and runs on the integers that its neighbours have in the graph; "changed": a
-    silent fallback, the builder runs the layer in another precision than the plan says; or
-    "unknown": no kernel that the builder lists computes it, so nothing proves the plan.
-    """
+    """One layer of an engine, planned against built."""
 
     name: str
     op: str
     shape: str
     planned: str
     built: str
-    verdict: str
+    verdict: LayerVerdict
     reason: str
     snr_db: float | None = None
     pinned: bool = False
@@ -152,11 +143,10 @@ class TrialRow:
 
     `layers` counts the layers with weights by precision, `noise_db` is what was predicted of them:
     noise at the output against the signal. `over_float` is measured in turns with the float engine.
-    `state`: "best", "passed" or "refused" by a gate.
     """
 
     name: str
-    state: str
+    state: TrialState
     layers: Mapping[str, int]
     noise_db: float
     agreement: Band
@@ -292,18 +282,18 @@ class Report:
         """A row's subject in words: nothing ships where a gate failed."""
         return self.shipped if row.subject == SHIPPED_ENGINE and not self.passed else row.subject
 
-    def latency_of(self, subject: str, mode: str, batch: int) -> tuple[LatencyRow, ...]:
+    def latency_of(self, subject: str, mode: LatencyMode, batch: int) -> tuple[LatencyRow, ...]:
         """The rows of one case: one, or an estimate and what the device has yet to measure."""
         wanted = (subject, mode, batch)
         return tuple(r for r in self.latency if (r.subject, r.mode, r.batch) == wanted)
 
     def changed(self) -> tuple[LayerRow, ...]:
         """The layers that the builder runs in another precision than planned."""
-        return self._judged("changed")
+        return self._judged(LayerVerdict.CHANGED)
 
     def unknown(self) -> tuple[LayerRow, ...]:
         """The layers whose built precision the builder does not tell."""
-        return self._judged("unknown")
+        return self._judged(LayerVerdict.UNKNOWN)
 
-    def _judged(self, verdict: str) -> tuple[LayerRow, ...]:
-        return tuple(row for row in self.layers if row.verdict == verdict)
+    def _judged(self, verdict: LayerVerdict) -> tuple[LayerRow, ...]:
+        return tuple(row for row in self.layers if row.verdict is verdict)

@@ -29,6 +29,7 @@ from rtc.compiler.core.results import (
     LatencyRow,
     Report,
 )
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.documents import strict_yaml
 from rtc.compiler.measure.latency import Bench, Subject, engine_subject
 from rtc.compiler.recipe.schema import Recipe, load_recipe, parse_recipe
@@ -173,7 +174,9 @@ def completed(again: Revisited, rows: Sequence[LatencyRow], notes: Sequence[str]
     judged = _gates(found, again.recipe)
     passed, reasons = gates.all_passed(judged), gates.reasons(judged)
     candidates = tuple(
-        replace(row, state="refused", reason=reasons) if reasons and row.state == "shipped" else row
+        replace(row, state=CandidateState.REFUSED, reason=reasons)
+        if reasons and row.state is CandidateState.SHIPPED
+        else row
         for row in report.candidates
     )
     return replace(
@@ -222,7 +225,7 @@ def _started(bench: Bench) -> None:
 def _gates(report: Report, recipe: Recipe) -> tuple[GateRow, ...]:
     """The report's gates; those that waited for this device are judged now."""
     engine, floats = report.accuracy_of(SHIPPED_ENGINE), report.accuracy_of(FLOAT_MODEL)
-    rows = report.latency_of(report.shipped, "end-to-end", recipe.batch)
+    rows = report.latency_of(report.shipped, LatencyMode.END_TO_END, recipe.batch)
     if engine is None or floats is None or not rows:
         return report.gates
     incoming = report.accuracy_of(INCOMING_MODEL)

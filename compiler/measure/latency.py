@@ -29,12 +29,12 @@ from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.core.results import LatencyRow
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import fidelity, statistics, worker
 from rtc.compiler.measure.fidelity import Probe
-from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.process.sandbox import Worker
 
-MODES = (FORWARD, END_TO_END)
+MODES = tuple(LatencyMode)
 ROUNDS = 15  # at least; the first is not counted. Fewer make a bootstrap's interval too narrow
 SLICE_S = (0.005, 0.03)  # shortest and longest time of one subject's turn
 ENOUGH = 100  # timings below which a row is noted
@@ -85,7 +85,7 @@ def float_subject(name: str, unit: Unit, threads: int = 0) -> Subject:
 class Case:
     """What is timed at a time: a mode at a batch."""
 
-    mode: str
+    mode: LatencyMode
     batch: int
 
 
@@ -283,7 +283,7 @@ class Bench(Closing):
         self,
         seconds: float,
         *,
-        modes: Sequence[str] = MODES,
+        modes: Sequence[LatencyMode] = MODES,
         seed: int = 0,
         progress: Progress = silent,
     ) -> Comparison:
@@ -292,7 +292,7 @@ class Bench(Closing):
         Args:
             seconds: time for all timings together, warm-up apart. It is overrun where `ROUNDS` of
                 single inferences take longer: no subject gets less than one per round.
-            modes: of "forward" and "end-to-end".
+            modes: what is timed.
             seed: of the order of turns.
             progress: told of every round.
         """

@@ -19,6 +19,7 @@ from rtc.compiler.core.data import Preprocess, filled
 from rtc.compiler.core.errors import BuilderError, InternalError
 from rtc.compiler.core.target import BuildRequest, Runner
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import physical_cores
 
@@ -26,8 +27,6 @@ Files = Mapping[str, bytes]
 Args = Mapping[str, Any]
 Reply = tuple[dict[str, Any], dict[str, bytes]]
 
-FORWARD = "forward"
-END_TO_END = "end-to-end"
 SAMPLES = "samples"  # the file with the raw samples that are timed
 
 
@@ -135,9 +134,7 @@ class Session:
             is filled up.
         time: `mode`, `batch`, `warmup`, `iterations` → `times`: int64 nanoseconds per batch.
 
-    "forward" is the engine alone on inputs that were placed beforehand. "end-to-end" goes from raw
-    samples in memory through preprocessing (numpy), copies in, the engine and copies out to the arg
-    max on the host, over changing samples.
+    `LatencyMode` says what is timed; end to end, the samples change from batch to batch.
     """
 
     def __init__(self, runner: Runner, content: bytes, head: Mapping[str, Any]) -> None:
@@ -161,8 +158,8 @@ class Session:
             known = fidelity.unpacked(files[fidelity.FILE])
             return {"form": fidelity.settle(self._runner, known, request["batch"]).form}, {}
         if request["op"] == "time":
-            prepare = self._forward if request["mode"] == FORWARD else self._end_to_end
-            step, check = prepare(request["batch"])
+            forward = LatencyMode(request["mode"]) is LatencyMode.FORWARD
+            step, check = (self._forward if forward else self._end_to_end)(request["batch"])
             times = timed(step, request["warmup"], request["iterations"])
             check()
             head, content = packed(times)

@@ -24,7 +24,7 @@ from rtc.compiler.measure.provenance import kernels_of
 from rtc.compiler.recipe.plan_file import parse_plan, plan_text
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.report import html, serial
-from rtc.compiler.select.choice import Choice
+from rtc.compiler.select.choice import Selection
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -35,7 +35,7 @@ _LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...
 def pack(
     recipe: Recipe,
     front: Front,
-    choice: Choice,
+    choice: Selection,
     *,
     report: Report,
     calibration: Split,
@@ -77,7 +77,7 @@ def _engine_entry(shipped: Candidate) -> bundles.EngineEntry:
 
 
 def _files(
-    recipe: Recipe, front: Front, choice: Choice, report: Report, calibration: Split
+    recipe: Recipe, front: Front, choice: Selection, report: Report, calibration: Split
 ) -> dict[str, bytes]:
     """Everything beside the manifest, by its name in the bundle."""
     from rtc.targets.loader import backend, profile_text

@@ -19,11 +19,12 @@ from rtc.compiler.core.results import (
     StageRow,
 )
 from rtc.compiler.core.target import DeviceProfile
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.frontend.float_model import Front
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.report.facts import speedup
 from rtc.compiler.select import gates
-from rtc.compiler.select.choice import Choice, find
+from rtc.compiler.select.choice import Selection, find
 from rtc.compiler.select.measuring import Appraised
 
 _FEW = 0.05  # of classes that may change unseen
@@ -37,7 +38,7 @@ def assemble(
     profile: DeviceProfile,
     *,
     version: str,
-    choice: Choice,
+    choice: Selection,
     appraised: Appraised,
     certificates: Iterable[CertificateRow],
     stages: Iterable[StageRow],
@@ -79,7 +80,7 @@ def assemble(
     )
 
 
-def _headline(choice: Choice, appraised: Appraised, batch: int) -> str:
+def _headline(choice: Selection, appraised: Appraised, batch: int) -> str:
     """One sentence: what ships, how much faster it is, and what it costs."""
     name = choice.candidate.name
     if not choice.passed:
@@ -93,8 +94,8 @@ def _headline(choice: Choice, appraised: Appraised, batch: int) -> str:
     return ": ".join(parts[:1]) + ": " + ", ".join(part for part in parts[1:] if part)
 
 
-def _speed_words(choice: Choice, appraised: Appraised, batch: int) -> str:
-    row = find(choice.appraisal.latency, "forward", batch)
+def _speed_words(choice: Selection, appraised: Appraised, batch: int) -> str:
+    row = find(choice.appraisal.latency, LatencyMode.FORWARD, batch)
     if isinstance(row.evidence, Measured) and row.speedup is not None:
         return f"{speedup(row.speedup)} {appraised.baseline} at batch {batch}"
     if isinstance(row.evidence, Estimated):
@@ -129,10 +130,11 @@ def _curves(front: Front) -> tuple[Curve, ...]:
 
 
 def _notes(
-    choice: Choice, appraised: Appraised, front: Front, searches: Sequence[SearchRow]
+    choice: Selection, appraised: Appraised, front: Front, searches: Sequence[SearchRow]
 ) -> tuple[str, ...]:
     """What a reader should know besides the doubts: what went wrong, then how steady it was."""
-    notes = [f"{row.name} failed: {row.reason}" for row in choice.rows if row.state == "failed"]
+    failed = [row for row in choice.rows if row.state is CandidateState.FAILED]
+    notes = [f"{row.name} failed: {row.reason}" for row in failed]
     notes += _cut_short(searches)
     notes += _since_training(choice, front)
     notes += appraised.notes
@@ -142,7 +144,7 @@ def _notes(
     return tuple(notes)
 
 
-def _doubts(choice: Choice, appraised: Appraised, front: Front) -> tuple[str, ...]:
+def _doubts(choice: Selection, appraised: Appraised, front: Front) -> tuple[str, ...]:
     """What may make the result mean something else than it says; the worst first."""
     layers = choice.candidate.layers
     engine, asked = choice.appraisal.accuracy, [row.name for row in choice.gates]
@@ -250,7 +252,7 @@ def _since_it_came_in(appraised: Appraised) -> list[str]:
     return [note]
 
 
-def _since_training(choice: Choice, front: Front) -> list[str]:
+def _since_training(choice: Selection, front: Front) -> list[str]:
     """Gates compare with the float ONNX model; this tells of what came before it."""
     trained = next((d["test"] for _, d in front.details if "test" in d), None)
     shipped = choice.appraisal.accuracy.top1

@@ -12,6 +12,7 @@ from rtc.compiler.core.results import (
     LatencyRow,
     Report,
 )
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.report.figures import figure, points, rate, significant, size
 
 
@@ -66,12 +67,12 @@ def _agreement(report: Report) -> Fact | None:
 
 
 def _latency(report: Report, batch: int) -> Fact | None:
-    rows = report.latency_of(report.shipped, "forward", batch)
+    rows = report.latency_of(report.shipped, LatencyMode.FORWARD, batch)
     if not rows:
         return None
     row = _best(rows)
     shown = figure(row.evidence)
-    whole = report.latency_of(report.shipped, "end-to-end", batch)
+    whole = report.latency_of(report.shipped, LatencyMode.END_TO_END, batch)
     details = [_against(report, row), _end_to_end(whole), _waits(rows)]
     return Fact(
         f"latency, batch {batch}", shown.kind, shown.text, tuple(text for text in details if text)
@@ -113,7 +114,7 @@ def _waits(rows: tuple[LatencyRow, ...]) -> str:
 
 
 def _throughput(report: Report) -> Fact | None:
-    rows = report.latency_of(report.shipped, "forward", report.batch)
+    rows = report.latency_of(report.shipped, LatencyMode.FORWARD, report.batch)
     row = _best(rows) if rows else None
     if row is None or row.fps is None:
         return None

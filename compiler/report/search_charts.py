@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
 from rtc.compiler.core.results import CandidateRow, LayerRow, LossRow, SearchRow, TrialRow
+from rtc.compiler.core.verdicts import CandidateState, TrialState
 from rtc.compiler.report.charts import WIDTH, Tick, nice_ticks
 from rtc.compiler.report.figures import significant
 
@@ -96,6 +97,10 @@ def whole_front(candidates: Sequence[CandidateRow], searches: Sequence[SearchRow
     )
 
 
+_KINDS = {CandidateState.SHIPPED: TrialState.BEST, CandidateState.REFUSED: TrialState.REFUSED}
+"""A candidate's colour is that of the trials that came to the same."""
+
+
 def _candidate_mark(row: CandidateRow) -> Dot | None:
     """In milliseconds and per cent."""
     ms, agreement = _value(row.latency), row.agreement
@@ -103,15 +108,15 @@ def _candidate_mark(row: CandidateRow) -> Dot | None:
         return None
     share = 100 * agreement.value
     low, high = (share if e is None else 100 * e for e in (agreement.low, agreement.high))
-    kind = {"shipped": "best", "refused": "refused"}.get(row.state, "passed")
+    kind = _KINDS.get(row.state, TrialState.PASSED)
     title = f"{row.name}, {row.state}: {significant(ms)} ms, {share:.2f} % agree"
-    return Dot(ms, share, low, high, kind, title)
+    return Dot(ms, share, low, high, str(kind), title)
 
 
 def _trial_marks(search: SearchRow, candidates: Sequence[CandidateRow]) -> Iterator[Dot]:
     """Nothing where the search had no time to choose: its candidate is then none of its plans."""
     built = next((row for row in candidates if row.name == search.candidate), None)
-    best = next((trial for trial in search.trials if trial.state == "best"), None)
+    best = next((trial for trial in search.trials if trial.state is TrialState.BEST), None)
     ms = _value(built.latency) if built else None
     most = _speed(best, search) if best and len(search.trials) > 1 else None
     if ms is None or most is None:
@@ -120,7 +125,7 @@ def _trial_marks(search: SearchRow, candidates: Sequence[CandidateRow]) -> Itera
         speed = _speed(trial, search)
         if speed is not None:
             own, (share, low, high) = ms * most / speed, trial.agreement
-            kind = "tried refused" if trial.state == "refused" else "tried"
+            kind = "tried refused" if trial.state is TrialState.REFUSED else "tried"
             title = f"{search.candidate}, {trial.name}: {significant(own)} ms, {share:.2%} agree"
             yield Dot(own, 100 * share, 100 * low, 100 * high, kind, title)
 
@@ -176,7 +181,7 @@ def _front(search: SearchRow) -> Plot | None:
             y=y(100 * trial.agreement[0]),
             low=y(100 * trial.agreement[1]),
             high=y(100 * trial.agreement[2]),
-            kind=trial.state,
+            kind=str(trial.state),
             title=f"{trial.name}: {significant(speed)}× float, {trial.agreement[0]:.2%} agree",
         )
         for trial, speed in known

@@ -23,6 +23,7 @@ from rtc.compiler.core.precision import (
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import SearchRow
 from rtc.compiler.core.target import QuantScheme
+from rtc.compiler.core.verdicts import TrialState
 from rtc.compiler.execution.stages import Files, versions
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.recipe.plan_file import parse_plan, plan_text
@@ -30,7 +31,7 @@ from rtc.compiler.recipe.schema import Gates, Search
 from rtc.compiler.report.figures import plans, significant
 from rtc.compiler.search.evidence import evidence_of, ledger_of
 from rtc.compiler.search.parts import network
-from rtc.compiler.search.programme import Choice, Space, way
+from rtc.compiler.search.programme import Space, Ways, way
 from rtc.compiler.search.rows import add_rows, search_row
 from rtc.compiler.search.trial import Lab, decisions
 from rtc.compiler.search.trials_loop import Found, Goal, Searcher
@@ -118,7 +119,7 @@ def _searched(builder: Builder, options: Search) -> Decided:
 def _words(row: SearchRow) -> str:
     if row.cut_short:
         return "the time to search in was over at once: the rules' plan"
-    best = next(trial for trial in row.trials if trial.state == "best")
+    best = next(trial for trial in row.trials if trial.state is TrialState.BEST)
     speed = f", {best.over_float[0]:.2f}× float" if best.over_float else ""
     return f"{plans(len(row.trials))} tried, best: {best.name}{speed}"
 
@@ -152,7 +153,7 @@ def decide(builder: Builder, options: Search) -> Decided:
     goal = _goal(options, builder.job.recipe.gates, builder.job.recipe.batch)
     anew = {row.add: row.recalibrated for row in ledger}
 
-    def rules() -> Choice:
+    def rules() -> Ways:
         plan = builder.writer.plan(Variant.MIX)
         return {name: way(plan, name) for name in space.chosen}
 

@@ -17,7 +17,7 @@ from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.search.assignment import Option, Part, Problem
 from rtc.compiler.search.parts import Network, Shares
 
-Choice = Mapping[str, str]
+Ways = Mapping[str, str]
 """A way for each layer with weights (a precision) and each residual Add (a policy), by name."""
 
 
@@ -82,7 +82,7 @@ class Space:
         parts = self.network.parts
         return tuple(name for name in parts if parts[name] in WEIGHTED or name in self.adds)
 
-    def loss(self, choice: Choice) -> float:
+    def loss(self, choice: Ways) -> float:
         """The noise that a choice is predicted to leave at the output."""
         return sum(self.losses.get(pair, 0.0) for pair in choice.items())
 

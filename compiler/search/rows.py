@@ -12,6 +12,7 @@ from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.precision import PrecisionPlan, ResidualPolicy
 from rtc.compiler.core.results import AddRow, Band, LossRow, PolicyRow, SearchRow, TrialRow
 from rtc.compiler.core.target import QuantScheme
+from rtc.compiler.core.verdicts import TrialState
 from rtc.compiler.search.parts import Network
 from rtc.compiler.search.trial import Lab
 from rtc.compiler.search.trials_loop import Found, Trial
@@ -41,11 +42,11 @@ def search_row(
 
 def _trial_row(trial: Trial, found: Found) -> TrialRow:
     outcome = trial.outcome
-    state = "best" if trial is found.best else "passed" if trial.passed else "refused"
+    kept = TrialState.PASSED if trial.passed else TrialState.REFUSED
     where = outcome.latency
     return TrialRow(
         name=trial.name,
-        state=state,
+        state=TrialState.BEST if trial is found.best else kept,
         layers=dict(Counter(trial.choice.values())),
         noise_db=10 * math.log10(max(trial.noise, 1e-12)),
         agreement=_band(outcome.agreement),

@@ -36,15 +36,15 @@ from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.core.target import Built
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.measure.accuracy import accuracy_row
 from rtc.compiler.measure.kernels import KernelTimes
 from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.provenance import device, hardware
 from rtc.compiler.measure.reference import reference_logits
-from rtc.compiler.measure.worker import END_TO_END, FORWARD
 from rtc.compiler.search.parts import Network, Shares, attribute
-from rtc.compiler.search.programme import Choice
+from rtc.compiler.search.programme import Ways
 from rtc.compiler.search.workbench import BESIDE, BUILT, Runtime
 from rtc.targets import roofline
 
@@ -107,7 +107,7 @@ class Lab(Closing):
         float_plan: the plan whose engine the others are timed beside.
         anew: ranges around residual Adds, for where the policy is `recalibrated`; a plan with
             another such Add has them taken for itself.
-        modes: what is timed, "forward" first.
+        modes: what is timed, `LatencyMode.FORWARD` first.
         each_s: how long a plan may run on samples, or None; with it fewer of them may be taken.
     """
 
@@ -116,7 +116,7 @@ class Lab(Closing):
     samples: Split
     float_plan: PrecisionPlan
     anew: Mapping[str, Statistics] = field(default_factory=dict)
-    modes: tuple[str, ...] = (FORWARD,)
+    modes: tuple[LatencyMode, ...] = (LatencyMode.FORWARD,)
     each_s: float | None = None
 
     @property
@@ -187,7 +187,7 @@ class Lab(Closing):
         if "runtime" in self.__dict__:
             self.runtime.close()
 
-    def plan(self, choice: Choice) -> PrecisionPlan:
+    def plan(self, choice: Ways) -> PrecisionPlan:
         """The plan that a choice makes; pins beat it, and what has no weights follows it."""
         return self.builder.writer.mix(*decisions(choice, self.float_plan))
 
@@ -298,8 +298,8 @@ class Lab(Closing):
         where, batch = device(request.profile.kind), request.batches[1]
         compared = self.runtime.compared(_TIMED_S, modes=self.modes, seed=seed)
         found = {mode: compared.measured(BUILT, Case(mode, batch), where) for mode in self.modes}
-        ratio = compared.speedup(BUILT, BESIDE, Case(FORWARD, batch))
-        return found[FORWARD], found.get(END_TO_END), ratio
+        ratio = compared.speedup(BUILT, BESIDE, Case(LatencyMode.FORWARD, batch))
+        return found[LatencyMode.FORWARD], found.get(LatencyMode.END_TO_END), ratio
 
     def of_float(self) -> tuple[float, AccuracyRow | None]:
         """What the float model itself loses of the model that came in, and its quality."""
@@ -326,7 +326,7 @@ class Lab(Closing):
 
 
 def decisions(
-    choice: Choice, float_plan: PrecisionPlan, because: Mapping[str, str] | None = None
+    choice: Ways, float_plan: PrecisionPlan, because: Mapping[str, str] | None = None
 ) -> tuple[dict[str, LayerDecision], dict[str, ResidualDecision]]:
     """What a choice decides of layers and of residual Adds, with the reasons that are given."""
     because = because or {}

@@ -22,11 +22,11 @@ from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
 from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.results import AccuracyRow
-from rtc.compiler.measure.worker import END_TO_END, FORWARD
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.recipe.schema import Gates
 from rtc.compiler.search.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.search.parts import Shares
-from rtc.compiler.search.programme import Choice, Space, Times
+from rtc.compiler.search.programme import Space, Times, Ways
 from rtc.compiler.search.trial import Lab, Outcome
 
 _CLOSE = 1.3  # the ratio of two noise budgets that are not worth telling apart
@@ -42,7 +42,7 @@ class Trial:
     """One plan that was tried. `noise` and `predicted_us` are what was expected of it."""
 
     name: str
-    choice: Choice
+    choice: Ways
     plan: PrecisionPlan
     noise: float
     predicted_us: float | None
@@ -106,9 +106,13 @@ class Goal:
         return replace(self, gates=asked.model_copy(update=reached))
 
     @property
-    def modes(self) -> tuple[str, ...]:
+    def modes(self) -> tuple[LatencyMode, ...]:
         """What trials have to time."""
-        return (FORWARD,) if self.latency_ms is None else (FORWARD, END_TO_END)
+        return (
+            (LatencyMode.FORWARD,)
+            if self.latency_ms is None
+            else (LatencyMode.FORWARD, LatencyMode.END_TO_END)
+        )
 
     def in_time(self, outcome: Outcome) -> bool:
         """Whether the latency is kept; off the device, forward only is all that can be told."""
@@ -142,11 +146,11 @@ class Searcher:
     least: int = 1
     times: Times = field(default_factory=Times)
     trials: list[Trial] = field(default_factory=list)
-    refused: list[Choice] = field(default_factory=list)
+    refused: list[Ways] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
     took_s: float = 0.0  # the longest trial but the first, which starts the processes
 
-    def run(self, rules: Callable[[], Choice]) -> Found:
+    def run(self, rules: Callable[[], Ways]) -> Found:
         """Search until nothing new comes up, or the time is over.
 
         Args:
@@ -166,7 +170,7 @@ class Searcher:
         ended = self._for_accuracy() if accuracy else self._for_latency()
         return Found(self._best(), tuple(self.trials), self.times, ended)
 
-    def _first(self, rules: Callable[[], Choice]) -> Iterator[tuple[str, Choice]]:
+    def _first(self, rules: Callable[[], Ways]) -> Iterator[tuple[str, Ways]]:
         """Choices that show every part in each precision, and every conversion."""
         offers = {name: self.space.offers[name] for name in self.space.chosen}
         floats = {name: offered[0] for name, offered in offers.items()}
@@ -187,7 +191,7 @@ class Searcher:
         yield "the layers between", turns[1]
         yield "rules", rules()
 
-    def _try(self, name: str, choice: Choice, predicted: Assignment | None = None) -> Trial | None:
+    def _try(self, name: str, choice: Ways, predicted: Assignment | None = None) -> Trial | None:
         """Try a choice, once; None where the runtime does not build or run it."""
         known = next((trial for trial in self.trials if trial.choice == choice), None)
         if known is not None or choice in self.refused:

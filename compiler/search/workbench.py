@@ -20,11 +20,12 @@ from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import fidelity, kernels, worker
 from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.kernels import KernelTimes
 from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
-from rtc.compiler.measure.worker import FORWARD, Files, Reply
+from rtc.compiler.measure.worker import Files, Reply
 
 BUILT, BESIDE = "the engine of a plan", "the float engine"
 """Names of the graph's engine and of the one beside it, in a comparison."""
@@ -117,10 +118,10 @@ class Runtime(Closing):
         Raises:
             RtcError: it failed.
         """
-        return self._bench.typical_ms(BESIDE, Case(FORWARD, self._request.batches[1]))
+        return self._bench.typical_ms(BESIDE, Case(LatencyMode.FORWARD, self._request.batches[1]))
 
     def compared(
-        self, seconds: float, *, modes: Sequence[str] = (FORWARD,), seed: int
+        self, seconds: float, *, modes: Sequence[LatencyMode] = (LatencyMode.FORWARD,), seed: int
     ) -> Comparison:
         """Time the engine in turns with the one beside it.
 

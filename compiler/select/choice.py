@@ -12,7 +12,7 @@ estimate is the fastest float engine's divided by `MARGIN` or less.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rtc.compiler.building.builder import Candidate
@@ -20,6 +20,7 @@ from rtc.compiler.candidates.offer import Missing
 from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.results import CandidateRow, GateRow, LatencyRow
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.recipe.schema import Gates
 from rtc.compiler.select import gates
 from rtc.compiler.select.measuring import Appraisal, Appraised
@@ -28,7 +29,7 @@ MARGIN = 1.1  # how much faster an estimate must be: a roofline does not tell cl
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The candidate that ships, its gates, and a row for every candidate, fastest first.
 
     Where a gate failed nothing ships: then it is the one that would have.
@@ -55,7 +56,7 @@ def choose(
     appraised: Appraised,
     batch: int,
     accurate: bool = False,
-) -> Choice:
+) -> Selection:
     """Take the best candidate that passes; where none does, the one that fails fewest gates.
 
     The best is the fastest or, where `accurate`, the one that agrees with the float model most.
@@ -63,16 +64,7 @@ def choose(
     Raises:
         BuilderError: no candidate came through the measurement.
     """
-    scored = [each for each in built if each.name in appraised.of]
-    doubts, cost = _doubts(scored, appraised, batch), _costs(appraised.of, batch)
-    ranked = sorted(
-        scored,
-        key=lambda each: (
-            each.name in doubts,
-            cost[each.name],
-            each.name,
-        ),
-    )
+    ranked = _ranked(built, appraised, batch)
     if not ranked:
         told = (f"{name}: {reason}" for name, reason in appraised.failed.items())
         what = "every engine that was built failed when it was measured"
@@ -80,34 +72,80 @@ def choose(
     judged = {each.name: _judge(asked, each, appraised, batch) for each in ranked}
     lost = {each.name: _lost(appraised.of[each.name]) if accurate else () for each in ranked}
     shipped = min(ranked, key=lambda each: (_failures(judged[each.name]), lost[each.name]))
+    less_accurate = {name for name in lost if lost[name] > lost[shipped.name]}
+    doubts = {} if accurate else _doubts(ranked, appraised, batch)
     rows = [
         _row(
             each,
-            shipped,
-            judged[each.name],
             appraised.of[each.name],
-            batch=batch,
-            doubt="" if accurate else doubts.get(each.name, ""),
-            otherwise="less accurate" if lost[each.name] > lost[shipped.name] else "slower",
+            batch,
+            *_outcome(
+                judged[each.name],
+                shipped=each is shipped,
+                less_accurate=each.name in less_accurate,
+                doubt=doubts.get(each.name, ""),
+            ),
         )
         for each in ranked
     ]
-    rows += [
-        CandidateRow(
+    return Selection(
+        candidate=shipped,
+        appraisal=appraised.of[shipped.name],
+        gates=judged[shipped.name],
+        rows=(*rows, *_without_figures(built, missing, appraised)),
+        others=tuple(each for each in built if each is not shipped),
+    )
+
+
+def _ranked(built: Sequence[Candidate], appraised: Appraised, batch: int) -> list[Candidate]:
+    """The candidates that were measured, the fastest first; one in doubt comes after the others."""
+    scored = [each for each in built if each.name in appraised.of]
+    doubts, costs = _doubts(scored, appraised, batch), _costs(appraised.of, batch)
+    return sorted(scored, key=lambda each: (each.name in doubts, costs[each.name], each.name))
+
+
+def _outcome(
+    judged: Sequence[GateRow], *, shipped: bool, less_accurate: bool, doubt: str
+) -> tuple[CandidateState, str]:
+    """What became of a candidate, and why."""
+    if _failures(judged):  # of the best as well, where none passes: then nothing ships
+        return CandidateState.REFUSED, gates.reasons(judged)
+    if shipped:
+        return CandidateState.SHIPPED, ""
+    return CandidateState.LESS_ACCURATE if less_accurate else CandidateState.SLOWER, doubt
+
+
+def _row(
+    candidate: Candidate, appraisal: Appraisal, batch: int, state: CandidateState, reason: str
+) -> CandidateRow:
+    return CandidateRow(
+        name=candidate.name,
+        backend=candidate.backend,
+        variant=str(candidate.variant),
+        latency=find(appraisal.latency, LatencyMode.FORWARD, batch).evidence,
+        top1=appraisal.accuracy.top1,
+        state=state,
+        reason=reason,
+        agreement=appraisal.accuracy.agreement,
+    )
+
+
+def _without_figures(
+    built: Sequence[Candidate], missing: Sequence[Missing], appraised: Appraised
+) -> Iterator[CandidateRow]:
+    """Rows of what was not built, then of what was built and could not be measured."""
+    for each in missing:
+        yield CandidateRow(
             each.name, each.backend, str(each.variant), None, None, each.state, each.reason
         )
-        for each in missing
-    ]
-    rows += [
-        CandidateRow(each.name, each.backend, str(each.variant), None, None, "failed", reason)
-        for each in built
-        if (reason := appraised.failed.get(each.name))
-    ]
-    others = tuple(each for each in built if each is not shipped)
-    return Choice(shipped, appraised.of[shipped.name], judged[shipped.name], tuple(rows), others)
+    for one in built:
+        if reason := appraised.failed.get(one.name):
+            yield CandidateRow(
+                one.name, one.backend, str(one.variant), None, None, CandidateState.FAILED, reason
+            )
 
 
-def find(rows: Sequence[LatencyRow], mode: str, batch: int) -> LatencyRow:
+def find(rows: Sequence[LatencyRow], mode: LatencyMode, batch: int) -> LatencyRow:
     """The row of a mode at a batch; an estimate or a measurement before a pending one."""
     fitting = [row for row in rows if row.mode == mode and row.batch == batch]
     known = [row for row in fitting if isinstance(row.evidence, (Measured, Estimated))]
@@ -123,7 +161,7 @@ def _costs(of: Mapping[str, Appraisal], batch: int) -> dict[str, float]:
 
 
 def _latency(appraisal: Appraisal, batch: int) -> float:
-    evidence = find(appraisal.latency, "forward", batch).evidence
+    evidence = find(appraisal.latency, LatencyMode.FORWARD, batch).evidence
     return evidence.value if isinstance(evidence, (Measured, Estimated)) else float("inf")
 
 
@@ -144,7 +182,7 @@ def _doubt(appraisal: Appraisal, yardstick: float, batch: int) -> str:
     if ratio is not None:
         found = f"{ratio.value:.2f}× (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
         return "" if ratio.low > 1 else f"not surely faster than the fastest float engine: {found}"
-    evidence = find(appraisal.latency, "forward", batch).evidence
+    evidence = find(appraisal.latency, LatencyMode.FORWARD, batch).evidence
     if isinstance(evidence, Estimated) and evidence.value * MARGIN > yardstick:
         return (
             f"an estimated {yardstick / evidence.value:.2f}× the speed of the fastest float engine:"
@@ -160,7 +198,7 @@ def _judge(
     found = gates.Findings(
         engine=appraisal.accuracy,
         float_model=appraised.float_model,
-        latency=find(appraisal.latency, "end-to-end", batch),
+        latency=find(appraisal.latency, LatencyMode.END_TO_END, batch),
         layers=candidate.layers,
         incoming=appraised.incoming,
     )
@@ -176,31 +214,3 @@ def _lost(appraisal: Appraisal) -> tuple[float, float]:
 
 def _failures(rows: Sequence[GateRow]) -> int:
     return sum(row.passed is False for row in rows)
-
-
-def _row(
-    candidate: Candidate,
-    shipped: Candidate,
-    judged: Sequence[GateRow],
-    appraisal: Appraisal,
-    *,
-    batch: int,
-    doubt: str,
-    otherwise: str,
-) -> CandidateRow:
-    if _failures(judged):  # of the best as well, where none passes: then nothing ships
-        state, reason = "refused", gates.reasons(judged)
-    elif candidate is shipped:
-        state, reason = "shipped", ""
-    else:
-        state, reason = otherwise, doubt
-    return CandidateRow(
-        name=candidate.name,
-        backend=candidate.backend,
-        variant=str(candidate.variant),
-        latency=find(appraisal.latency, "forward", batch).evidence,
-        top1=appraisal.accuracy.top1,
-        state=state,
-        reason=reason,
-        agreement=appraisal.accuracy.agreement,
-    )

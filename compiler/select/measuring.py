@@ -33,6 +33,7 @@ from rtc.compiler.core.results import (
     LatencyRow,
 )
 from rtc.compiler.core.target import DeviceProfile
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.execution.stages import Files, Stages, versions
 from rtc.compiler.frontend.float_model import Front
 from rtc.compiler.measure import fidelity
@@ -49,7 +50,6 @@ from rtc.compiler.measure.latency import (
 )
 from rtc.compiler.measure.provenance import device, hardware, machine, physical_cores
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
-from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.recipe.schema import Recipe
 from rtc.targets import roofline
 
@@ -191,7 +191,7 @@ class _Work:
         for yardstick in yardsticks:
             if yardstick.name in failures:
                 raise bench.failures[yardstick.name]
-        case = Case(FORWARD, self.recipe.batch)
+        case = Case(LatencyMode.FORWARD, self.recipe.batch)
         baseline = fastest([each.name for each in yardsticks], compared, case)
         rows = compared.rows(baseline, device(self.profile.kind))
         sound = scored.keys() - failures.keys()
@@ -301,10 +301,10 @@ class _Work:
             estimate = roofline.estimate(each.built.layers, self.profile, batch)
             if isinstance(estimate, Estimated):
                 fps = 1e3 * batch / estimate.value
-                rows.append(LatencyRow(each.name, FORWARD, batch, estimate, fps))
+                rows.append(LatencyRow(each.name, LatencyMode.FORWARD, batch, estimate, fps))
         return tuple(rows)
 
-    def _pending(self, subject: str, mode: str, batch: int) -> LatencyRow:
+    def _pending(self, subject: str, mode: LatencyMode, batch: int) -> LatencyRow:
         return LatencyRow(subject, mode, batch, Pending("ms", self.profile.name))
 
 

@@ -19,12 +19,12 @@ from rtc.compiler.core.data import Split, Splits
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.intervals import Interval, paired_difference, wilson
 from rtc.compiler.core.progress import Listener, Progress
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import statistics
 from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
 from rtc.compiler.measure.reference import reference_logits
-from rtc.compiler.measure.worker import FORWARD
 
-_CASE = Case(FORWARD, 1)
+_CASE = Case(LatencyMode.FORWARD, 1)
 _NOTHING = Found({}, {}, 0.0, 0.0)
 
 
@@ -145,7 +145,7 @@ class Contest:
         logits: dict[str, Array] = {}
         with bench:
             with self._step("latency") as progress:
-                compared = bench.time(seconds, modes=(FORWARD,), progress=progress)
+                compared = bench.time(seconds, modes=(LatencyMode.FORWARD,), progress=progress)
             best = {name: _best(them, compared) for name, them in tried.items()}
             for peer in there:
                 name = best[peer.name]

@@ -5,10 +5,11 @@ import pytest
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.results import AccuracyRow, SearchRow, TrialRow
+from rtc.compiler.core.verdicts import TrialState
 from rtc.compiler.publish.report_content import _cut_short, _few, _unlimited
 from rtc.compiler.search.mix import _words
 
-FLOAT = TrialRow("float", "best", {"fp32": 3}, -120.0, (1.0, 0.99, 1.0), None, None, None)
+FLOAT = TrialRow("float", TrialState.BEST, {"fp32": 3}, -120.0, (1.0, 0.99, 1.0), None, None, None)
 
 
 @pytest.mark.parametrize(

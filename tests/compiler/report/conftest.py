@@ -24,6 +24,7 @@ from rtc.compiler.core.results import (
     StageRow,
     TrialRow,
 )
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode, LayerVerdict, TrialState
 
 HOST = "AMD EPYC 7B13, 2 threads"
 
@@ -90,7 +91,9 @@ def layers() -> tuple[LayerRow, ...]:
         ("/fc3/Gemm", "10", "half", "half", "kept", "last layer; pinned by the recipe", 31.0),
     )
     *free, last = (
-        LayerRow(name, name.rpartition("/")[2], shape, planned, built, verdict, reason, snr)
+        LayerRow(
+            name, name.rpartition("/")[2], shape, planned, built, LayerVerdict(verdict), reason, snr
+        )
         for name, shape, planned, built, verdict, reason, snr in rows
     )
     return (*free, replace(last, pinned=True))
@@ -134,7 +137,7 @@ def searched() -> SearchRow:
     def trial(name: str, state: str, speed: float, agreement: float) -> TrialRow:
         return TrialRow(
             name=name,
-            state=state,
+            state=TrialState(state),
             layers={"half": 2, "int8": 3},
             noise_db=-30.0,
             agreement=(agreement, agreement - 0.01, min(1.0, agreement + 0.005)),
@@ -208,17 +211,21 @@ def cpu_report() -> Report:
         accuracy=accuracy(),
         latency=rows,
         candidates=(
-            CandidateRow("openvino int8", "openvino", "int8", rows[2].evidence, top1, "shipped"),
+            CandidateRow(
+                "openvino int8", "openvino", "int8", rows[2].evidence, top1, CandidateState.SHIPPED
+            ),
             CandidateRow(
                 "onnxruntime fp32",
                 "onnxruntime",
                 "fp32",
                 rows[3].evidence,
                 top1,
-                "slower",
+                CandidateState.SLOWER,
                 "2.31 ms against 412 µs",
             ),
-            CandidateRow("openvino mix", "openvino", "mix", None, None, "failed", "no kernel"),
+            CandidateRow(
+                "openvino mix", "openvino", "mix", None, None, CandidateState.FAILED, "no kernel"
+            ),
         ),
         layers=layers(),
         certificates=(
@@ -265,9 +272,9 @@ def rtx_report(cpu_report: Report) -> Report:
 
     def estimated(batch: int, milliseconds: float) -> tuple[LatencyRow, ...]:
         return (
-            LatencyRow(engine, "forward", batch, Estimated(milliseconds, "ms", estimate),
+            LatencyRow(engine, LatencyMode.FORWARD, batch, Estimated(milliseconds, "ms", estimate),
                        fps=batch / milliseconds * 1e3),
-            LatencyRow(engine, "forward", batch, Pending("ms", "RTX 4060 Ti")),
+            LatencyRow(engine, LatencyMode.FORWARD, batch, Pending("ms", "RTX 4060 Ti")),
         )  # fmt: skip
 
     return replace(
@@ -283,7 +290,7 @@ def rtx_report(cpu_report: Report) -> Report:
         latency=(*estimated(1, 0.0031), *estimated(64, 0.0298)),
         candidates=(
             CandidateRow(engine, "tensorrt-rtx", "int8", Estimated(0.0298, "ms", estimate),
-                         fraction(0.988), "shipped"),
+                         fraction(0.988), CandidateState.SHIPPED),
         ),
     )  # fmt: skip
 
@@ -299,5 +306,7 @@ def failed_report(cpu_report: Report) -> Report:
         passed=False,
         headline="Refused by a gate: top-1 fell by 2.40 points",
         gates=(gate, *cpu_report.gates[1:]),
-        candidates=tuple(replace(row, state="refused") for row in cpu_report.candidates),
+        candidates=tuple(
+            replace(row, state=CandidateState.REFUSED) for row in cpu_report.candidates
+        ),
     )

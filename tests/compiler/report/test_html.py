@@ -12,6 +12,7 @@ import pytest
 
 from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.results import CandidateRow, Curve, LatencyRow, Report
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode, LayerVerdict
 from rtc.compiler.report.figures import factor
 from rtc.compiler.report.html import render
 from rtc.compiler.report.search_charts import search_pictures, whole_front
@@ -128,7 +129,7 @@ def test_a_changed_layer_stands_out(cpu_report: Report) -> None:
 
 
 def test_a_layer_of_unknown_precision_stands_out_and_is_counted(cpu_report: Report) -> None:
-    silent = replace(cpu_report.layers[3], built="", verdict="unknown")
+    silent = replace(cpu_report.layers[3], built="", verdict=LayerVerdict.UNKNOWN)
     html = render(replace(cpu_report, layers=(silent,)))
     assert len([row for row in table_rows(html) if 'class="alarm"' in row]) == 1
     assert "0 of 1 changed, 1 unknown" in html
@@ -163,11 +164,11 @@ def test_one_front_holds_every_candidate_and_every_plan(cpu_report: Report) -> N
         return CandidateRow(name, backend, variant, time, None, state, agreement=seen)
 
     rows = (
-        row("openvino int8", 1.0, 0.97, "refused"),
-        row("openvino mix", 1.2, 0.996, "shipped"),
-        row("openvino fp32", 2.0, 1.0, "slower"),
-        row("onnxruntime fp32", 3.0, 1.0, "slower"),
-        replace(row("onnxruntime half", 1.0, 1.0, "left out"), latency=None),
+        row("openvino int8", 1.0, 0.97, CandidateState.REFUSED),
+        row("openvino mix", 1.2, 0.996, CandidateState.SHIPPED),
+        row("openvino fp32", 2.0, 1.0, CandidateState.SLOWER),
+        row("onnxruntime fp32", 3.0, 1.0, CandidateState.SLOWER),
+        replace(row("onnxruntime half", 1.0, 1.0, CandidateState.LEFT_OUT), latency=None),
     )
     front = whole_front(rows, cpu_report.searches)
     assert front is not None
@@ -245,7 +246,9 @@ def test_a_report_with_nothing_in_it_is_still_a_page(cpu_report: Report) -> None
 
 
 def test_a_single_sample_and_a_single_epoch_can_be_drawn(cpu_report: Report) -> None:
-    row = LatencyRow("one", "forward", 1, Measured(1.0, "ms", "host", 1), samples_ms=(1.0,))
+    row = LatencyRow(
+        "one", LatencyMode.FORWARD, 1, Measured(1.0, "ms", "host", 1), samples_ms=(1.0,)
+    )
     once = replace(
         cpu_report, latency=(row,), curves=(Curve("only", "train", (0.5,), (), 1.0),), searches=()
     )  # fmt: skip

@@ -49,6 +49,26 @@ def test_every_piece_of_evidence_says_its_kind(rtx_report: Report) -> None:
     assert tree["accuracy"][0]["top1"]["kind"] == "measured"
 
 
+@pytest.mark.parametrize(
+    ("field", "word"),
+    [
+        *(("verdict", word) for word in ("kept", "folded", "follows", "changed", "unknown")),
+        *(("state", word) for word in ("shipped", "slower", "less accurate")),
+        *(("state", word) for word in ("refused", "failed", "left out")),
+    ],
+)
+def test_reports_of_before_are_read_by_the_words_they_have(
+    field: str, word: str, cpu_report: Report
+) -> None:
+    tree = json.loads(to_json(cpu_report))
+    row = tree["layers" if field == "verdict" else "candidates"][0]
+    row[field] = word
+    assert json.loads(to_json(from_json(json.dumps(tree).encode()))) == tree
+    row[field] = "no such word"
+    with pytest.raises(IntegrityError, match=field):
+        from_json(json.dumps(tree).encode())
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_not_finite_is_not_written(value: float, cpu_report: Report) -> None:
     diverged = Curve("student", "distill", (0.1,), (value,), 1.0)

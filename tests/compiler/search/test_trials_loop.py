@@ -18,7 +18,7 @@ from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.recipe.schema import Gates
 from rtc.compiler.search import trials_loop as searching
 from rtc.compiler.search.parts import Network, Shares
-from rtc.compiler.search.programme import Choice, Space
+from rtc.compiler.search.programme import Space, Ways
 from rtc.compiler.search.trial import Outcome
 from rtc.compiler.search.trials_loop import Goal, Searcher
 
@@ -120,7 +120,7 @@ def quality(top1: float, loss: float) -> AccuracyRow:
     return AccuracyRow("plan", here(top1, "fraction"), None, here(loss, "nats"), None, "here")
 
 
-def rules() -> Choice:
+def rules() -> Ways:
     return {name: "int8" if name in ("conv1", "conv2") else "half" for name in NAMES}
 
 

@@ -14,10 +14,10 @@ from wrong_runtime import WrongRuntime
 from rtc.compiler.core.errors import BuilderError, InternalError, ModelError
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import fidelity, worker
 from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.reference import reference_logits
-from rtc.compiler.measure.worker import FORWARD
 from rtc.compiler.search.workbench import BESIDE, BUILT, Runtime, _Workshop
 from rtc.targets.loader import backend, profile
 
@@ -49,8 +49,8 @@ def test_a_graph_is_built_run_taken_apart_and_timed_beside_another(name: str, ne
         assert times.measured
         assert len(times.microseconds) == len(built.layers)
         compared = runtime.compared(0.2, seed=0)
-        assert set(compared.series[Case(FORWARD, 8)]) == {BUILT, BESIDE}
-        assert 0.1 < compared.speedup(BUILT, BESIDE, Case(FORWARD, 8)).value < 10
+        assert set(compared.series[Case(LatencyMode.FORWARD, 8)]) == {BUILT, BESIDE}
+        assert 0.1 < compared.speedup(BUILT, BESIDE, Case(LatencyMode.FORWARD, 8)).value < 10
 
 
 def test_a_graph_for_a_device_that_is_not_here_is_built_and_estimated(net: bytes) -> None:

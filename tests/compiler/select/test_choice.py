@@ -16,10 +16,11 @@ from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan,
 from rtc.compiler.core.results import AccuracyRow, LatencyRow
 from rtc.compiler.core.target import BuildRequest, Built
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
+from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.measure.latency import Case, Comparison, Series
 from rtc.compiler.measure.statistics import Interval
 from rtc.compiler.recipe.schema import Gates
-from rtc.compiler.select.choice import Choice, choose
+from rtc.compiler.select.choice import Selection, choose
 from rtc.compiler.select.measuring import Appraisal, Appraised, fastest_float
 from rtc.targets import loader
 
@@ -69,7 +70,7 @@ def appraisal(
     over_float: Interval | None = None,
     agreement: float | None = None,
 ) -> Appraisal:
-    rows = tuple(LatencyRow("engine", mode, BATCH, latency) for mode in ("forward", "end-to-end"))
+    rows = tuple(LatencyRow("engine", mode, BATCH, latency) for mode in LatencyMode)
     found = quality(top1)
     if agreement is not None:
         found = replace(found, agreement=Measured(agreement, "fraction", "here", 1000))
@@ -83,7 +84,7 @@ def chosen(
     missing: tuple[Missing, ...] = (),
     gates: Gates | None = None,
     accurate: bool = False,
-) -> Choice:
+) -> Selection:
     """The choice among candidates with these figures; the float model's top-1 is 99 %."""
     failed = failed or {}
     return choose(
@@ -214,7 +215,9 @@ def test_candidates_without_figures_are_rows_with_their_reason() -> None:
     told = chosen(
         {Variant.FP32: appraisal(measured(2))},
         failed={Variant.INT8: "it crashed"},
-        missing=(Missing("rt half", "rt", Variant.HALF, "left out", "no native half type"),),
+        missing=(
+            Missing("rt half", "rt", Variant.HALF, CandidateState.LEFT_OUT, "no native half type"),
+        ),
     )
     rows = {row.name: (row.state, row.reason) for row in told.rows}
     assert rows["rt half"] == ("left out", "no native half type")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
 from rtc.compiler.core.results import INCOMING_MODEL, AccuracyRow, GateRow, LatencyRow, LayerRow
+from rtc.compiler.core.verdicts import LatencyMode, LayerVerdict
 from rtc.compiler.recipe.schema import Gates
 from rtc.compiler.select import gates
 
@@ -17,15 +18,15 @@ def quality(top1: float, agreement: float | None = None) -> AccuracyRow:
     return AccuracyRow("engine", fraction(top1), fraction(1.0), fraction(0.1), agrees, "here")
 
 
-def layer(verdict: str) -> LayerRow:
+def layer(verdict: LayerVerdict) -> LayerRow:
     return LayerRow("conv1", "Conv", "", "int8", "fp32", verdict, "")
 
 
 def judged(
-    asked: Gates, latency: Evidence | None = None, *, verdict: str = "kept"
+    asked: Gates, latency: Evidence | None = None, *, verdict: LayerVerdict = LayerVerdict.KEPT
 ) -> dict[str, GateRow]:
     evidence = latency or Measured(2.0, "ms", "here", 100)
-    row = LatencyRow("engine", "end-to-end", 32, evidence)
+    row = LatencyRow("engine", LatencyMode.END_TO_END, 32, evidence)
     found = gates.Findings(quality(0.95, 0.97), quality(0.96), row, [layer(verdict)])
     return {gate.name: gate for gate in gates.judge(asked, found)}
 
@@ -45,7 +46,7 @@ def test_top1_drop_passes_at_the_limit_and_fails_beyond_it() -> None:
 
 
 def test_top1_drop_counts_from_the_model_that_came_in_where_a_pass_changed_it() -> None:
-    latency = LatencyRow("engine", "end-to-end", 32, Measured(2.0, "ms", "here", 100))
+    latency = LatencyRow("engine", LatencyMode.END_TO_END, 32, Measured(2.0, "ms", "here", 100))
     incoming = replace(quality(0.98), subject=INCOMING_MODEL)
     found = gates.Findings(quality(0.95), quality(0.95), latency, [], incoming)
     (row,) = gates.judge(Gates(**{**NONE, "top1_drop": 0.029}), found)
@@ -84,7 +85,7 @@ def test_neither_an_estimate_nor_nothing_passes_or_fails_a_latency_gate() -> Non
 def guessed(top1: float, high: float | None, asked: Gates | None = None) -> GateRow:
     guess = None if high is None else Measured(high - 0.02, "fraction", "here", 1000, 0, high)
     model = replace(quality(top1), guess=guess)
-    latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
+    latency = LatencyRow("engine", LatencyMode.END_TO_END, 32, Pending("ms", "rtx4060ti"))
     found = gates.Findings(quality(0.99), model, latency, [])
     return gates.judge(asked or Gates(), found)[0]
 
@@ -104,7 +105,7 @@ def test_an_engine_that_guesses_fails_where_the_float_model_does_not() -> None:
         replace(quality(top1), guess=Measured(0.5, "fraction", "here", 1000, 0, 0.53))
         for top1 in (0.99, 0.51)
     )
-    latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
+    latency = LatencyRow("engine", LatencyMode.END_TO_END, 32, Pending("ms", "rtx4060ti"))
     (row,) = gates.judge(
         Gates(**{**NONE, "chance": 0.0}), gates.Findings(guesses, knows, latency, [])
     )
@@ -128,7 +129,7 @@ def test_gates_in_absolute_values() -> None:
 
 
 def test_a_strict_contract_names_the_layers_that_broke_it() -> None:
-    row = judged(Gates(**NONE, contract="strict"), verdict="changed")["contract"]
+    row = judged(Gates(**NONE, contract="strict"), verdict=LayerVerdict.CHANGED)["contract"]
     assert row.passed is False
     assert "conv1 (int8 → fp32)" in gates.reasons([row])
     assert judged(Gates(**NONE, contract="strict"))["contract"].passed
@@ -137,7 +138,7 @@ def test_a_strict_contract_names_the_layers_that_broke_it() -> None:
 def test_too_few_samples_are_noted_where_they_leave_the_drop_open() -> None:
     few = Measured(1.0, "fraction", "here", 3, 0.44, 1.0)
     engine = AccuracyRow("engine", fraction(0.96), fraction(1.0), fraction(0.1), few, "here")
-    latency = LatencyRow("engine", "end-to-end", 32, Pending("ms", "rtx4060ti"))
+    latency = LatencyRow("engine", LatencyMode.END_TO_END, 32, Pending("ms", "rtx4060ti"))
     (row,) = gates.judge(
         Gates(**{**NONE, "top1_drop": 0.01}), gates.Findings(engine, quality(0.96), latency, [])
     )
@@ -146,7 +147,7 @@ def test_too_few_samples_are_noted_where_they_leave_the_drop_open() -> None:
 
 
 def test_a_strict_contract_does_not_pass_on_a_builders_silence() -> None:
-    row = judged(Gates(**NONE, contract="strict"), verdict="unknown")["contract"]
+    row = judged(Gates(**NONE, contract="strict"), verdict=LayerVerdict.UNKNOWN)["contract"]
     assert row.passed is False
     assert "does not tell the precision of conv1" in row.reason
     assert "1 unknown" in row.found
