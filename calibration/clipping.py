@@ -18,9 +18,9 @@ import numpy as np
 
 from rtc.calibration.histogram import Histogram
 from rtc.compiler.core.arrays import Float64Array, Int64Array
+from rtc.compiler.core.precision import Range
 
-Range = tuple[float, float]
-Measure = Callable[[Float64Array, Int64Array, Range, int], float]
+ClippingLoss = Callable[[Float64Array, Int64Array, Range, int], float]
 
 AFFINE_STEPS, SYMMETRIC_STEPS = 255, 254  # uint8 from 0 to 255; int8 from -127 to 127
 _EVENLY = tuple(k / 128 for k in range(128, 7, -1))  # Migacz: from 128 bins of 2,048 to all
@@ -97,14 +97,18 @@ def least_divergence(histogram: Histogram, seen: Range) -> tuple[Range, float]:
 
 
 def _best(
-    measure: Measure, values: Float64Array, counts: Int64Array, clips: Iterable[Range], steps: int
+    measure: ClippingLoss,
+    values: Float64Array,
+    counts: Int64Array,
+    clips: Iterable[Range],
+    steps: int,
 ) -> Range:
     """The range of the least error; the first (widest) of several."""
     return min(clips, key=lambda clip: measure(values, counts, clip, steps))
 
 
 def _limit(
-    measure: Measure, values: Float64Array, counts: Int64Array, clips: Iterable[Range]
+    measure: ClippingLoss, values: Float64Array, counts: Int64Array, clips: Iterable[Range]
 ) -> float:
     return _best(measure, values, counts, clips, SYMMETRIC_STEPS)[1]
 

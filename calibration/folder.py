@@ -28,7 +28,7 @@ _ARRAYS = frozenset({".npy", ".npz"})
 _MODES = {"hw": "L", "hwc": "RGB"}
 _NAMED = 3  # of many broken files
 
-Shape = tuple[tuple[int, ...], str]
+SampleForm = tuple[tuple[int, ...], str]
 """Shape of one sample and the dtype's name."""
 
 
@@ -36,7 +36,7 @@ Shape = tuple[tuple[int, ...], str]
 class _File:
     path: Path
     count: int
-    sample: Shape
+    sample: SampleForm
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,11 @@ def _check_alike(folder: Path, files: Sequence[_File]) -> None:
         )
 
 
-def _called(sample: Shape) -> str:
+def _called(sample: SampleForm) -> str:
     return f"{' × '.join(map(str, sample[0]))} {sample[1]}"
 
 
-def _image_header(path: Path, layout: str) -> Shape:
+def _image_header(path: Path, layout: str) -> SampleForm:
     width, height = _opened(path, lambda image: image.size)
     return ((height, width) if layout == "hw" else (height, width, 3)), "uint8"
 
@@ -216,7 +216,7 @@ def _opened(path: Path, use: Callable[..., Array]) -> Array:
         ) from e
 
 
-def _array_header(path: Path) -> tuple[int, Shape]:
+def _array_header(path: Path) -> tuple[int, SampleForm]:
     array = _array(path)
     return len(array), (array.shape[1:], str(array.dtype))
 

@@ -10,14 +10,14 @@ Two engines give a `Sensitivity` of them, one row for each:
 from rtc.calibration.sensitivity.alternative import Alternative
 from rtc.calibration.sensitivity.exact import exact
 from rtc.calibration.sensitivity.fast import fast
-from rtc.calibration.sensitivity.local import Probe, layer_snr
+from rtc.calibration.sensitivity.local import LayerProbe, layer_snr
 from rtc.calibration.sensitivity.result import Cost, LayerSensitivity, Sensitivity
 
 __all__ = [
     "Alternative",
     "Cost",
+    "LayerProbe",
     "LayerSensitivity",
-    "Probe",
     "Sensitivity",
     "exact",
     "fast",

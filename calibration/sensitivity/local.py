@@ -36,7 +36,7 @@ _LIMIT_DB = 120.0  # float32 carries no more
 
 
 @dataclass(frozen=True)
-class Probe:
+class LayerProbe:
     """A layer to probe.
 
     Attributes:
@@ -54,7 +54,7 @@ class Probe:
 
 def layer_snr(
     proto: bytes,
-    probes: Sequence[Probe],
+    probes: Sequence[LayerProbe],
     scheme: QuantScheme,
     split: Split,
     progress: Progress = silent,
@@ -91,7 +91,7 @@ def _decibels(layer: str, signal: float, noise: float) -> float:
     return max(-_LIMIT_DB, min(_LIMIT_DB, 10 * math.log10(signal / noise)))
 
 
-def _probe_graph(proto: bytes, probes: Sequence[Probe], scheme: QuantScheme) -> bytes:
+def _probe_graph(proto: bytes, probes: Sequence[LayerProbe], scheme: QuantScheme) -> bytes:
     """The model with a quantised copy beside each probed layer; outputs are powers, as scalars."""
     import onnx
 
@@ -126,7 +126,7 @@ def _copy(node: onnx.NodeProto, number: int) -> onnx.NodeProto:
 
 
 def _constants(
-    weight: Array, probe: Probe, number: int, scheme: QuantScheme
+    weight: Array, probe: LayerProbe, number: int, scheme: QuantScheme
 ) -> list[onnx.TensorProto]:
     """The fake-quantised weight, and the activation's scale and zero point."""
     import onnx

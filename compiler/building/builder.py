@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, replace
 
 from rtc.compiler.building.contract import contract
-from rtc.compiler.building.engines import REQUEST, built_from_files
+from rtc.compiler.building.engines import built_from_files
+from rtc.compiler.core.build_json import REQUEST
 from rtc.compiler.core.precision import PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import CertificateRow, LayerRow, SearchRow

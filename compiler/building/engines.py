@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
+from rtc.compiler.core.build_json import BUILT_LAYERS, REQUEST
 from rtc.compiler.core.hashing import canonical
-from rtc.compiler.core.target import Backend, BuildRequest, Built, BuiltLayer, Runner
+from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.measure import fidelity
-
-REQUEST: TypeAdapter[BuildRequest] = TypeAdapter(BuildRequest)
-_LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...])
 
 
 def build_here(files: Mapping[str, bytes], args: Mapping[str, Any]) -> dict[str, bytes]:
@@ -57,7 +53,7 @@ def held(
 def built_to_files(built: Built) -> dict[str, bytes]:
     """What a builder made, as files: `engine.bin` and `built.json`."""
     head = {
-        "layers": _LAYERS.dump_python(built.layers, mode="json"),
+        "layers": BUILT_LAYERS.dump_python(built.layers, mode="json"),
         "runtime": built.runtime,
         "binding": dict(built.binding),
         "forms": sorted(built.forms.items()),
@@ -70,7 +66,7 @@ def built_from_files(files: Mapping[str, bytes]) -> Built:
     head = json.loads(files["built.json"])
     return Built(
         engine=files["engine.bin"],
-        layers=_LAYERS.validate_python(head["layers"]),
+        layers=BUILT_LAYERS.validate_python(head["layers"]),
         runtime=head["runtime"],
         binding=head["binding"],
         forms=dict(head["forms"]),

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from pydantic import TypeAdapter
 
 from rtc.compiler.building.builder import Builder, Candidate
-from rtc.compiler.building.engines import REQUEST
 from rtc.compiler.candidates.offer import candidate
+from rtc.compiler.core.build_json import REQUEST
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import digest

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtc.compiler.cli.answer import Answer, command, printable
+from rtc.compiler.cli.options import Bundle, Quiet
 from rtc.compiler.cli.watching import step
 from rtc.compiler.core.errors import DataError, GateError, RecipeError
 
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 _SHOWN = 20  # samples that `run` prints
 
-Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
-RecipeFile = Annotated[
+RecipeBeside = Annotated[
     Path | None,
     typer.Option("--recipe", help="The recipe's file, where its data lies beside it."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 @command(app, "inspect")
@@ -125,7 +124,7 @@ def _classes(names: Sequence[str], best: list[list[dict[str, Any]]]) -> str:
 
 
 @command(app, "eval")
-def evaluate(bundle: Bundle, recipe: RecipeFile = None, quiet: Quiet = False) -> Answer:
+def evaluate(bundle: Bundle, recipe: RecipeBeside = None, quiet: Quiet = False) -> Answer:
     """Verify a bundle and measure the accuracy of its engine once more, on the recipe's test set.
 
     \b
@@ -192,7 +191,7 @@ def bench(
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.1, max=3600, help="Time for all timings together.")
     ] = 6.0,
-    recipe: RecipeFile = None,
+    recipe: RecipeBeside = None,
     quiet: Quiet = False,
 ) -> Answer:
     """Verify a bundle and time its engine on this machine.

@@ -9,7 +9,7 @@ import typer
 
 from rtc.compiler.cli.answer import Answer, command, printable
 from rtc.compiler.cli.cache import Folder, open_store
-from rtc.compiler.cli.options import Candidate, Quiet, RecipeFile, Runtime, Target
+from rtc.compiler.cli.options import BackendOption, Quiet, RecipeFile, Target, VariantOption
 from rtc.compiler.cli.watching import step_of, watched
 from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.precision import Variant
@@ -29,8 +29,8 @@ def culprits(
     *,
     recipe: RecipeFile,
     target: Target = "",
-    backend: Runtime = "",
-    variant: Candidate = Variant.INT8,
+    backend: BackendOption = "",
+    variant: VariantOption = Variant.INT8,
     metric: Annotated[
         Quantity, typer.Option("--metric", "-m", help="With float; top1 is the drop of top-1.")
     ] = Quantity.AGREEMENT,

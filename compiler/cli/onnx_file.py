@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Side:
+class TensorInfo:
     """An input or output.
 
     Attributes:
@@ -52,8 +52,8 @@ class Contents:
     ir: int
     opset: int
     domains: dict[str, int]
-    inputs: tuple[Side, ...]
-    outputs: tuple[Side, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     functions: tuple[str, ...]
     operators: dict[str, int]
     parameters: dict[str, int]
@@ -168,9 +168,9 @@ def _numbers(model: ModelProto) -> Iterator[tuple[int, int]]:
         yield sparse.values.data_type, prod(sparse.values.dims)
 
 
-def _side(value: ValueInfoProto) -> Side:
+def _side(value: ValueInfoProto) -> TensorInfo:
     kind, shape = _type(value.type)
-    return Side(value.name, kind, shape)
+    return TensorInfo(value.name, kind, shape)
 
 
 def _type(kind: TypeProto) -> tuple[str, tuple[int | str, ...] | None]:

@@ -10,9 +10,10 @@ import typer
 from rtc.compiler.core.precision import Variant
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe file.")]
+Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
 Target = Annotated[str, typer.Option("--target", "-t", help="The device; the recipe's first.")]
-Runtime = Annotated[
+BackendOption = Annotated[
     str, typer.Option("--backend", "-b", help="The runtime; the device's first that runs here.")
 ]
-Candidate = Annotated[Variant, typer.Option("--variant", help="What it offers its layers.")]
+VariantOption = Annotated[Variant, typer.Option("--variant", help="What it offers its layers.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

@@ -11,7 +11,7 @@ import typer
 
 from rtc.compiler.cli.answer import Answer, command
 from rtc.compiler.cli.cache import Folder, open_store
-from rtc.compiler.cli.options import Quiet, RecipeFile, Runtime, Target
+from rtc.compiler.cli.options import BackendOption, Bundle, Quiet, RecipeFile, Target
 from rtc.compiler.cli.watching import watched
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.precision import Precision, ResidualPolicy
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Bundle = Annotated[Path, typer.Argument(help="A bundle, or the folder of a target: its latest.")]
 BuiltCandidate = Annotated[
     str,
     typer.Option("--candidate", "-c", help="One that does not ship, such as 'openvino mix'."),
@@ -128,7 +127,7 @@ def attempt(
         typer.Option("--plan", help="The plan to change: a file or a bundle; else the rules'."),
     ] = None,
     target: Target = "",
-    backend: Runtime = "",
+    backend: BackendOption = "",
     cache: Folder = None,
     quiet: Quiet = False,
 ) -> Answer:

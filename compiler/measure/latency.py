@@ -66,9 +66,9 @@ def engine_subject(
     name: str, backend: str, engine: bytes, request: BuildRequest, probe: Probe | None = None
 ) -> Subject:
     """An engine in the runtime that built it."""
-    from pydantic import TypeAdapter
+    from rtc.compiler.core.build_json import REQUEST
 
-    asked = TypeAdapter(BuildRequest).dump_python(request, mode="json")
+    asked = REQUEST.dump_python(request, mode="json")
     args = {"backend": backend, "request": asked}
     entry, files = "rtc.compiler.measure.worker:engine", {"engine": engine}
     return Subject(name, entry, files, args, probe=probe)

@@ -1,7 +1,7 @@
 """What a measured subject runs in its own process: load one engine, answer "infer" and "time".
 
 Entries (for `sandbox.Worker`): `engine` for a backend's engine, `eager` for a PyTorch unit, and
-`reference` for an ONNX model in unoptimised ONNX Runtime. Each gives a `Session`.
+`reference` for an ONNX model in unoptimised ONNX Runtime. Each gives a `LoadedSubject`.
 """
 
 from __future__ import annotations
@@ -17,40 +17,39 @@ import numpy as np
 from rtc.compiler.core.arrays import Array, Int64Array
 from rtc.compiler.core.data import Preprocess, filled
 from rtc.compiler.core.errors import BuilderError, InternalError
-from rtc.compiler.core.target import BuildRequest, Runner
+from rtc.compiler.core.target import Runner
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import physical_cores
+from rtc.compiler.process.sandbox_child import Reply
 
 Files = Mapping[str, bytes]
 Args = Mapping[str, Any]
-Reply = tuple[dict[str, Any], dict[str, bytes]]
 
 SAMPLES = "samples"  # the file with the raw samples that are timed
 
 
-def engine(files: Files, args: Args) -> Session:
+def engine(files: Files, args: Args) -> LoadedSubject:
     """A backend's engine. Files: `engine`, `samples`; args: `backend`, `request`, `samples`."""
-    from pydantic import TypeAdapter
-
+    from rtc.compiler.core.build_json import REQUEST
     from rtc.targets import loader
 
-    request = TypeAdapter(BuildRequest).validate_python(args["request"])
+    request = REQUEST.validate_python(args["request"])
     runner = loader.backend(args["backend"]).load(files["engine"], request)
-    return Session(runner, files[SAMPLES], args[SAMPLES])
+    return LoadedSubject(runner, files[SAMPLES], args[SAMPLES])
 
 
-def eager(files: Files, args: Args) -> Session:
+def eager(files: Files, args: Args) -> LoadedSubject:
     """PyTorch, eager mode. Files: a unit's, and `samples`; args: `threads`, `samples`."""
     runner = EagerRunner(Unit.from_files(files), threads=args["threads"] or physical_cores())
-    return Session(runner, files[SAMPLES], args[SAMPLES])
+    return LoadedSubject(runner, files[SAMPLES], args[SAMPLES])
 
 
-def reference(files: Files, args: Args) -> Session:
+def reference(files: Files, args: Args) -> LoadedSubject:
     """Unoptimised ONNX Runtime. Files: a unit's, and `samples`; args: `threads`, `samples`."""
     runner = ReferenceRunner(Unit.from_files(files), threads=args["threads"])
-    return Session(runner, files[SAMPLES], args[SAMPLES])
+    return LoadedSubject(runner, files[SAMPLES], args[SAMPLES])
 
 
 class EagerRunner(Runner):
@@ -123,7 +122,7 @@ class ReferenceRunner(Runner):
         self._outputs = {}
 
 
-class Session:
+class LoadedSubject:
     """One loaded subject and the raw samples it is timed on.
 
     Requests (`op`):

@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from rtc.compiler.building.builder import Candidate
 from rtc.compiler.bundle import bundles
 from rtc.compiler.bundle.engine import FLOAT, GRAPH
+from rtc.compiler.core.build_json import BUILT_LAYERS
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.results import Report
-from rtc.compiler.core.target import BuiltLayer
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.frontend.float_model import Front
 from rtc.compiler.measure import fidelity
@@ -29,7 +27,6 @@ from rtc.compiler.select.choice import Selection
 REPORT = "report.json"
 PAGE = "report.html"
 PLAN = "plan.yaml"
-_LAYERS: TypeAdapter[tuple[BuiltLayer, ...]] = TypeAdapter(tuple[BuiltLayer, ...])
 
 
 def pack(
@@ -91,7 +88,7 @@ def _files(
         "recipe.yaml": recipe.text.encode(),
         PLAN: plan_text(shipped.plan),
         bundles.PROFILE: profile_text(shipped.request.profile),
-        "layers.json": _LAYERS.dump_json(shipped.built.layers, indent=1),
+        "layers.json": BUILT_LAYERS.dump_json(shipped.built.layers, indent=1),
         "calibration.json": canonical({n: asdict(r) for n, r in front.statistics.items()}),
         REPORT: serial.to_json(report),
         PAGE: html.render(report).encode(),

@@ -22,6 +22,7 @@ from pydantic import (
 
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.limits import Fraction
 from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
@@ -73,9 +74,9 @@ def _observer(kind: str) -> str:
     return kind
 
 
-Observer = Annotated[str, AfterValidator(_observer)]
+ObserverName = Annotated[str, AfterValidator(_observer)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside)]
-Reference = Annotated[str, Field(pattern=REFERENCE.pattern)]
+ImportReference = Annotated[str, Field(pattern=REFERENCE.pattern)]
 Pinned = Annotated[
     Precision,
     BeforeValidator(
@@ -84,7 +85,6 @@ Pinned = Annotated[
     ),
 ]
 _Defaults = BeforeValidator(lambda options: {} if options is None else options)
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -99,7 +99,7 @@ class Section(BaseModel):
 class Source(Section):
     """Where the model comes from: exactly one of `factory` and `onnx`."""
 
-    factory: Reference | None = None
+    factory: ImportReference | None = None
     """A function that returns a torch.nn.Module, as "package.module:function"."""
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
@@ -142,7 +142,7 @@ class SplitFractions(Section):
 class Data(Section):
     """Samples and labels: exactly one of `dataset` and `npz`."""
 
-    dataset: Reference | None = None
+    dataset: ImportReference | None = None
     """A function that returns a Dataset, as "package.module:function"."""
     options: dict[str, Any] = {}
     """Keyword arguments of the dataset's function."""
@@ -210,9 +210,9 @@ class PrecisionOptions(Section):
         Variant
     )
     """Variants to build and compare; the fastest that passes ships."""
-    observer: Observer = "mse"
+    observer: ObserverName = "mse"
     """How a tensor's range is taken from the calibration samples."""
-    observers: dict[str, Observer] = {}
+    observers: dict[str, ObserverName] = {}
     """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""
     weights: Literal["minmax", "mse"] = "minmax"
     """How the scales of weights are chosen: clip nothing, or what least squared error asks for."""

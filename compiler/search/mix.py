@@ -34,7 +34,7 @@ from rtc.compiler.search.parts import network
 from rtc.compiler.search.programme import Space, Ways, way
 from rtc.compiler.search.rows import add_rows, search_row
 from rtc.compiler.search.trial import Lab, decisions
-from rtc.compiler.search.trials_loop import Found, Goal, Searcher
+from rtc.compiler.search.trials_loop import Goal, Searcher, SearchResult
 from rtc.passes.quantise.recalibrate import Recalibrate
 from rtc.passes.quantise.residual_ledger import LedgerRow, PolicyEvidence
 from rtc.passes.support.onnx_graph import read
@@ -287,7 +287,7 @@ def _extra(row: LedgerRow, policy: PolicyEvidence) -> float:
     return max(0.0, _noise(policy) - _noise(least))
 
 
-def explained(builder: Builder, found: Found, evidence: Sensitivity) -> PrecisionPlan:
+def explained(builder: Builder, found: SearchResult, evidence: Sensitivity) -> PrecisionPlan:
     """The best plan, each layer and each residual Add with what speaks for and against INT8."""
     best = found.best
     told = "measured" if best.outcome.measured else "estimated"
@@ -303,7 +303,9 @@ def explained(builder: Builder, found: Found, evidence: Sensitivity) -> Precisio
     return builder.writer.mix(layers, sums)
 
 
-def _because(name: str, row: LayerSensitivity | None, found: Found, told: str, samples: int) -> str:
+def _because(
+    name: str, row: LayerSensitivity | None, found: SearchResult, told: str, samples: int
+) -> str:
     """In words like: 41.2 dB (40.1 – 42.6) at the output in int8, 64 samples; 5.0 µs half, 3.1 µs
     int8 (measured).
     """

@@ -15,12 +15,12 @@ from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.verdicts import TrialState
 from rtc.compiler.search.parts import Network
 from rtc.compiler.search.trial import Lab
-from rtc.compiler.search.trials_loop import Found, Trial
+from rtc.compiler.search.trials_loop import SearchResult, Trial
 from rtc.passes.quantise.residual_ledger import LedgerRow
 
 
 def search_row(
-    candidate: str, found: Found, evidence: Sensitivity, lab: Lab, seconds: float
+    candidate: str, found: SearchResult, evidence: Sensitivity, lab: Lab, seconds: float
 ) -> SearchRow:
     """The search of one candidate, all but its ledger."""
     times: dict[str, dict[str, float]] = {}
@@ -40,7 +40,7 @@ def search_row(
     )
 
 
-def _trial_row(trial: Trial, found: Found) -> TrialRow:
+def _trial_row(trial: Trial, found: SearchResult) -> TrialRow:
     outcome = trial.outcome
     kept = TrialState.PASSED if trial.passed else TrialState.REFUSED
     where = outcome.latency
@@ -71,13 +71,15 @@ def _loss_row(row: LayerSensitivity, where: Network) -> LossRow:
 
 
 def add_rows(
-    ledger: Sequence[LedgerRow], plan: PrecisionPlan, found: Found, scheme: QuantScheme
+    ledger: Sequence[LedgerRow], plan: PrecisionPlan, found: SearchResult, scheme: QuantScheme
 ) -> tuple[AddRow, ...]:
     """The residual ledger of a plan."""
     return tuple(_add_row(each, plan, found, scheme) for each in ledger)
 
 
-def _add_row(row: LedgerRow, plan: PrecisionPlan, found: Found, scheme: QuantScheme) -> AddRow:
+def _add_row(
+    row: LedgerRow, plan: PrecisionPlan, found: SearchResult, scheme: QuantScheme
+) -> AddRow:
     chosen = plan.residuals[row.add]
     return AddRow(
         add=row.add,
@@ -100,7 +102,7 @@ def _add_row(row: LedgerRow, plan: PrecisionPlan, found: Found, scheme: QuantSch
 
 
 def _add_time(
-    add: str, policy: ResidualPolicy, found: Found, scheme: QuantScheme
+    add: str, policy: ResidualPolicy, found: SearchResult, scheme: QuantScheme
 ) -> Evidence | None:
     """Of the policy where an engine had it; of one with the same kernels where none did."""
     seen = {how: time for (part, how), time in found.times.parts.items() if part == add}

@@ -51,7 +51,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search came to, and whether it ended by itself, before its time was up."""
 
     best: Trial
@@ -150,7 +150,7 @@ class Searcher:
     begun: float = field(default_factory=time.monotonic)
     took_s: float = 0.0  # the longest trial but the first, which starts the processes
 
-    def run(self, rules: Callable[[], Ways]) -> Found:
+    def run(self, rules: Callable[[], Ways]) -> SearchResult:
         """Search until nothing new comes up, or the time is over.
 
         Args:
@@ -168,7 +168,7 @@ class Searcher:
             self._try(*step)
         accuracy = self.goal.objective == "accuracy"
         ended = self._for_accuracy() if accuracy else self._for_latency()
-        return Found(self._best(), tuple(self.trials), self.times, ended)
+        return SearchResult(self._best(), tuple(self.trials), self.times, ended)
 
     def _first(self, rules: Callable[[], Ways]) -> Iterator[tuple[str, Ways]]:
         """Choices that show every part in each precision, and every conversion."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rtc.compiler.building.engines import REQUEST, built_from_files, built_to_files, held
+from rtc.compiler.building.engines import built_from_files, built_to_files, held
 from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.build_json import REQUEST
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
@@ -25,7 +26,8 @@ from rtc.compiler.measure import fidelity, kernels, worker
 from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.kernels import KernelTimes
 from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
-from rtc.compiler.measure.worker import Files, Reply
+from rtc.compiler.measure.worker import Files
+from rtc.compiler.process.sandbox_child import Reply
 
 BUILT, BESIDE = "the engine of a plan", "the float engine"
 """Names of the graph's engine and of the one beside it, in a comparison."""
@@ -162,7 +164,7 @@ class _Workshop:
         build: the file `graph.onnx`, perhaps `probe.npz` → `built_to_files`, without the engine.
         logits: `count` → `logits` of the first samples.
         kernels: `seconds` → `microseconds` of each layer; none without a profiler.
-        Any other is the loaded engine's (`worker.Session`).
+        Any other is the loaded engine's (`worker.LoadedSubject`).
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class _Workshop:
         self._inputs, self._samples = inputs, samples
         self._built: Built | None = None
         self._runner: Runner | None = None
-        self._session: worker.Session | None = None
+        self._session: worker.LoadedSubject | None = None
 
     def ask(self, request: dict[str, Any], files: Files) -> Reply:
         if request["op"] == "build":
@@ -203,7 +205,7 @@ class _Workshop:
             else:
                 known = fidelity.unpacked(files[fidelity.FILE])
                 built, self._runner = held(self._backend, graph, self._request, known)
-            self._session = worker.Session(self._runner, *self._samples)
+            self._session = worker.LoadedSubject(self._runner, *self._samples)
         self._built = built
         return {}, {**built_to_files(built), "engine.bin": b""}
 

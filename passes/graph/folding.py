@@ -13,7 +13,16 @@ from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.operators import is_onnx, op_of
 from rtc.compiler.core.tensors import Shape, known_shapes, types_of
-from rtc.passes.graph.sizes import Element, Sizes, Values, broadcast, known, over, product, size_of
+from rtc.passes.graph.sizes import (
+    Element,
+    KnownValues,
+    Values,
+    broadcast,
+    known,
+    over,
+    product,
+    size_of,
+)
 from rtc.passes.support.onnx_graph import Names, dtype_of, is_constant, is_output
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ class Folding:
 
     def __init__(self, graph: gs.Graph, max_mb: float) -> None:
         self.graph, self.max_mb = graph, max_mb
-        self.names, self.sizes = Names(graph), Sizes()
+        self.names, self.sizes = Names(graph), KnownValues()
         self.folded, self.left = 0, dict[str, str]()
         self._changed: set[int] = set()  # tensors of which more is known than was read
 

@@ -65,7 +65,7 @@ def size_of(dim: Any) -> Element:
     return Size(int(factor or 1), tuple(sorted(names.split("*"))))
 
 
-class Sizes:
+class KnownValues:
     """Values by tensor, found node by node in graph order."""
 
     def __init__(self) -> None:
@@ -214,10 +214,10 @@ def _chosen(condition: Element, a: Element, b: Element) -> Element:
 
 # ---- rules ----
 
-Rule = Callable[["gs.Node", list[Any]], "Values | None"]
+SizeRule = Callable[["gs.Node", list[Any]], "Values | None"]
 
 
-def _elementwise(function: Callable[..., Element]) -> Rule:
+def _elementwise(function: Callable[..., Element]) -> SizeRule:
     count = function.__code__.co_argcount
 
     def rule(_: gs.Node, inputs: list[Any]) -> Values | None:
@@ -314,7 +314,7 @@ def _same(node: gs.Node, inputs: list[Any]) -> Values | None:
     return inputs[0] if kind is not None and kind.kind in "iu" else None
 
 
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, SizeRule] = {
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,

@@ -248,11 +248,11 @@ def _refuse_another(seen: str, expected: str, kind: str) -> None:
 
 def _snr(unit: Unit, layers: Iterable[Layer], ctx: PassContext) -> dict[str, float]:
     """Decibels by layer. `unit`'s nodes bear the names that the layers do."""
-    from rtc.calibration.sensitivity import Probe, layer_snr
+    from rtc.calibration.sensitivity import LayerProbe, layer_snr
 
     scheme = ctx.where().scheme
     probes = [
-        Probe(
+        LayerProbe(
             layer.name,
             layer.axis,
             ctx.statistics[origin(layer.node.inputs[0]).name],

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.limits import Fraction
 from rtc.compiler.core.passes import Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Signature, TorchModel, Unit
 from rtc.passes.support.quiet import quiet
@@ -41,8 +42,6 @@ from rtc.passes.torch.training import (
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.calibration.sensitivity.rules.writing import (
-    Found,
+    Gradients,
     Rule,
     Writer,
     attributes,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _STEP = 1e-2  # of the central difference: its error falls with h², float32's grows with 1/h
 
 
-def _kink(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _kink(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     x, y = node.input[0], node.output[0]
     yield x, to.node("Where", _equal(to, node, x, y), g, to.constant(0))
 
@@ -38,7 +38,7 @@ def _equal(to: Writer, node: onnx.NodeProto, x: str, y: str) -> str:
     return to.once(node, f"is {x}", lambda: to.node("Equal", x, y))
 
 
-def _smooth(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _smooth(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.node("Mul", g, to.once(node, "slope", lambda: _slope(to, node)))
 
 
@@ -51,34 +51,34 @@ def _slope(to: Writer, node: onnx.NodeProto) -> str:
     return to.node("Div", to.node("Sub", ahead, behind), to.constant(2 * _STEP))
 
 
-def _sum(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _sum(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     for name in node.input:
         yield from to.unbroadcast(node, name, lambda: g)
 
 
-def _mean(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _mean(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     return _sum(to, node, to.node("Div", g, to.constant(len(node.input))))
 
 
-def _difference(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _difference(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield from to.unbroadcast(node, node.input[0], lambda: g)
     yield from to.unbroadcast(node, node.input[1], lambda: to.node("Neg", g))
 
 
-def _product(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _product(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     a, b = node.input
     yield from to.unbroadcast(node, a, lambda: to.node("Mul", g, b))
     yield from to.unbroadcast(node, b, lambda: to.node("Mul", g, a))
 
 
-def _quotient(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _quotient(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     (a, b), y = node.input, node.output[0]
     share = to.node("Div", g, b)
     yield from to.unbroadcast(node, a, lambda: share)
     yield from to.unbroadcast(node, b, lambda: to.node("Neg", to.node("Mul", share, y)))
 
 
-def _power(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _power(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     to.refuse_moving(node, [1], "whose exponent is an activation")
     exponent = to.value(node, 1)
     if exponent is None:
@@ -89,37 +89,37 @@ def _power(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield from to.unbroadcast(node, x, lambda: to.node("Mul", g, slope))
 
 
-def _root(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _root(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     twice = to.node("Mul", node.output[0], to.constant(2))
     yield node.input[0], to.node("Div", g, twice)
 
 
-def _reciprocal(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _reciprocal(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     y = node.output[0]
     yield node.input[0], to.node("Neg", to.node("Mul", g, to.node("Mul", y, y)))
 
 
-def _exponential(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _exponential(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.node("Mul", g, node.output[0])
 
 
-def _logarithm(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _logarithm(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.node("Div", g, node.input[0])
 
 
-def _absolute(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _absolute(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.node("Mul", g, to.node("Sign", node.input[0]))
 
 
-def _negative(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _negative(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.node("Neg", g)
 
 
-def _identity(_: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _identity(_: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], g
 
 
-def _extreme(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _extreme(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     zero = to.constant(0)
     for name in dict.fromkeys(node.input):
 
@@ -129,27 +129,27 @@ def _extreme(to: Writer, node: onnx.NodeProto, g: str) -> Found:
         yield from to.unbroadcast(node, name, part)
 
 
-def _where(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _where(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     condition, a, b = node.input
     zero = to.constant(0)
     yield from to.unbroadcast(node, a, lambda: to.node("Where", condition, g, zero))
     yield from to.unbroadcast(node, b, lambda: to.node("Where", condition, zero, g))
 
 
-def _sloped(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _sloped(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     x, slope = node.input
     to.refuse_moving(node, [1], "whose slope is an activation")
     negative = to.once(node, "negative", lambda: to.node("Less", x, to.constant(0)))
     yield x, to.node("Where", negative, to.node("Mul", g, slope), g)
 
 
-def _running_sum(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _running_sum(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     options = dict(attributes(node))
     options["reverse"] = 1 - options.get("reverse", 0)
     yield node.input[0], to.node("CumSum", g, node.input[1], **options)
 
 
-def _triangle(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _triangle(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.node("Trilu", g, *node.input[1:], **attributes(node))
 
 

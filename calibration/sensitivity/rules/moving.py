@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.calibration.sensitivity.rules.writing import (
-    Found,
+    Gradients,
     Rule,
     Writer,
     attributes,
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 _SCATTERS = 16  # the first opset whose ScatterElements adds up
 
 
-def _reshape(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _reshape(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     yield node.input[0], to.like(g, node.input[0])
 
 
-def _transpose(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _transpose(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     default = list(range(to.rank(node, node.input[0])))[::-1]
     perm = attributes(node).get("perm", default)
     yield node.input[0], to.node("Transpose", g, perm=[int(i) for i in np.argsort(perm)])
 
 
-def _concat(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _concat(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     axis = attributes(node)["axis"]
     sizes = to.to.node("Concat", [to.size(node, name, axis) for name in node.input], axis=0)
     parts = to.to.nodes_of("Split", [g, sizes], len(node.input), axis=axis)
     return zip(node.input, parts, strict=True)
 
 
-def _split(to: Writer, node: onnx.NodeProto, _: str) -> Found:
+def _split(to: Writer, node: onnx.NodeProto, _: str) -> Gradients:
     parts = [to.found.get(name) or to.zeros(name) for name in node.output]
     axis = attributes(node).get("axis", 0)
     yield node.input[0], to.to.node("Concat", parts, axis=axis)
 
 
-def _pad(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _pad(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     if attributes(node).get("mode", b"constant") != b"constant":
         yield from _selected(to, node, g)
         return
@@ -58,7 +58,7 @@ def _pad(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield node.input[0], to.node("Pad", g, back, "", *node.input[3:])
 
 
-def _slice(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _slice(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     x = node.input[0]
     starts, ends, axes, steps = (to.value(node, index) for index in range(1, 5))
     whole = len(node.input) < 5 or (steps is not None and (steps == 1).all())
@@ -78,7 +78,7 @@ def _slice(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield x, _placed(to, node, g, stretches)
 
 
-def _gather(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _gather(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     x, index = node.input[0], to.value(node, 1)
     shape, axis = to.shape(node, x), attributes(node).get("axis", 0) % to.rank(node, x)
     one = index is not None and index.size == 1 and index.ndim < 2
@@ -101,7 +101,7 @@ def _placed(to: Writer, node: onnx.NodeProto, g: str, stretches: dict[int, tuple
     return to.node("Pad", g, to.axes(pads)) if any(pads) else g
 
 
-def _selected(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _selected(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     """Scattered to where the node takes a numbering of its input from."""
     import onnx
 
@@ -130,7 +130,7 @@ def scattered(to: Writer, node: onnx.NodeProto, places: str, g: str) -> str:
     return to.like(spread, x)
 
 
-def _replaced(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _replaced(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     """Of a tensor with elements put into it, or added to it: ∂x = ∂y (0 there), ∂u = ∂y there."""
     x, places, updates = node.input
     options = dict(attributes(node))
@@ -144,7 +144,7 @@ def _replaced(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield x, g
 
 
-def _max_pool(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _max_pool(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     if to.opset < _SCATTERS:
         raise no_gradient(node, f"before opset {_SCATTERS}")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rtc.calibration.sensitivity.rules.writing import (
-    Found,
+    Gradients,
     Rule,
     Writer,
     attributes,
@@ -53,7 +53,7 @@ def _spread(to: Writer, node: onnx.NodeProto, tensor: str) -> str:
 def _reduction(slope: Callable[[Writer, onnx.NodeProto, str], str]) -> Rule:
     """The rule of a reduction; `slope` is that of one element, given the result spread."""
 
-    def rule(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+    def rule(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
         factor = to.once(node, "slope", lambda: slope(to, node, _spread(to, node, node.output[0])))
         found = to.node("Mul", _spread(to, node, g), factor)
         yield node.input[0], to.node("Expand", found, to.shape_of(node.input[0]))
@@ -103,13 +103,13 @@ def _softmax_axes(to: Writer, node: onnx.NodeProto) -> list[int]:
     return list(range(attributes(node).get("axis", 1) % rank, rank))
 
 
-def _softmax(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _softmax(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     y = node.output[0]
     mean = to.added(to.node("Mul", g, y), _softmax_axes(to, node))
     yield node.input[0], to.node("Mul", y, to.node("Sub", g, mean))
 
 
-def _log_softmax(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _log_softmax(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     p = to.once(node, "p", lambda: to.node("Exp", node.output[0]))
     total = to.added(g, _softmax_axes(to, node))
     yield node.input[0], to.node("Sub", g, to.node("Mul", p, total))
@@ -143,7 +143,7 @@ def _normalised(to: Writer, node: onnx.NodeProto, part: _Part, h: str) -> str:
     return to.node("Div", left, sigma)
 
 
-def _layer(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _layer(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     to.refuse_moving(node, [1, 2], "whose weights are activations")
     x = node.input[0]
     shape = to.shape(node, x)
@@ -152,7 +152,7 @@ def _layer(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield x, _normalised(to, node, part, to.node("Mul", g, node.input[1]))
 
 
-def _instance(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _instance(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     to.refuse_moving(node, [1, 2], "whose weights are activations")
     x = node.input[0]
     shape = to.shape(node, x)
@@ -162,7 +162,7 @@ def _instance(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield x, _normalised(to, node, _Part(x, axes, math.prod(shape[2:])), h)
 
 
-def _group(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _group(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     """Channels in groups; the weights are of groups before opset 21, then of channels."""
     to.refuse_moving(node, [1, 2], "whose weights are activations")
     x, groups = node.input[0], attributes(node)["num_groups"]
@@ -178,7 +178,7 @@ def _group(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield x, to.like(_normalised(to, node, part, h), x)
 
 
-def _batch(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _batch(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     scale, variance = to.value(node, 1), to.value(node, 4)
     if scale is None or variance is None or attributes(node).get("training_mode", 0):
         raise no_gradient(node, "whose statistics are computed")
@@ -187,7 +187,7 @@ def _batch(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield node.input[0], to.node("Mul", g, to.constant(factor.reshape(shape)))
 
 
-def _length(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _length(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     """Of y = x / ‖x‖₂ along an axis: ∂x = (∂y - y · s(∂y · y)) / ‖x‖₂."""
     if attributes(node).get("p", 2) != 2:
         raise no_gradient(node, "but of the Euclidean length")
@@ -201,7 +201,7 @@ def _length(to: Writer, node: onnx.NodeProto, g: str) -> Found:
 def _global_pool(slope: Callable[[Writer, onnx.NodeProto, str], str]) -> Rule:
     """The rule of a pool over the whole image, whose result keeps its axes."""
 
-    def rule(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+    def rule(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
         factor = to.once(node, "slope", lambda: slope(to, node, node.output[0]))
         found = to.node("Mul", g, factor)
         yield node.input[0], to.node("Expand", found, to.shape_of(node.input[0]))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rtc.calibration.sensitivity.rules.writing import (
-    Found,
+    Gradients,
     Rule,
     Writer,
     attributes,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MATRIX = 2  # axes
 
 
-def _convolution(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _convolution(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     to.refuse_moving(node, [1, 2], "whose weights are activations")
     x, w = node.input[:2]
     options = dict(attributes(node))
@@ -57,7 +57,7 @@ def _pads(
     return small + large if how == b"SAME_UPPER" else large + small
 
 
-def _transposed_convolution(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _transposed_convolution(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     to.refuse_moving(node, [1, 2], "whose weights are activations")
     options = dict(attributes(node))
     if {"auto_pad", "output_shape"} & options.keys():
@@ -67,7 +67,7 @@ def _transposed_convolution(to: Writer, node: onnx.NodeProto, g: str) -> Found:
     yield node.input[0], to.node("Conv", g, node.input[1], **options)
 
 
-def _gemm(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _gemm(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     options = attributes(node)
     scaled = {"alpha": options.get("alpha", 1.0)}
     (a, b), turned = node.input[:2], [options.get(side, 0) for side in ("transA", "transB")]
@@ -96,7 +96,7 @@ def _gemm(to: Writer, node: onnx.NodeProto, g: str) -> Found:
         yield from to.unbroadcast(node, node.input[2], lambda: to.node("Mul", g, beta))
 
 
-def _matmul(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _matmul(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     a, b = node.input
     ranks = to.rank(node, a), to.rank(node, b)
     if min(ranks) < _MATRIX:
@@ -121,7 +121,7 @@ def _unbatched(to: Writer, node: onnx.NodeProto, name: str, g: str) -> str:
     return to.added(to.added(g, range(extra), keep=False), axes)
 
 
-def _einsum(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _einsum(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     equation = attributes(node)["equation"].decode().replace(" ", "")
     given, _, result = equation.partition("->")
     terms = given.split(",")

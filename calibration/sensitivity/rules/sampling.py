@@ -14,7 +14,7 @@ import numpy as np
 
 from rtc.calibration.oracle import evaluate
 from rtc.calibration.sensitivity.rules.writing import (
-    Found,
+    Gradients,
     Rule,
     Writer,
     attributes,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PER_AXIS = ("kernel_shape", "strides", "dilations")
 
 
-def _along_axes(to: Writer, node: onnx.NodeProto, g: str) -> Found:
+def _along_axes(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
     x = node.input[0]
     before, after = to.shape(node, x), to.shape(node, node.output[0])
     rank = len(before)

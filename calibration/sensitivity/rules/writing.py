@@ -16,7 +16,7 @@ from rtc.compiler.core.tensors import Shape
 if TYPE_CHECKING:
     import onnx
 
-Found = Iterable[tuple[str, str]]
+Gradients = Iterable[tuple[str, str]]
 """(input of a node, gradient that reaches it through that node), by tensor name."""
 
 
@@ -113,7 +113,7 @@ class Writer:
         axes = list(axes)
         return self.node("ReduceSum", g, self.axes(axes), keepdims=int(keep)) if axes else g
 
-    def unbroadcast(self, node: onnx.NodeProto, name: str, g: Callable[[], str]) -> Found:
+    def unbroadcast(self, node: onnx.NodeProto, name: str, g: Callable[[], str]) -> Gradients:
         """A gradient (in the shape of the node's output) for an input that was broadcast to it."""
         if name not in self.moving:
             return
@@ -137,7 +137,7 @@ class Writer:
         self.to.ran.append(node.name)
 
 
-Rule = Callable[[Writer, "onnx.NodeProto", str], Found]
+Rule = Callable[[Writer, "onnx.NodeProto", str], Gradients]
 """Given the gradient of a node's first output, those of its inputs."""
 
 

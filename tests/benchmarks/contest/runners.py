@@ -10,21 +10,21 @@ from contest.search import MODEL
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.target import Runner
 from rtc.compiler.core.unit import Signature, TensorSpec, Unit
-from rtc.compiler.measure.worker import SAMPLES, Args, EagerRunner, Files, Session
+from rtc.compiler.measure.worker import SAMPLES, Args, EagerRunner, Files, LoadedSubject
 from rtc.targets.backends.openvino import openvino_quietly
 
 
-def openvino(files: Files, args: Args) -> Session:
+def openvino(files: Files, args: Args) -> LoadedSubject:
     """An OpenVINO IR or ONNX model at batch 1. Args: `threads`, and `precision` where it is set."""
     source = (files[XML], files[BIN]) if XML in files else (files[MODEL], b"")
     runner = OpenVinoRunner(source, threads=args["threads"], precision=args["precision"])
-    return Session(runner, files[SAMPLES], args[SAMPLES])
+    return LoadedSubject(runner, files[SAMPLES], args[SAMPLES])
 
 
-def torch_compiled(files: Files, args: Args) -> Session:
+def torch_compiled(files: Files, args: Args) -> LoadedSubject:
     """`torch.compile` of a PyTorch unit, default mode. Args: `threads`."""
     runner = CompiledRunner(Unit.from_files(files), threads=args["threads"])
-    return Session(runner, files[SAMPLES], args[SAMPLES])
+    return LoadedSubject(runner, files[SAMPLES], args[SAMPLES])
 
 
 class CompiledRunner(EagerRunner):

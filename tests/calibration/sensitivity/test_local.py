@@ -9,7 +9,7 @@ from rtc.calibration.quantise import (
     quantise_weight,
     weight_parameters,
 )
-from rtc.calibration.sensitivity import Probe, layer_snr
+from rtc.calibration.sensitivity import LayerProbe, layer_snr
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import DataError
 from rtc.compiler.core.passes import TensorRange
@@ -23,7 +23,7 @@ FC = parse("g (float[N,6] x) => (float[N,4] y) { [fc] y = MatMul(x, w) }", w=WEI
 def test_it_is_what_numpy_computes(scheme):
     split = random_samples(FC, 100).split
     seen = TensorRange(-3.0, 2.0, -3.0, 2.0, "minmax", 100)
-    found = layer_snr(FC.onnx.proto, [Probe("fc", 1, seen)], scheme, split)
+    found = layer_snr(FC.onnx.proto, [LayerProbe("fc", 1, seen)], scheme, split)
 
     x = split.raw.astype(np.float64)
     act = activation_parameters(seen, scheme.activation)
@@ -40,7 +40,9 @@ def test_it_is_what_numpy_computes(scheme):
 def test_every_layer_of_a_network_in_one_walk():
     unit = residual()
     ctx = context(unit, ONNXRUNTIME)
-    probes = [Probe(name, 0, ctx.statistics[x]) for name, x in (("conv1", "a"), ("conv2", "r1"))]
+    probes = [
+        LayerProbe(name, 0, ctx.statistics[x]) for name, x in (("conv1", "a"), ("conv2", "r1"))
+    ]
     both = layer_snr(unit.onnx.proto, probes, ONNXRUNTIME, ctx.calibration())
     alone = layer_snr(unit.onnx.proto, probes[1:], ONNXRUNTIME, ctx.calibration())
     assert both["conv2"] == pytest.approx(alone["conv2"])
@@ -53,7 +55,7 @@ def test_a_range_ten_times_too_wide_costs_twenty_decibels():
 
     def snr(limit):
         seen = TensorRange(-limit, limit, -limit, limit, "minmax", 200)
-        return layer_snr(unit.onnx.proto, [Probe("fc", 1, seen)], TENSORRT, split)["fc"]
+        return layer_snr(unit.onnx.proto, [LayerProbe("fc", 1, seen)], TENSORRT, split)["fc"]
 
     assert snr(5.0) - snr(50.0) == pytest.approx(20.0, abs=1.0)
 
@@ -61,7 +63,7 @@ def test_a_range_ten_times_too_wide_costs_twenty_decibels():
 def test_silent_layers_stay_finite():
     seen = TensorRange(0.0, 1.0, 0.0, 0.0, "minmax", 4)
     nothing = Split("some", np.zeros((4, 6), np.float32), None, Preprocess())
-    assert layer_snr(FC.onnx.proto, [Probe("fc", 1, seen)], TENSORRT, nothing) == {"fc": 120.0}
+    assert layer_snr(FC.onnx.proto, [LayerProbe("fc", 1, seen)], TENSORRT, nothing) == {"fc": 120.0}
 
 
 def test_a_layer_that_overflows_is_named():
@@ -70,5 +72,7 @@ def test_a_layer_that_overflows_is_named():
     )
     seen = TensorRange(-3.0, 3.0, -3.0, 3.0, "minmax", 100)
     with pytest.raises(DataError) as error:
-        layer_snr(huge.onnx.proto, [Probe("fc", 1, seen)], TENSORRT, random_samples(huge).split)
+        layer_snr(
+            huge.onnx.proto, [LayerProbe("fc", 1, seen)], TENSORRT, random_samples(huge).split
+        )
     assert error.value.where == "layer fc"

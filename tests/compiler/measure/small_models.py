@@ -12,7 +12,7 @@ import numpy as np
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.unit import OnnxModel, Signature, TensorSpec, Unit
-from rtc.compiler.measure.worker import Files, ReferenceRunner, Reply, Session
+from rtc.compiler.measure.worker import Files, LoadedSubject, ReferenceRunner, Reply
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +66,7 @@ def samples(count: int = 100) -> Split:
     return Split("test", raw, (preprocess(raw) @ WEIGHTS).argmax(axis=1), preprocess)
 
 
-class DiesWhenTimed(Session):
+class DiesWhenTimed(LoadedSubject):
     """Infers like any other, and crashes at its second request to be timed."""
 
     calls = 0
@@ -90,8 +90,8 @@ class Forgetful(ReferenceRunner):
         self._outputs = {"logits": np.zeros((len(self._inputs), CLASSES), np.float32)}
 
 
-def forgetful(files: Files, args: Mapping[str, Any]) -> Session:
-    return Session(Forgetful(Unit.from_files(files)), files["samples"], args["samples"])
+def forgetful(files: Files, args: Mapping[str, Any]) -> LoadedSubject:
+    return LoadedSubject(Forgetful(Unit.from_files(files)), files["samples"], args["samples"])
 
 
 class WrongAtEight(ReferenceRunner):
@@ -103,8 +103,8 @@ class WrongAtEight(ReferenceRunner):
         return {"logits": outputs["logits"][:, ::-1].copy()} if wrong else outputs
 
 
-def wrong_at_eight(files: Files, args: Mapping[str, Any]) -> Session:
-    return Session(WrongAtEight(Unit.from_files(files)), files["samples"], args["samples"])
+def wrong_at_eight(files: Files, args: Mapping[str, Any]) -> LoadedSubject:
+    return LoadedSubject(WrongAtEight(Unit.from_files(files)), files["samples"], args["samples"])
 
 
 class Slow(ReferenceRunner):
@@ -115,5 +115,5 @@ class Slow(ReferenceRunner):
         super().enqueue()
 
 
-def slow(files: Files, args: Mapping[str, Any]) -> Session:
-    return Session(Slow(Unit.from_files(files)), files["samples"], args["samples"])
+def slow(files: Files, args: Mapping[str, Any]) -> LoadedSubject:
+    return LoadedSubject(Slow(Unit.from_files(files)), files["samples"], args["samples"])

@@ -3,7 +3,7 @@
 import pytest
 from check_pass import parse
 
-from rtc.passes.graph.sizes import Size, Sizes, known, over, size_of, times
+from rtc.passes.graph.sizes import KnownValues, Size, known, over, size_of, times
 from rtc.passes.support.onnx_graph import read
 
 N, M = Size(1, ("N",)), Size(1, ("M",))
@@ -71,7 +71,7 @@ def value(nodes, shape="N,3,4"):
         {nodes}
     }}""")
     )
-    sizes = Sizes()
+    sizes = KnownValues()
     for node in graph.nodes:
         sizes.visit(node)
     found = sizes.of(graph.outputs[0])
@@ -119,5 +119,5 @@ def test_values(nodes, expected):
 def test_known():
     assert known(None) is False
     graph = read(parse("g (float[2,N] x) => (int64[2] y) { y = Shape(x) }"))
-    sizes = Sizes()
+    sizes = KnownValues()
     assert not known(sizes.visit(graph.nodes[0]))
