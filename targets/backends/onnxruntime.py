@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError, first_line
 from rtc.compiler.core.exact_products import write_out
+from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import (
     Availability,
@@ -34,6 +35,10 @@ from rtc.targets.backends.ort_layers import built_layers
 
 MISCOMPILES = ("Pad_Fusion",)
 """Optimisers that change results before 1.32: `Pad(0) → MaxPool` of negative values."""
+
+_ROUNDS_WEIGHTS = "WeightBiasQuantization"
+"""Makes INT8 of a layer that stands between Q/DQ pairs: of a bias in float, as is wanted, and of
+weights that the graph keeps in float as well (seen with 1.32)."""
 
 _EXACT = {
     # INT8 weights under a float MatMul would get activations quantised that no plan asked for.
@@ -238,10 +243,28 @@ def _load(
             graph,
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(MISCOMPILES),
+            disabled_optimizers=[*MISCOMPILES, *_misled(graph)],
         )
     except Exception as cause:
         raise _refusal("take", cause) from cause
+
+
+def _misled(graph: bytes) -> tuple[str, ...]:
+    """The optimisers that would round weights of this graph which it keeps in float."""
+    model = onnx_graph.parse(graph)
+    dequantised = {
+        output
+        for node in model.graph.node
+        if op_of(node) == "DequantizeLinear"
+        for output in node.output
+    }
+    kept = any(
+        op_of(node) in WEIGHTED
+        and node.input[0] in dequantised
+        and node.input[1] not in dequantised
+        for node in model.graph.node
+    )
+    return (_ROUNDS_WEIGHTS,) if kept else ()
 
 
 def _refusal(what: str, cause: Exception) -> ModelError:

@@ -6,9 +6,12 @@ import onnxruntime as ort
 import pytest
 from check_pass import parse
 
+from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.precision import Precision
+from rtc.compiler.core.target import BuildRequest
 from rtc.targets.backends.onnxruntime import MISCOMPILES, OnnxRuntime
+from rtc.targets.loader import profile
 
 GELU = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -45,11 +48,63 @@ def optimised_by_default(model, inputs):
 
 
 def test_the_disabled_optimiser_is_wrong_before_1_32(padded):
-    # When rtc needs 1.32 or later, take the name out of MISCOMPILES.
+    # When rtc needs 1.32 or later, take its name out of MISCOMPILES.
     inputs = -np.ones((1, 1, 4, 4), np.float32)
     mended = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 32)
     assert optimised_by_default(padded, inputs).max() == (0 if mended else -1)
     assert MISCOMPILES == ("Pad_Fusion",)
+
+
+KEPT_FLOAT = {
+    "Conv": "c = Conv <group = 8, pads = [1, 1, 1, 1]> (xd, w, b)",
+    "ConvTranspose": "c = ConvTranspose <group = 8> (xd, w, b)",
+    "Gemm": "f = Flatten (xd) c = Gemm (f, w, b)",
+    "MatMul": "f = Flatten (xd) m = MatMul (f, w) c = Add (m, b)",
+}
+
+
+@pytest.mark.parametrize("layer", KEPT_FLOAT)
+def test_weights_that_the_graph_keeps_in_float_stay_in_float(layer: str) -> None:
+    """Though Q/DQ pairs stand on both sides of them."""
+    rng = np.random.default_rng(0)
+    shape = (128, 8) if "Flatten" in KEPT_FLOAT[layer] else (8, 1, 3, 3)
+    weights = rng.normal(size=shape).astype(np.float32)
+    model = parse(
+        f"""g (float[N,8,4,4] x) => (float[N,M] y)
+        <float step = {{0.01}}, float wide = {{0.2}}, uint8 zero = {{128}}> {{
+            xq = QuantizeLinear (x, step, zero) xd = DequantizeLinear (xq, step, zero)
+            {KEPT_FLOAT[layer]}
+            cq = QuantizeLinear (c, wide, zero) cd = DequantizeLinear (cq, wide, zero)
+            y = Flatten (cd)
+        }}""",
+        w=weights,
+        b=np.zeros(8, np.float32),
+    ).onnx.proto
+    samples = rng.normal(size=(2, 8, 4, 4)).astype(np.float32)
+    request = BuildRequest(profile("cpu"), (1, 2, 2), threads=1)
+    built = OnnxRuntime().build(model, request)
+    assert Precision.FP32 in {each.precision for each in built.layers}
+    assert Precision.INT8 not in {each.precision for each in built.layers}
+    with OnnxRuntime().load(built.engine, request) as runner, Oracle(model) as oracle:
+        (engine,) = runner.run({"x": samples}).values()
+        np.testing.assert_allclose(engine, oracle.run(samples)["y"], atol=1e-4)
+
+
+def test_a_bias_in_float_leaves_its_layer_in_int8() -> None:
+    model = parse(
+        """g (float[N,8,4,4] x) => (float[N,M] y)
+        <float step = {0.01}, float wide = {0.2}, uint8 zero = {128}, float ws = {0.01},
+        int8 wz = {0}> {
+            xq = QuantizeLinear (x, step, zero) xd = DequantizeLinear (xq, step, zero)
+            wd = DequantizeLinear (w, ws, wz) c = Conv (xd, wd, b)
+            cq = QuantizeLinear (c, wide, zero) cd = DequantizeLinear (cq, wide, zero)
+            y = Flatten (cd)
+        }""",
+        w=np.random.default_rng(0).integers(-60, 60, (8, 8, 3, 3)).astype(np.int8),
+        b=np.ones(8, np.float32),
+    ).onnx.proto
+    built = OnnxRuntime().build(model, BuildRequest(profile("cpu"), (1, 2, 2), threads=1))
+    assert "QLinearConv" in {each.kind for each in built.layers}
 
 
 def test_a_convolution_without_q_on_its_output_is_seen_to_run_in_float(quantised, request_64):
