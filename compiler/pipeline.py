@@ -39,7 +39,7 @@ from rtc.compiler.publish.bundle_content import pack, report_of
 from rtc.compiler.publish.report_content import assemble
 from rtc.compiler.recipe.own_code import code_digest
 from rtc.compiler.recipe.schema import Recipe, load_recipe
-from rtc.compiler.recipe.source_code import referenced_code
+from rtc.compiler.recipe.source_code import code_behind, referenced_code
 from rtc.compiler.select.choice import choose
 from rtc.compiler.select.measuring import appraise
 from rtc.compiler.storage import files as durable
@@ -49,10 +49,8 @@ _LIBRARIES = (
     "numpy",
     "onnx",
     "onnx-graphsurgeon",
-    "onnxruntime",
-    "openvino",
+    "onnxruntime",  # the float model's reference, whatever runtime an engine is for
     "polygraphy",
-    "tensorrt-rtx-cu13",
 )
 _TORCH_LIBRARIES = ("torch", "onnxscript", "nvidia-modelopt", "accelerate")
 
@@ -140,8 +138,8 @@ def compile_each(
     for warning in _without_effect(recipe, [each.name for each in profiles], budget):
         listener.warned(warning)
     _check_threads(recipe, profiles)
+    recipe.admit_code()  # a profile may name a backend that lies beside the recipe
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
-    recipe.admit_code()
     _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
     stages = Stages(store, listener, fresh, owner=str(recipe.path.resolve()))
@@ -191,6 +189,15 @@ def _check_threads(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
             fix="0 takes as many as engines are fastest with",
             id="too-many-threads",
         )
+
+
+def _of(backend: Backend, profile: DeviceProfile) -> dict[str, Any]:
+    """What a bundle's content depends on of a runtime: its version, and code that is not rtc's."""
+    return {
+        "version": backend.available().version,
+        "runs": backend.runnable(profile).ok,
+        "code": code_behind([type(backend)]),
+    }
 
 
 def _check_writable(out: Path) -> None:
@@ -284,7 +291,7 @@ class _Job:
             certificates=(*self.front.certificates, *own),
             stages=self.stages.rows_of(profile.name),
             searches=[row for row in (*searched, *(m.search for m in missing)) if row],
-            provenance={**identity, "software": software()},
+            provenance={**identity, "software": software(backends)},
         )
         manifest, files = pack(
             self.recipe,
@@ -372,7 +379,7 @@ class _Job:
             "model": self.made.digest if self.made else "",
             **self._files(),
             "target": asdict(profile),
-            "backends": {backend.name: backend.runnable(profile).ok for backend in backends},
+            "backends": {backend.name: _of(backend, profile) for backend in backends},
             "versions": versions(_LIBRARIES + (_TORCH_LIBRARIES if torch else ())),
             "machine": hardware() if profile.kind == "cpu" else {},
         }

@@ -1,4 +1,8 @@
-"""Devices and runtimes by name. Nothing heavy is imported until a backend's method needs it."""
+"""Devices and runtimes by name. Nothing heavy is imported until a backend's method needs it.
+
+A package adds a runtime by an entry point in the group `rtc.backends`; a profile may also name a
+backend's class itself, as "module:Class".
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rtc.compiler.core.errors import MachineError, RecipeError
-from rtc.compiler.core.naming import FOLDER_NAME, load_object, nearest
+from rtc.compiler.core.doors import Door
+from rtc.compiler.core.errors import MachineError, RecipeError, first_line
+from rtc.compiler.core.naming import FOLDER_NAME, nearest
 from rtc.compiler.core.target import Availability, Backend, DeviceProfile
 
 if TYPE_CHECKING:
@@ -20,14 +25,17 @@ if TYPE_CHECKING:
 
     from rtc.compiler.documents.strict_yaml import Document
 
-BACKENDS: Mapping[str, str] = MappingProxyType(
+BACKENDS = Door(
+    "rtc.backends",
+    Backend,  # type: ignore[type-abstract]
+    "backend",
     {
         "onnxruntime": "rtc.targets.backends.onnxruntime:OnnxRuntime",
         "openvino": "rtc.targets.backends.openvino:OpenVino",
         "tensorrt_rtx": "rtc.targets.backends.tensorrt_rtx:TensorRTRTX",
-    }
+    },
 )
-"""Runtimes that rtc builds for, by the name that profiles use."""
+"""Runtimes that engines are built for, by the name that profiles use."""
 
 ABSENT: Mapping[str, str] = MappingProxyType(
     {"tensorrt": "rtc has no backend for full TensorRT yet"},
@@ -111,19 +119,33 @@ def parse_profile(content: bytes, where: str) -> DeviceProfile:
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name.
+    """The backend of that name, or of the class "module:Class"; it is called as it was asked for.
 
     Raises:
-        RecipeError: rtc has none of that name.
+        RecipeError: there is none, or what there is does not do what a backend must.
     """
-    if name not in BACKENDS:
+    known = BACKENDS.known()
+    if name in ABSENT and name not in known:
+        raise RecipeError(ABSENT[name], id="unknown-backend")
+    kind = BACKENDS.find(name)
+    for told in ("extra", "engine_file"):
+        if not isinstance(getattr(kind, told, None), str):
+            raise RecipeError(
+                f"the backend {BACKENDS.reference(name)} does not say its {told}",
+                expected=f"a text {told} in the class",
+                id="not-a-backend",
+            )
+    try:
+        made = kind()
+    except TypeError as cause:
         raise RecipeError(
-            ABSENT.get(name, f"there is no backend {name!r}"),
-            fix="" if name in ABSENT else nearest(name, BACKENDS),
-            id="unknown-backend",
-        )
-    found: Backend = load_object(BACKENDS[name], where=f"backend {name}")()
-    return found
+            f"the backend {BACKENDS.reference(name)} cannot be made",
+            seen=first_line(cause),
+            expected="a class that takes no arguments",
+            id="not-a-backend",
+        ) from cause
+    made.name = name  # child processes and readers of a bundle find it by this
+    return made
 
 
 def backends_for(profile: DeviceProfile) -> tuple[Backend, ...]:
@@ -150,9 +172,7 @@ def backends_for(profile: DeviceProfile) -> tuple[Backend, ...]:
 def building(name: str) -> Availability:
     """Whether engines of that runtime can be built here."""
     return (
-        Availability(ok=False, missing=ABSENT[name])
-        if name in ABSENT
-        else backend(name).available()
+        Availability(ok=False, missing=ABSENT[name]) if _absent(name) else backend(name).available()
     )
 
 
@@ -166,8 +186,13 @@ def survey() -> tuple[TargetRow, ...]:
 
 def _runtime(name: str, device: DeviceProfile) -> RuntimeRow:
     builds = building(name)
-    runs = builds if name in ABSENT else backend(name).runnable(device)
+    runs = builds if _absent(name) else backend(name).runnable(device)
     return RuntimeRow(name, builds, runs)
+
+
+def _absent(name: str) -> bool:
+    """Whether a runtime is known and nobody has a backend for it."""
+    return name in ABSENT and name not in BACKENDS.known()
 
 
 def _others() -> str:
@@ -201,11 +226,10 @@ def _checked(document: Document) -> DeviceProfile:
             id="device-name",
         )
     for index, name in enumerate(found.backends):
-        if name not in BACKENDS and name not in ABSENT:
-            raise RecipeError(
-                f"there is no backend {name!r}",
-                where=document.where(("backends", index)),
-                fix=nearest(name, [*BACKENDS, *ABSENT]),
-                id="unknown-backend",
-            )
+        if not _absent(name):
+            try:
+                BACKENDS.reference(name)
+            except RecipeError as error:
+                error.where = error.where or document.where(("backends", index))
+                raise
     return found

@@ -188,8 +188,8 @@ class Runner(Closing):
 class Backend(ABC):
     """One per runtime. Heavy imports happen inside the methods."""
 
-    name: ClassVar[str]
-    extra: ClassVar[str]  # the pip extra that installs it: "openvino"
+    name: str  # what it is found by, as whoever finds it says: "openvino", "my_runtime:Mine"
+    extra: ClassVar[str]  # the extra of rtc's that installs it, "openvino"; "" where none does
     engine_file: ClassVar[str]  # the engine's file name in a bundle: "engine.onnx"
 
     @abstractmethod

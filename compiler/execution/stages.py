@@ -1,7 +1,8 @@
 """A stage: one step of a compile whose result is kept in the store and taken from it next time.
 
 A stage's key holds everything that its result depends on: its inputs' digests, its options, and the
-code of rtc that does its work. What changes by itself (time, paths, process ids) is in no key.
+code that does its work, rtc's and other packages'. What changes by itself (time, paths, process
+ids) is in no key.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rtc.compiler.core.progress import Listener, Nobody, Progress
 from rtc.compiler.core.results import StageRow
 from rtc.compiler.execution.changes import differences, outline
 from rtc.compiler.recipe.own_code import code_of
+from rtc.compiler.recipe.source_code import code_behind
 from rtc.compiler.storage.store import Store
 
 Files = Mapping[str, bytes]
@@ -59,10 +61,11 @@ class Stages:
                 code that it stands on counts, beside that of the module that `work` is in.
         """
         code = code_of([work.__module__, *(type(each).__module__ for each in by)])
-        key = self.store.key({"stage": name, "inputs": inputs, "code": code})
+        others = code_behind(type(each) for each in by)
+        key = self.store.key({"stage": name, "inputs": inputs, "code": [code, others]})
         self.listener.started(name, target)
         given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-        why = self.changed(name, {"rtc": code, **given}, target=target)
+        why = self.changed(name, {"rtc": code, **others, **given}, target=target)
         with self.store.lock(key):
             again = self.fresh and key not in self.made
             kept = None if again else self.store.get(key)

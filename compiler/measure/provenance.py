@@ -8,8 +8,11 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+
+from rtc.compiler.core.target import Backend
 
 DISTRIBUTIONS = (
     "rtc-compiler",
@@ -17,9 +20,7 @@ DISTRIBUTIONS = (
     "onnx",
     "onnx-graphsurgeon",
     "onnxruntime",
-    "openvino",
     "polygraphy",
-    "tensorrt-rtx-cu13",
     "torch",
     "onnxscript",
     "nvidia-modelopt",
@@ -91,13 +92,14 @@ def _instructions() -> str:
     return " ".join(flags + limits)
 
 
-def software() -> dict[str, str]:
-    """Operating system, Python, and the installed version of every library that takes part."""
+def software(runtimes: Sequence[Backend] = ()) -> dict[str, str]:
+    """Operating system, Python, and the version of every library and runtime that takes part."""
     system = {
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
-    return system | {name: v for name in DISTRIBUTIONS if (v := _version(name))}
+    libraries = {name: v for name in DISTRIBUTIONS if (v := _version(name))}
+    return system | libraries | {each.name: each.available().version for each in runtimes}
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +47,12 @@ def referenced_code(value: Any) -> dict[str, str]:
         _follow(name, found)
     _counted.update((n, (m.path, m.mark)) for n, m in found.items() if m.path is not None)
     return {each.label: each.mark for each in found.values() if each.mark}
+
+
+def code_behind(classes: Iterable[type]) -> dict[str, str]:
+    """Digests, as `referenced_code`'s, of what other people's classes stand on; of rtc's: none."""
+    modules = {each.__module__ for each in classes}
+    return referenced_code(sorted(f"{m}:x" for m in modules if not f"{m}.".startswith("rtc.")))
 
 
 def missing_parts(reference: str) -> Iterator[tuple[str, str]]:

@@ -127,7 +127,8 @@ def appraise(
         "measure": recipe.measure.model_dump(mode="json"),
         "seed": recipe.seed,
         "machine": hardware(),
-        "versions": versions(("numpy", "onnxruntime", "openvino", "tensorrt-rtx-cu13", "torch")),
+        "versions": versions(("numpy", "onnxruntime", "torch")),
+        "runtimes": {each.name: each.available().version for each in runtimes},
     }
 
     def work(progress: Progress) -> tuple[Files, str]:

@@ -55,7 +55,7 @@ _KERNEL = "_kernel_time"  # ends the name of a kernel's event in a profile
 
 
 class OnnxRuntime(Backend):
-    name: ClassVar[str] = "onnxruntime"
+    name = "onnxruntime"
     extra: ClassVar[str] = ""  # rtc itself needs it
     engine_file: ClassVar[str] = "engine.onnx"
 

@@ -60,7 +60,7 @@ _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be i
 
 
 class OpenVino(Backend):
-    name: ClassVar[str] = "openvino"
+    name = "openvino"
     extra: ClassVar[str] = "openvino"
     engine_file: ClassVar[str] = "engine.onnx"
 

@@ -30,7 +30,7 @@ _TURING = "7.5"
 
 
 class TensorRTRTX(Backend):
-    name: ClassVar[str] = "tensorrt_rtx"
+    name = "tensorrt_rtx"
     extra: ClassVar[str] = "tensorrt-rtx"
     engine_file: ClassVar[str] = "engine.rtx"
 
