@@ -64,25 +64,33 @@ def culprits(
     from rtc.compiler.execution.stages import Stages
     from rtc.compiler.recipe.schema import load_recipe
 
-    if out is not None and (
-        out.is_dir() or not out.parent.is_dir()
-    ):  # found out before the work, not after it
-        raise MachineError("no file can be written there", where=str(out))
+    if out is not None:
+        _refuse_unwritable(out)  # found out before the work, not after it
     given = load_recipe(recipe)
     held = metric_of(given, metric, at_least=at_least, at_most=at_most)
     with watched(quiet) as listener:
-        stages = Stages(
-            open_store(cache, warn=listener.warned), listener, owner=str(given.path.resolve())
-        )
+        store = open_store(cache, warn=listener.warned)
+        stages = Stages(store, listener, owner=str(given.path.resolve()))
         session = opened(given, stages, target=target, backend=backend, variant=variant)
         split = session.job.context.data.test.head(samples)
         with step_of(listener, "culprits") as progress:
             found = search(session, held, split, progress)
-    written = out if out is not None and found.layers else None
-    if written is not None:
-        written.write_text(found.patch, encoding="utf-8")
+    written = _written(found, out)
     document = {**found.to_dict(), "written": str(written or "")}
     return Answer(document, _drawn(found, written))
+
+
+def _refuse_unwritable(out: Path) -> None:
+    if out.is_dir() or not out.parent.is_dir():
+        raise MachineError("no file can be written there", where=str(out))
+
+
+def _written(found: Culprits, out: Path | None) -> Path | None:
+    """Where the recipe patch was written; there is none where no layer is to blame."""
+    if out is None or not found.layers:
+        return None
+    out.write_text(found.patch, encoding="utf-8")
+    return out
 
 
 def _drawn(found: Culprits, written: Path | None) -> RenderableType:

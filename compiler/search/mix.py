@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from pydantic import TypeAdapter
 
@@ -25,9 +26,10 @@ from rtc.compiler.core.results import SearchRow
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.verdicts import TrialState
 from rtc.compiler.execution.stages import Files, versions
+from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.recipe.plan_file import parse_plan, plan_text
-from rtc.compiler.recipe.schema import Gates, Search
+from rtc.compiler.recipe.schema import Search
 from rtc.compiler.report.figures import plans, significant
 from rtc.compiler.search.evidence import evidence_of, ledger_of
 from rtc.compiler.search.parts import network
@@ -134,8 +136,36 @@ def decide(builder: Builder, options: Search) -> Decided:
         RtcError: as the passes, the evidence and the trial of the float plan.
     """
     begun = time.monotonic()
-    samples = builder.job.context.data.calibration
     seconds = (options.seconds or _SECONDS) / builder.job.sharers
+    ground = _ground(builder, options, seconds)
+    with _lab(builder, options, ground, seconds) as lab:
+        goal = _goal(options, builder.job).within_reach(*lab.of_float())
+        least = _LEAST if options.seconds is None else 1
+        searcher = Searcher(lab, ground.space, goal, seconds, least=least, begun=begun)
+        found = searcher.run(partial(_rules, builder, ground.space))
+    if len(found.trials) == 1 and not found.ended:
+        _warn_of_budget(builder, seconds)
+        plan = builder.writer.plan(Variant.MIX)
+    else:
+        plan = explained(builder, found, ground.evidence)
+    name = f"{builder.backend.name} {Variant.MIX}"
+    row = search_row(name, found, ground.evidence, lab, time.monotonic() - begun)
+    lines = add_rows(ground.ledger, plan, found, builder.writer.target.scheme)
+    return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What is known before the first trial: of layers, of residual Adds, and what to choose."""
+
+    evidence: Sensitivity
+    ledger: tuple[LedgerRow, ...]
+    space: Space
+    float_plan: PrecisionPlan
+
+
+def _ground(builder: Builder, options: Search, seconds: float) -> _Ground:
+    samples = builder.job.context.data.calibration
     evidence = evidence_of(
         builder.writer,
         samples.head(options.evidence),
@@ -150,39 +180,30 @@ def decide(builder: Builder, options: Search) -> Decided:
         within_s=_LEDGER_SHARE * seconds,
     )
     space = space_of(builder, evidence, ledger, (float_plan, int8_plan))
-    goal = _goal(options, builder.job.recipe.gates, builder.job.recipe.batch)
-    anew = {row.add: row.recalibrated for row in ledger}
+    return _Ground(evidence, ledger, space, float_plan)
 
-    def rules() -> Ways:
-        plan = builder.writer.plan(Variant.MIX)
-        return {name: way(plan, name) for name in space.chosen}
 
-    with Lab(
+def _lab(builder: Builder, options: Search, ground: _Ground, seconds: float) -> Lab:
+    return Lab(
         builder,
-        space.network,
-        samples.head(options.samples),
-        float_plan,
-        anew,
-        goal.modes,
+        ground.space.network,
+        builder.job.context.data.calibration.head(options.samples),
+        ground.float_plan,
+        {row.add: row.recalibrated for row in ground.ledger},
+        _goal(options, builder.job).modes,
         _TRIAL_SHARE * seconds,
-    ) as lab:
-        least = _LEAST if options.seconds is None else 1
-        goal = goal.within_reach(*lab.of_float())
-        searcher = Searcher(lab, space, goal, seconds, least=least, begun=begun)
-        found = searcher.run(rules)
-    if len(found.trials) == 1 and not found.ended:
-        _warn_of_budget(builder, seconds)
-        plan = builder.writer.plan(Variant.MIX)
-    else:
-        plan = explained(builder, found, evidence)
-    name = f"{builder.backend.name} {Variant.MIX}"
-    row = search_row(name, found, evidence, lab, time.monotonic() - begun)
-    lines = add_rows(ledger, plan, found, builder.writer.target.scheme)
-    return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
+    )
 
 
-def _goal(options: Search, gates: Gates, batch: int) -> Goal:
+def _rules(builder: Builder, space: Space) -> Ways:
+    """The ways of the plan that is made without a search."""
+    plan = builder.writer.plan(Variant.MIX)
+    return {name: way(plan, name) for name in space.chosen}
+
+
+def _goal(options: Search, job: Job) -> Goal:
     """The most accurate plan is looked for within both gates of time; the fastest needs none."""
+    gates, batch = job.recipe.gates, job.recipe.batch
     asked = [gates.latency_ms] if gates.latency_ms is not None else []
     if gates.fps is not None and options.objective == "accuracy":
         asked.append(1e3 * batch / gates.fps)
