@@ -67,10 +67,11 @@ def views(report: Report, candidate: str = "") -> tuple[LayerView, ...]:
             fix=nearest(name, rows),
             id="unknown-candidate",
         )
+    runtime = _runtime(report, name)
     own_snr = {
         row.name: row.snr_db
         for other in (*rows, name)  # its own figures go last, and count
-        if _runtime(other) == _runtime(name)
+        if _runtime(report, other) == runtime
         for row in rows[other]
         if row.snr_db is not None
     }
@@ -100,12 +101,15 @@ def _layers_of(report: Report) -> dict[str, tuple[LayerRow, ...]]:
 
 def search_of(report: Report, candidate: str = "") -> SearchRow | None:
     """The search on a candidate's runtime (the shipped one's); None where there was none on it."""
-    runtime = _runtime(candidate or report.shipped)
-    return next((row for row in report.searches if _runtime(row.candidate) == runtime), None)
+    runtime = _runtime(report, candidate or report.shipped)
+    on_it = (row for row in report.searches if _runtime(report, row.candidate) == runtime)
+    return next(on_it, None)
 
 
-def _runtime(candidate: str) -> str:
-    return candidate.rpartition(" ")[0]
+def _runtime(report: Report, candidate: str) -> str:
+    """The runtime of a candidate; one that the report has no row of is on a runtime of its own."""
+    rows = {row.name: row.backend for row in report.candidates}
+    return rows.get(candidate, candidate)
 
 
 def arranged(

@@ -121,8 +121,9 @@ def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:
     if not view.losses and not view.times_us:
         return f"{head}\nno search has looked at it on its own"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("it alone in", "own dB", "output dB", "KL, nats", "agreement", "top-1 drop", "µs"):
-        table.add_column(name, justify="left" if name.startswith("it") else "right")
+    table.add_column("it alone in")
+    for name in ("own dB", "output dB", "KL, nats", "agreement", "top-1 drop", "µs"):
+        table.add_column(name, justify="right")
     for how in dict.fromkeys((*view.losses, *view.times_us)):
         loss = view.losses.get(how)
         table.add_row(

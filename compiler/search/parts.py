@@ -165,19 +165,25 @@ def attribute(
 
 
 def _conversions(where: Network, graph: onnx.ModelProto) -> dict[str, tuple[str, str]]:
-    """The carrier and the format that each Q, DQ and Cast of an engine's graph converts to."""
-    makers = {name: node for node in graph.graph.node for name in node.output}
-    found: dict[str, tuple[str, str]] = {}
-    for node in graph.graph.node:
-        if op_of(node) not in CONVERTS:
-            continue
-        source = node.input[0]
-        while source in makers and op_of(makers[source]) in CONVERTS:
-            source = makers[source].input[0]
-        carrier = where.carriers.get(source.removesuffix("/float"))
-        if carrier is not None:
-            found[node.name] = (carrier, _format(node))
-    return found
+    """The carrier and the format that each Q, DQ and Cast of an engine's graph converts to.
+
+    A tensor and all that is converted from it hold one value, and one of them has the name that the
+    float graph knows it by: the last, where an output of the graph is converted.
+    """
+    converting = [node for node in graph.graph.node if op_of(node) in CONVERTS]
+    origins: dict[str, str] = {}  # the tensor that each was converted from in the end
+    for node in converting:
+        origins[node.output[0]] = origins.get(node.input[0], node.input[0])
+    carriers: dict[str, str] = {}
+    for name, origin in origins.items():
+        known = where.carriers.get(origin) or where.carriers.get(name)
+        if known is not None:
+            carriers.setdefault(origin, known)
+    return {
+        node.name: (carriers[origin], _format(node))
+        for node in converting
+        if (origin := origins[node.output[0]]) in carriers
+    }
 
 
 def _format(node: onnx.NodeProto) -> str:

@@ -5,7 +5,7 @@ import pytest
 from nets import ONNXRUNTIME, TENSORRT, planned, residual
 
 from rtc.compiler.core.precision import Variant
-from rtc.compiler.core.target import BuildRequest
+from rtc.compiler.core.target import BuildRequest, BuiltLayer
 from rtc.compiler.search.parts import Shares, attribute, network
 from rtc.passes.quantise.cast_precision import CastPrecision
 from rtc.passes.quantise.insert_qdq import InsertQdq
@@ -43,6 +43,17 @@ def test_every_kernel_of_an_engine_is_the_time_of_something(target, runtime, sch
     assert found.other <= 2  # a transposition, a kernel without a name
     assert all(found.parts[name] >= 1 for name in ("stem", "conv1", "conv3", "fc"))
     assert found.conversions["x"]["int8"] >= 1  # the image is quantised by a kernel of its own
+
+
+def test_what_an_output_is_converted_to_under_its_own_name_is_the_outputs():
+    ctx = planned(UNIT, TENSORRT, Variant.HALF)
+    unit = CastPrecision().apply(UNIT, ctx).unit
+    graph = onnx.load_model_from_string(unit.onnx.proto)
+    (name,) = (value.name for value in graph.graph.output)
+    (last,) = (node for node in graph.graph.node if node.output[0] == name)
+    assert last.op_type == "Cast"
+    found = attribute(network(UNIT), graph, [BuiltLayer("cast", "Cast", (last.name,), None)], [1.0])
+    assert found.conversions == {network(UNIT).carriers[name]: {"fp32": 1.0}}
 
 
 def test_nothing_is_said_of_a_part_whose_kernels_have_no_time():
