@@ -12,7 +12,6 @@ from rtc.compiler.core.intervals import wilson
 from rtc.compiler.core.results import (
     AccuracyRow,
     CertificateRow,
-    Curve,
     OtherPlan,
     Report,
     SearchRow,
@@ -21,11 +20,13 @@ from rtc.compiler.core.results import (
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.frontend.float_model import Front
+from rtc.compiler.publish.trained import Training, training_of
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.report.facts import speedup
 from rtc.compiler.select import gates
 from rtc.compiler.select.choice import Selection, find
 from rtc.compiler.select.measuring import Appraised
+from rtc.passes.torch.training import Score
 
 _FEW = 0.05  # of classes that may change unseen
 _NAMED = 4  # layers in a sentence
@@ -47,7 +48,7 @@ def assemble(
 ) -> Report:
     """Everything that the bundle of `choice` says of itself."""
     shipped, searches = choice.candidate, tuple(searches)
-    passed = choice.passed
+    passed, trainings = choice.passed, [training_of(*each) for each in front.details]
     return Report(
         recipe=recipe.name,
         version=version,
@@ -60,7 +61,7 @@ def assemble(
         device=_device(profile, shipped),
         gates=choice.gates,
         accuracy=(
-            *_trained(front),
+            *_trained(trainings),
             *([appraised.incoming] if appraised.incoming else []),
             appraised.float_model,
             choice.appraisal.accuracy,
@@ -70,8 +71,8 @@ def assemble(
         layers=shipped.layers,
         certificates=tuple(certificates),
         stages=tuple(stages),
-        curves=_curves(front),
-        notes=_notes(choice, appraised, front, searches),
+        curves=tuple(curve for each in trainings for curve in each.curves),
+        notes=_notes(choice, appraised, trainings, searches),
         doubts=_doubts(choice, appraised, front),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
@@ -115,32 +116,19 @@ def _device(profile: DeviceProfile, shipped: Candidate) -> dict[str, str]:
     }
 
 
-def _curves(front: Front) -> tuple[Curve, ...]:
-    return tuple(
-        Curve(
-            subject=curve["subject"],
-            stage=stage,
-            accuracy=tuple(curve["accuracy"]),
-            loss=tuple(curve["loss"]),
-            seconds=curve["seconds"],
-        )
-        for stage, details in front.details
-        for curve in details.get("curves", ())
-    )
-
-
 def _notes(
-    choice: Selection, appraised: Appraised, front: Front, searches: Sequence[SearchRow]
+    choice: Selection,
+    appraised: Appraised,
+    trainings: Sequence[Training],
+    searches: Sequence[SearchRow],
 ) -> tuple[str, ...]:
     """What a reader should know besides the doubts: what went wrong, then how steady it was."""
     failed = [row for row in choice.rows if row.state is CandidateState.FAILED]
     notes = [f"{row.name} failed: {row.reason}" for row in failed]
     notes += _cut_short(searches)
-    notes += _since_training(choice, front)
+    notes += _since_training(choice, trainings)
     notes += appraised.notes
-    notes += [
-        f"{stage}: {details['because']}" for stage, details in front.details if "because" in details
-    ]
+    notes += [f"{each.stage}: {each.because}" for each in trainings if each.because]
     return tuple(notes)
 
 
@@ -252,39 +240,36 @@ def _since_it_came_in(appraised: Appraised) -> list[str]:
     return [note]
 
 
-def _since_training(choice: Selection, front: Front) -> list[str]:
+def _since_training(choice: Selection, trainings: Sequence[Training]) -> list[str]:
     """Gates compare with the float ONNX model; this tells of what came before it."""
-    trained = next((d["test"] for _, d in front.details if "test" in d), None)
+    trained = next((each.test for each in trainings if each.test is not None), None)
     shipped = choice.appraisal.accuracy.top1
     if trained is None or not isinstance(shipped, Measured):
         return []
-    drop = (shipped.value - trained["top1"]) * 100
+    drop = (shipped.value - trained.top1) * 100
     note = (
         f"From the trained model to this engine, every pass included, top-1 goes from"
-        f" {trained['top1'] * 100:.2f} % to {shipped.value * 100:.2f} % ({drop:+.2f} pt)."
+        f" {trained.top1 * 100:.2f} % to {shipped.value * 100:.2f} % ({drop:+.2f} pt)."
     )
     return [note]
 
 
-def _trained(front: Front) -> tuple[AccuracyRow, ...]:
+def _trained(trainings: Iterable[Training]) -> tuple[AccuracyRow, ...]:
     """Teacher, student and control of each distillation, on the test set."""
     return tuple(
-        _trained_row(who, details[who]["test"])
-        for stage, details in front.details
-        if stage == "distill"
-        for who in ("teacher", "student", "control")
+        _trained_row(who, score) for each in trainings for who, score in each.contestants.items()
     )
 
 
-def _trained_row(who: str, score: Mapping[str, Any]) -> AccuracyRow:
-    samples = score["samples"]
-    share = wilson(round(score["top1"] * samples), samples)
+def _trained_row(who: str, score: Score) -> AccuracyRow:
+    samples = score.samples
+    share = wilson(round(score.top1 * samples), samples)
     where = "PyTorch eager"
     return AccuracyRow(
         subject=who,
         top1=Measured(share.value, "fraction", where, samples, share.low, share.high),
         top5=None,
-        loss=Measured(score["loss"], "nats", where, samples),
+        loss=Measured(score.loss, "nats", where, samples),
         agreement=None,
         runs_on=where,
     )
