@@ -13,6 +13,9 @@ from rtc.compiler.core.errors import MachineError
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Signature
 
+HalfType = Literal["fp16", "bf16"]
+ActivationType = Literal["uint8", "int8", "by-sign"]
+
 
 @dataclass(frozen=True)
 class QuantScheme:
@@ -39,11 +42,11 @@ class QuantScheme:
             zero point 128: the same values, in a type that the runtime computes rightly.
     """
 
-    activation: str
+    activation: ActivationType
     per_channel: bool = True
-    half: str | None = None
+    half: HalfType | None = None
     half_in_graph: bool = True
-    bias: str = "float"
+    bias: Literal["int32", "float"] = "float"
     quantise_outputs: bool = False
     weight_scales: Literal["minmax", "mse"] = "minmax"
     int8_ops: tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -187,13 +187,16 @@ class Calibration(Section):
     """A folder of images or of .npy and .npz files; preprocessed as the data's own samples."""
 
 
+Objective = Literal["latency", "accuracy"]
+
+
 class Search(Section):
     """How long, and for what, plans are searched for the mix."""
 
     seconds: Annotated[float, Field(ge=1, le=MOST_SECONDS)] | None = None
     """Time to search in, in seconds, for the runtimes of a target to share; `--budget` beats it.
     Where none is given, a minute, or as long as the first three plans of each take."""
-    objective: Literal["latency", "accuracy"] = "latency"
+    objective: Objective = "latency"
     """What is best: the fastest within the gates, or the most accurate within gates.latency_ms."""
     samples: Annotated[int, Field(ge=1)] = 512
     """Calibration samples that plans are tried on, at most."""

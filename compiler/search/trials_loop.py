@@ -23,7 +23,7 @@ from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.core.verdicts import LatencyMode
-from rtc.compiler.recipe.schema import Gates
+from rtc.compiler.recipe.schema import Gates, Objective
 from rtc.compiler.search.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.search.parts import Shares
 from rtc.compiler.search.programme import Space, Times, Ways
@@ -70,7 +70,7 @@ class Goal:
         latency_ms: of a batch, end to end, as the gates have it; None where they do not.
     """
 
-    objective: str
+    objective: Objective
     gates: Gates
     latency_ms: float | None = None
 

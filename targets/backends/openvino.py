@@ -27,6 +27,7 @@ from rtc.compiler.core.target import (
     Built,
     BuiltLayer,
     DeviceProfile,
+    HalfType,
     QuantScheme,
     Runner,
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _HINTS = {"": "f32", "bf16": "bf16", "fp16": "f16"}
-_HALVES = {"bf16": "bf16", "f16": "fp16"}
+_HALVES: dict[str, HalfType] = {"bf16": "bf16", "f16": "fp16"}
 _FIXED, _ANY, _FILLED = "fixed shape", "any shape", "filled up"
 """Forms of a batch: a model compiled for it, one for all batches, or a larger batch's samples."""
 _LISTED = 3  # layers that an error names
@@ -341,7 +342,7 @@ def _core() -> Any:
     return openvino_quietly().Core()
 
 
-def _native_half() -> str | None:
+def _native_half() -> HalfType | None:
     """The half type that OpenVINO itself chooses on this CPU: it does so where that is native."""
     hint = _core().get_property("CPU", "INFERENCE_PRECISION_HINT")
     return _HALVES.get(hint.get_type_name())
