@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Preprocess, Split, filled
 from rtc.compiler.core.errors import DataError, MachineError
+from rtc.compiler.core.naming import REFERENCE
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.target import Backend, BuildRequest, DeviceProfile
 from rtc.compiler.core.unit import TensorSpec
@@ -119,13 +121,15 @@ def admit(verified: bundles.Verified) -> tuple[Backend, BuildRequest]:
 
     Raises:
         MachineError: its runtime or device is not here ("not-runnable"), or is another than the
-            engine is bound to ("wrong-device").
+            engine is bound to ("wrong-device"); its runtime is a class of a module that the caller
+            has not imported ("not-imported").
         IntegrityError: the bundle does not tell the device that it was compiled for.
     """
     from rtc.targets import loader
 
     entry = verified.manifest.engine
     profile = loader.parse_profile(_profile(verified), str(verified.path / bundles.PROFILE))
+    _refuse_to_import(entry.backend, str(verified.path))
     backend = loader.backend(entry.backend)
     runnable = backend.runnable(profile)
     if not runnable.ok:
@@ -139,6 +143,19 @@ def admit(verified: bundles.Verified) -> tuple[Backend, BuildRequest]:
     _check_binding(entry.binding, backend.meets(profile), str(verified.path))
     held = {int(batch): form for batch, form in entry.forms.items()}
     return backend, BuildRequest(profile, entry.batches, entry.threads, held)
+
+
+def _refuse_to_import(backend: str, where: str) -> None:
+    """A bundle is data: no module is imported because a bundle names it."""
+    module = backend.partition(":")[0]
+    if REFERENCE.match(backend) and module not in sys.modules:
+        raise MachineError(
+            f"this engine's runtime is {backend}, which nobody has imported",
+            where=where,
+            fix=f"if you trust it: import {module} before the bundle is loaded, or let its package"
+            " register the runtime as an entry point of rtc.backends",
+            id="not-imported",
+        )
 
 
 def probe_of(

@@ -14,7 +14,7 @@ from check_pass import parse
 
 import rtc.compiler
 from rtc.compiler import pipeline
-from rtc.compiler.core.errors import RecipeError
+from rtc.compiler.core.errors import MachineError, RecipeError
 from rtc.compiler.recipe.source_code import code_behind
 from rtc.compiler.storage.store import Store
 from rtc.targets import loader
@@ -71,6 +71,20 @@ def test_a_recipe_compiles_with_another_packages_runtime(name, package, tmp_path
     with rtc.compiler.load(made.bundle) as engine:
         assert engine.runtime == "plain 1.2.3"
         np.testing.assert_array_equal(engine(x), np.zeros((1, 3), np.float32))
+
+
+def test_no_module_is_imported_because_a_bundle_names_it(package, tmp_path):
+    path = written(tmp_path, board("example_runtime:Plain"))
+    (made,) = pipeline.compile(path, out=tmp_path / "build", store=Store(tmp_path / "store"))
+    module = sys.modules.pop("example_runtime")
+    try:
+        with pytest.raises(MachineError, match="which nobody has imported") as error:
+            rtc.compiler.load(made.bundle)
+        assert error.value.id == "not-imported"
+        assert "example_runtime" not in sys.modules
+    finally:
+        sys.modules["example_runtime"] = module
+    rtc.compiler.load(made.bundle).close()
 
 
 def test_a_bundle_is_another_ones_where_the_runtimes_code_is_another(monkeypatch, tmp_path):
