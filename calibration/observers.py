@@ -1,14 +1,16 @@
 """Observers: the range of a tensor, from values that stream past once. Memory is fixed.
 
-`OBSERVERS` maps a kind's name to its class; a kind may carry a number ("percentile:99.9"). Another
-kind is another class in that table.
+A kind is a name, which may carry a number ("percentile:99.9"), or a class, "module:Class". Another
+kind is another class made from `Observer`: a package names its own by an entry point in the group
+`rtc.observers`.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,9 @@ import numpy as np
 from rtc.calibration import clipping
 from rtc.calibration.histogram import Histogram, chunks
 from rtc.compiler.core.arrays import Array
-from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.doors import Door
+from rtc.compiler.core.errors import RecipeError, RtcError, first_line
+from rtc.compiler.core.naming import REFERENCE
 from rtc.compiler.core.passes import TensorRange
 
 Range = tuple[float, float]
@@ -48,7 +51,8 @@ class Observer(ABC):
             if not math.isfinite(low) or not math.isfinite(high):
                 return False
             self.low, self.high = min(self.low, low), max(self.high, high)
-            self._take(chunk, low, high)
+            with _told(self):
+                self.take(chunk, low, high)
         self.samples += len(values)
         return True
 
@@ -56,8 +60,18 @@ class Observer(ABC):
         """The range; it holds zero and is not empty, so that its scale is positive."""
         if self.seen == (0.0, 0.0):
             return TensorRange(0.0, 1.0, 0.0, 0.0, kind, self.samples)  # any scale represents zero
-        (low, high), limit, by = self._choose()
+        with _told(self):
+            (low, high), limit, by = self.choose()
+        if not -math.inf < low <= high < math.inf:
+            raise RecipeError(
+                f"the observer {kind} chose no range",
+                seen=f"{low} to {high}",
+                expected="two finite numbers, the lower one first",
+                id="no-range",
+            )
         low, high = min(low, 0.0), max(high, 0.0)
+        if low == high:
+            (low, high), limit = self.seen, None
         kind = f"{kind}: {by}" if by else kind
         return TensorRange(low, high, self.low, self.high, kind, self.samples, limit)
 
@@ -66,22 +80,57 @@ class Observer(ABC):
         """The extremes, widened so that they hold zero."""
         return min(self.low, 0.0), max(self.high, 0.0)
 
-    @abstractmethod
-    def _take(self, values: Array, low: float, high: float) -> None:
-        """Take in what the extremes of a piece of a batch (flat) do not tell."""
+    @classmethod
+    def with_number(cls, number: float) -> Observer:  # noqa: ARG003 - others take one
+        """One of a kind that carries a number: "percentile:99.9".
+
+        Raises:
+            ValueError: it takes none, or another; what is expected.
+        """
+        raise ValueError("the observer's name alone: it takes no number")
 
     @abstractmethod
-    def _choose(self) -> Choice:
-        """The range to quantise."""
+    def take(self, values: Array, low: float, high: float) -> None:
+        """Take in what the extremes of a piece of a batch do not tell.
+
+        Args:
+            values: the piece, flat and finite; it is gone after this call.
+            low: its least value.
+            high: its greatest.
+        """
+
+    @abstractmethod
+    def choose(self) -> Choice:
+        """The range to quantise, two finite numbers; asked for when every batch was taken in."""
+
+
+@contextmanager
+def _told(observer: Observer) -> Iterator[None]:
+    """What goes wrong in another package's observer is told as a fault of its code."""
+    try:
+        yield
+    except RtcError:
+        raise
+    except Exception as cause:
+        kind = type(observer)
+        if kind.__module__ == __name__:
+            raise
+        raise RecipeError(
+            "this observer failed",
+            where=f"{kind.__module__}:{kind.__name__}",
+            seen=f"{type(cause).__name__}: {first_line(cause)}",
+            fix="mend it",
+            id="user-code",
+        ) from cause
 
 
 class MinMax(Observer):
     """From the least to the greatest value."""
 
-    def _take(self, values: Array, low: float, high: float) -> None:
+    def take(self, values: Array, low: float, high: float) -> None:
         """The extremes say it all."""
 
-    def _choose(self) -> Choice:
+    def choose(self) -> Choice:
         return Choice(self.seen)
 
 
@@ -104,10 +153,10 @@ class MovingAverage(Observer):
             self._highs += float(each.max(axis=1).sum(dtype=np.float64))
         return fine
 
-    def _take(self, values: Array, low: float, high: float) -> None:
+    def take(self, values: Array, low: float, high: float) -> None:
         """Pieces are not samples: `update` takes those in."""
 
-    def _choose(self) -> Choice:
+    def choose(self) -> Choice:
         low, high = min(self._lows / self.samples, 0.0), max(self._highs / self.samples, 0.0)
         return Choice((low, high) if low < high else self.seen)
 
@@ -130,6 +179,12 @@ class Percentile(Observer):
         self._count = 0
         self._inner: Range = (0.0, 0.0)
 
+    @classmethod
+    def with_number(cls, number: float) -> Percentile:
+        if not 50.0 < number <= 100.0:
+            raise ValueError("percentile:P with 50 < P <= 100")
+        return cls(number)
+
     def update(self, values: Array) -> bool:
         if self._count == 0:
             self._inner = self._glance(values)
@@ -142,14 +197,14 @@ class Percentile(Observer):
         first, last = np.quantile(some, [room, 1 - room], method="nearest")
         return float(first), float(last)
 
-    def _take(self, values: Array, low: float, high: float) -> None:
+    def take(self, values: Array, low: float, high: float) -> None:
         outside = values > self._inner[1]
         if low < self._inner[0]:
             outside |= values < self._inner[0]
         # An index of the few takes a fifth of the time of a mask.
         self._histogram.add(values[outside.nonzero()], low, high)
 
-    def _choose(self) -> Choice:
+    def choose(self) -> Choice:
         low, high = self._histogram.quantile_range(int(self._tail * self._count))
         low, high = min(low, self._inner[0]), max(high, self._inner[1])
         return Choice((max(low, self.low), min(high, self.high)))
@@ -162,21 +217,21 @@ class _Searching(Observer):
         super().__init__()
         self._histogram = Histogram()
 
-    def _take(self, values: Array, low: float, high: float) -> None:
+    def take(self, values: Array, low: float, high: float) -> None:
         self._histogram.add(values, low, high)
 
 
 class Entropy(_Searching):
     """The range that keeps the most information (`clipping.divergence`; NVIDIA's method)."""
 
-    def _choose(self) -> Choice:
+    def choose(self) -> Choice:
         return Choice(*clipping.least_divergence(self._histogram, self.seen))
 
 
 class MeanSquaredError(_Searching):
     """The range of the least expected squared error."""
 
-    def _choose(self) -> Choice:
+    def choose(self) -> Choice:
         return Choice(*clipping.least_squares(self._histogram, self.seen))
 
 
@@ -189,7 +244,7 @@ class Auto(_Searching):
 
     TOLERANCE = 1.01
 
-    def _choose(self) -> Choice:
+    def choose(self) -> Choice:
         peak = max(-self.seen[0], self.seen[1])
         tail = int(1e-4 * self._histogram.counts.sum())
         low, high = self._histogram.quantile_range(tail)
@@ -220,42 +275,49 @@ class Auto(_Searching):
 
 _TINY = float(np.finfo(np.float64).tiny)
 
-OBSERVERS: Mapping[str, type[Observer]] = {
-    "minmax": MinMax,
-    "moving-average": MovingAverage,
-    "percentile": Percentile,
-    "entropy": Entropy,
-    "mse": MeanSquaredError,
-    "auto": Auto,
-}
+OBSERVERS = Door(
+    "rtc.observers",
+    Observer,  # type: ignore[type-abstract]
+    "observer",
+    {
+        "minmax": "rtc.calibration.observers:MinMax",
+        "moving-average": "rtc.calibration.observers:MovingAverage",
+        "percentile": "rtc.calibration.observers:Percentile",
+        "entropy": "rtc.calibration.observers:Entropy",
+        "mse": "rtc.calibration.observers:MeanSquaredError",
+        "auto": "rtc.calibration.observers:Auto",
+    },
+)
 
 
-def make_observer(kind: str) -> Observer:
-    """A new observer of a kind: "minmax", "percentile", "percentile:99.9".
+def is_reference(kind: str) -> bool:
+    """Whether a kind is a class, "module:Class", and not a name with a number."""
+    return bool(REFERENCE.match(kind)) and kind.partition(":")[0] not in OBSERVERS.known()
+
+
+def make_observer(kind: str, where: str = "precision.observer") -> Observer:
+    """A new observer of a kind: "minmax", "percentile:99.9", "module:Class".
 
     Raises:
-        RecipeError: no such kind, or a number that it does not take.
+        RecipeError: no such kind, a number that it does not take, or a class that is no observer.
     """
-    name, _, number = kind.partition(":")
-    if name not in OBSERVERS:
-        raise RecipeError(
-            f"no observer is called {name!r}",
-            where="precision.observer",
-            fix=nearest(name, OBSERVERS),
-            id="no-observer",
-        )
-    if not number:
-        return OBSERVERS[name]()
+    name, _, number = (kind, "", "") if is_reference(kind) else kind.partition(":")
+    found = OBSERVERS.find(name, where)
     try:
-        percent = float(number)
-    except ValueError:
-        percent = math.nan
-    if name != "percentile" or not 50.0 < percent <= 100.0:
+        return found.with_number(float(number)) if number else found()
+    except ValueError as cause:
         raise RecipeError(
             "not an observer's number",
-            where="precision.observer",
+            where=where,
             seen=repr(kind),
-            expected="percentile:P with 50 < P <= 100",
-            id="no-observer",
-        )
-    return Percentile(percent)
+            expected=first_line(cause),
+            id="unknown-observer",
+        ) from cause
+    except TypeError as cause:
+        raise RecipeError(
+            f"the observer {OBSERVERS.reference(name)} cannot be made",
+            where=where,
+            seen=first_line(cause),
+            expected="a class that takes no arguments",
+            id="not-an-observer",
+        ) from cause

@@ -140,6 +140,7 @@ def compile_each(
     _check_threads(recipe, profiles)
     recipe.admit_code()  # a profile may name a backend that lies beside the recipe
     destinations = [(profile, loader.backends_for(profile)) for profile in profiles]
+    recipe.observer_classes()  # they are used late, and a wrong one is told early
     _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
     stages = Stages(store, listener, fresh, owner=str(recipe.path.resolve()))
@@ -361,13 +362,15 @@ class _Job:
     def _files(self) -> dict[str, Any]:
         """The part of a bundle's identity that is read from files."""
         plan, calibration = self.recipe.plan(), self.recipe.calibration
+        code = referenced_code(self.recipe.identity())
+        code |= code_behind(self.recipe.observer_classes())
         return {
             "files": source_files(self.recipe),
             "calibration": folder_digest(self.recipe.resolve(calibration.path))
             if calibration
             else "",
             "plan": plan.to_dict() if plan else None,
-            "code": {"rtc": code_digest(), **referenced_code(self.recipe.identity())},
+            "code": {"rtc": code_digest(), **code},
         }
 
     def _identity(self, profile: DeviceProfile, backends: Sequence[Backend]) -> dict[str, Any]:

@@ -284,6 +284,7 @@ def observing(recipe: Recipe) -> AssignPrecision:
 
 def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Statistics:
     from rtc.calibration.collect import collect
+    from rtc.calibration.observers import make_observer
 
     wanted = observing(recipe).needs(model)
     inputs = {
@@ -300,5 +301,6 @@ def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Stati
         found = f"{len(ranges)} tensors over {count} samples"
         return {"ranges.json": canonical(content)}, found
 
-    ranges = json.loads(stages.run("observe", inputs, work)["ranges.json"])
+    by = [make_observer(kind) for kind in sorted({each.kind for each in wanted})]
+    ranges = json.loads(stages.run("observe", inputs, work, by=by)["ranges.json"])
     return {name: TensorRange(**fields) for name, fields in ranges.items()}

@@ -30,6 +30,7 @@ def faults(recipe: Recipe) -> list[RtcError]:
     """Everything that is wrong with a recipe whose text was read, as far as headers tell."""
     recipe.admit_code()
     found = list(_references(recipe))
+    found += _caught(recipe.observer_classes, RtcError)
     found += _caught(lambda: _weights(recipe), RtcError)
     model: list[Unit] = []
     if recipe.source.onnx is not None and recipe.resolve(recipe.source.onnx).is_file():

@@ -64,13 +64,17 @@ def _sane(preprocess: Preprocess) -> Preprocess:
 
 
 def _observer(kind: str) -> str:
-    from rtc.calibration.observers import make_observer
+    from rtc.calibration.observers import is_reference, make_observer
 
+    if is_reference(kind):  # it may lie beside the recipe, which is not looked into yet
+        return kind
     try:
         make_observer(kind)
     except RecipeError as error:
         # Only a ValueError reaches the validator's list of errors, which knows the place.
-        raise ValueError(f"cannot be {kind!r}: {error.what}; {error.fix}") from error
+        raise ValueError(
+            f"cannot be {kind!r}: {error.what}; {error.fix or error.expected}"
+        ) from error
     return kind
 
 
@@ -214,7 +218,7 @@ class PrecisionOptions(Section):
     )
     """Variants to build and compare; the fastest that passes ships."""
     observer: ObserverName = "mse"
-    """How a tensor's range is taken from the calibration samples."""
+    """How a tensor's range is taken from the calibration samples: a name, or "module:Class"."""
     observers: dict[str, ObserverName] = {}
     """Other observers for what layers read, by layer name or glob: {conv1: entropy, "fc*": mse}."""
     weights: Literal["minmax", "mse"] = "minmax"
@@ -334,6 +338,18 @@ class Recipe(_Head):
         changed = search.model_copy(update={"seconds": seconds})
         precision = self.precision.model_copy(update={"search": changed})
         return self.model_copy(update={"precision": precision})
+
+    def observer_classes(self) -> list[type]:
+        """The classes of every observer that the recipe names, once its code is admitted.
+
+        Raises:
+            RecipeError: one that is not there, or is no observer; its place in the recipe.
+        """
+        from rtc.calibration.observers import make_observer
+
+        by_layer = {f".observers.{name}": kind for name, kind in self.precision.observers.items()}
+        named = {".observer": self.precision.observer, **by_layer}
+        return [type(make_observer(kind, f"precision{at}")) for at, kind in named.items()]
 
     def plan(self) -> PrecisionPlan | None:
         """The plan that the recipe names.

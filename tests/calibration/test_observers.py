@@ -34,7 +34,7 @@ def test_minmax_sees_the_extremes_of_all_batches():
     assert (seen.seen_low, seen.seen_high, seen.kind) == (-3.0, 2.0, "minmax")
 
 
-@pytest.mark.parametrize("kind", sorted(OBSERVERS))
+@pytest.mark.parametrize("kind", sorted(OBSERVERS.own))
 def test_a_range_holds_zero_and_is_never_empty(kind):
     above = observe(kind, [[2.0, 3.0]])
     assert above.low == 0.0
@@ -200,7 +200,7 @@ def test_auto_takes_the_simplest_of_the_least_error(values, kind):
         assert actual_error(values, seen, scheme) <= 1.03 * least
 
 
-@pytest.mark.parametrize("kind", sorted(OBSERVERS))
+@pytest.mark.parametrize("kind", sorted(OBSERVERS.own))
 def test_memory_does_not_grow(kind):
     observer = make_observer(kind)
     random = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_memory_does_not_grow(kind):
     assert max(sizes[1:]) < sizes[0] + 1000
 
 
-@pytest.mark.parametrize("kind", sorted(OBSERVERS))
+@pytest.mark.parametrize("kind", sorted(OBSERVERS.own))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_batch_that_is_not_finite_is_refused(kind, value, small_pieces):
     bad = np.ones((2, 3 * small_pieces), np.float32)
@@ -222,7 +222,7 @@ def test_a_batch_that_is_not_finite_is_refused(kind, value, small_pieces):
     assert not observer.update(bad)
 
 
-@pytest.mark.parametrize("kind", sorted(OBSERVERS))
+@pytest.mark.parametrize("kind", sorted(OBSERVERS.own))
 def test_a_batch_in_pieces_is_one_batch(kind, monkeypatch):
     random = np.random.default_rng(2)
     batches = (random.standard_normal((3, 8, 4001)) * [[[1]], [[3]], [[2]]]).astype(np.float32)
@@ -261,4 +261,4 @@ def test_unknown_observers_are_recipe_errors(kind, fix):
     with pytest.raises(RecipeError) as error:
         make_observer(kind)
     assert error.value.fix == fix
-    assert error.value.id == "no-observer"
+    assert error.value.id == "unknown-observer"
