@@ -1,12 +1,24 @@
-"""Passes by name. Looking one up imports its module, and no runtime."""
+"""Passes by name or by reference. Looking one up imports its module, and no runtime.
+
+rtc's own stand in `PASSES`. An installed package registers others under the entry-point group
+`rtc.passes`, and a recipe may name any class as "package.module:Class".
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import load_object, nearest
+from rtc.compiler.core.naming import REFERENCE, load_object, nearest
 from rtc.compiler.core.passes import Pass
+from rtc.compiler.core.unit import Level
+
+GROUP = "rtc.passes"
+"""The entry-point group under which installed packages register passes."""
 
 PASSES: Mapping[str, str] = {
     "train": "rtc.passes.torch.train:Train",
@@ -18,19 +30,82 @@ PASSES: Mapping[str, str] = {
     "fold-batchnorm": "rtc.passes.graph.fold_batchnorm:FoldBatchnorm",
     "equalize": "rtc.passes.repair.equalize:Equalize",
     "eliminate-dead-code": "rtc.passes.graph.eliminate_dead_code:EliminateDeadCode",
+    "assign-precision": "rtc.passes.quantise.assign_precision:AssignPrecision",
+    "adaround": "rtc.passes.repair.adaround:Adaround",
+    "correct-bias": "rtc.passes.repair.correct_bias:CorrectBias",
+    "recalibrate": "rtc.passes.quantise.recalibrate:Recalibrate",
+    "calibrate-segments": "rtc.passes.quantise.calibrate_segments:CalibrateSegments",
+    "insert-qdq": "rtc.passes.quantise.insert_qdq:InsertQdq",
+    "cast-precision": "rtc.passes.quantise.cast_precision:CastPrecision",
 }
-"""Passes that a recipe may name. Those that write precision run once per target, after these."""
+"""rtc's own passes."""
+
+PER_TARGET: Mapping[str, str] = {
+    "assign-precision": "precision.pin and precision.min_snr_db say how it decides",
+    "adaround": "precision.repairs asks for it",
+    "correct-bias": "precision.repairs asks for it",
+    "recalibrate": "it follows precision.repairs",
+    "calibrate-segments": "precision.ranges: segmented asks for it",
+    "insert-qdq": "precision.offer says which variants are written",
+    "cast-precision": "precision.offer says which variants are written",
+}
+"""Those that write precision, after a recipe's passes: what in the recipe has to do with each."""
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def pass_class(name: str) -> type[Pass]:
-    """The class of a pass.
+    """The class of a pass that a recipe names: rtc's, an installed package's, or the user's own.
 
     Raises:
-        RecipeError: there is no pass of that name.
+        RecipeError: there is no such pass, it is none, or it runs once per target by itself.
     """
-    if name not in PASSES:
+    reference = PASSES.get(name) or (name if REFERENCE.match(name) else _installed(name))
+    for own, remedy in PER_TARGET.items():
+        if reference == PASSES[own]:
+            raise RecipeError(
+                f"{own} runs once per target by itself, after the recipe's passes",
+                where="passes",
+                fix=f"remove it here: {remedy}",
+                id="pass-per-target",
+            )
+    return _checked(load_object(reference, where="passes"), reference)
+
+
+def _installed(name: str) -> str:
+    """The reference that an installed package registered under a name."""
+    found = {each.name: f"{each.module}:{each.attr}" for each in entry_points(group=GROUP)}
+    if name not in found:
+        known = {*PASSES, *found} - set(PER_TARGET)
         raise RecipeError(
-            f"no pass is called {name!r}", where="passes", fix=nearest(name, PASSES), id="no-pass"
+            f"no pass is called {name!r}", where="passes", fix=nearest(name, known), id="no-pass"
         )
-    found: type[Pass] = load_object(PASSES[name], where="passes")
-    return found
+    return found[name]
+
+
+def _checked(found: object, reference: str) -> type[Pass]:
+    """What a reference led to, where it is a pass that can be made and run."""
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        seen, fault = repr(found), "a subclass of rtc.compiler.core.passes.Pass"
+    elif found.__module__ != reference.partition(":")[0]:
+        # Its source is looked for where it is defined, and that must be where the recipe says.
+        seen, fault = f"one of {found.__module__}", "a class that this module defines"
+    elif inspect.isabstract(found):
+        seen = f"no {', '.join(sorted(found.__abstractmethods__))}"
+        fault = "a class that defines apply"
+    elif "__dataclass_params__" not in vars(found) or not dataclasses.is_dataclass(found):
+        seen, fault = "no dataclass", "@dataclass(frozen=True) above the class"
+    elif not _NAME.fullmatch(str(getattr(found, "name", ""))):
+        seen, fault = f"name = {getattr(found, 'name', None)!r}", "a ClassVar name, in kebab-case"
+    elif not all(isinstance(getattr(found, side, None), Level) for side in ("takes", "gives")):
+        seen, fault = "no levels", "ClassVars takes and gives, each a Level"
+    else:
+        return found
+    raise RecipeError(
+        f"{reference} is not a pass",
+        where="passes",
+        seen=seen,
+        expected=fault,
+        fix='README.md, "Your own pass", shows one',
+        id="not-a-pass",
+    )

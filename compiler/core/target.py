@@ -38,8 +38,9 @@ class QuantScheme:
         paired_products: True where two products are added in 16 bits, which weights have to leave
             room for (`rtc.compiler.core.pairs`) and activations cannot: of two that are multiplied
             one stays float.
-        unsigned_after: ONNX operators whose output, where it would be int8, is stored as uint8 with
-            zero point 128: the same values, in a type that the runtime computes rightly.
+        unsigned_after: ONNX operators whose output, where it would be int8 and an INT8 layer reads
+            it as it is, is stored as uint8 with zero point 128: the same values, in a type that the
+            runtime computes rightly. Nowhere else, for a zero point may be what it fails at.
     """
 
     activation: ActivationType

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rtc.compiler.core.data import Split
-from rtc.compiler.core.errors import GateError
+from rtc.compiler.core.errors import GateError, RecipeError, RtcError, first_line
 from rtc.compiler.core.passes import (
     Bound,
     Pass,
@@ -23,6 +23,7 @@ from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import CertificateRow
 from rtc.compiler.core.unit import TorchModel, Unit
 from rtc.compiler.execution.stages import Files, Stages, versions
+from rtc.compiler.recipe.pass_list import own_references
 from rtc.compiler.recipe.source_code import referenced_code, with_code
 
 _CHECKED_WITH = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
@@ -68,17 +69,51 @@ def run_pass(
         "plan": ctx.plan.to_dict() if ctx.plan else None,
         "reference": ctx.reference.digest if ctx.reference else None,
         "versions": versions(_CHECKED_WITH + step.uses),
-        "code": referenced_code([step.options(), *_factory(unit)]),
+        "code": referenced_code([step.options(), *_factory(unit), *own_references([step])]),
     }
 
     def work(progress: Progress) -> tuple[Files, str]:
-        result = step.apply(unit, replace(ctx, progress=progress))
+        result = _applied(step, unit, replace(ctx, progress=progress))
         result = replace(result, unit=with_code(result.unit))
         certificates = certify(step, unit, result, ctx)
         return _to_files(result, certificates), result.summary
 
     target = ctx.target.profile.name if ctx.target else ""
     return _from_files(stages.run(label or step.name, inputs, work, target=target, by=[step]))
+
+
+def _applied(step: Pass, unit: Unit, ctx: PassContext) -> PassResult:
+    """What a pass makes of a unit; the failure of one that is not rtc's is the recipe's fault.
+
+    Raises:
+        RecipeError: a user's own pass failed, or gave something else than it declares.
+    """
+    own = own_references([step])
+    try:
+        result = step.apply(unit, ctx)
+    except RtcError:
+        raise
+    except Exception as cause:
+        if not own:
+            raise
+        raise RecipeError(
+            "this pass of the recipe's failed",
+            where=f"{step.name} ({own[0]})",
+            seen=f"{type(cause).__name__}: {first_line(cause)}",
+            fix="mend it, or the options that the recipe gives it",
+            id="user-code",
+        ) from cause
+    level = result.unit.level if isinstance(result, PassResult) else type(result).__name__
+    if level is not step.gives:
+        raise RecipeError(
+            "the pass gave something else than it declares",
+            where=" ".join([step.name, *own]),
+            seen=str(level),
+            expected=f"a PassResult whose unit is at the level {step.gives}",
+            fix="mend its apply, or what it declares in gives",
+            id="user-code",
+        )
+    return result
 
 
 def certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> list[CertificateRow]:

@@ -1,7 +1,8 @@
 """What can be found wrong with a recipe without any work: nothing of the user's is run for it.
 
-Modules are looked for and read as text, weights and samples are looked at by their headers, and
-only an ONNX file is read whole, in a child process.
+A pass of the user's own is imported, as its class tells its options. Other modules are looked for
+and read as text, weights and samples are looked at by their headers, and only an ONNX file is read
+whole, in a child process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.documents import strict_yaml
 from rtc.compiler.frontend.float_model import check_samples, observing
 from rtc.compiler.frontend.source import onnx_unit
+from rtc.compiler.recipe.pass_list import own_references
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.recipe.source_code import missing_parts
 
@@ -182,9 +184,13 @@ def _plan(recipe: Recipe) -> Any:
 def _floated(recipe: Recipe, model: Unit) -> Unit | None:
     """The float model, whose layers have the names; None where samples are needed to tell it.
 
-    They are where a pass wants them, and where branches are settled on them.
+    They are where a pass wants them, and where branches are settled on them. None as well where a
+    pass is the user's own: it would have to run.
     """
     from rtc.passes.support.onnx_graph import read
+
+    if own_references(recipe.passes):
+        return None
 
     unit, context = model, PassContext(cast(Splits, None), recipe.seed)
     try:

@@ -6,7 +6,7 @@ come from their fields. A pass's options come from the pass's own fields in the 
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
@@ -30,14 +30,13 @@ from rtc.compiler.core.unit import Level
 from rtc.compiler.documents import strict_yaml
 from rtc.compiler.documents.validation import validated
 from rtc.compiler.recipe import pass_list
+from rtc.compiler.recipe.admission import admit_modules_in
 from rtc.compiler.recipe.plan_file import read_plan
-from rtc.compiler.recipe.source_code import forget_changed_code, forget_code_in
 from rtc.passes.repair.adaround import Adaround
 from rtc.passes.repair.correct_bias import CorrectBias
 
 SCHEMA = 1
 MOST_SECONDS = 86400.0  # of a search
-_admitted: set[Path] = set()  # folders of recipes whose modules can be imported
 
 
 def _inside(path: str) -> str:
@@ -308,7 +307,7 @@ class _File(_Head):
     """A recipe as it stands in the file."""
 
     passes: tuple[Any, ...] = ()
-    """In order; each a name, or one {name: {options}}."""
+    """In order; each a name, or one {name: {options}}; your own by "package.module:Class"."""
 
 
 class Recipe(_Head):
@@ -317,13 +316,17 @@ class Recipe(_Head):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     passes: tuple[Pass, ...]
+    pass_code: Mapping[str, str]  # digests by file, of the user's own passes
     path: Path
     text: str
 
     def identity(self) -> dict[str, Any]:
         """Everything that matters for the result, as JSON types; neither path nor comments."""
-        fields = self.model_dump(mode="json", exclude={"path", "text", "passes"})
-        steps = [[step.name, step.version, step.options()] for step in self.passes]
+        fields = self.model_dump(mode="json", exclude={"path", "text", "passes", "pass_code"})
+        steps = [
+            [step.name, step.version, step.options(), *pass_list.own_references([step])]
+            for step in self.passes
+        ]
         return {**fields, "passes": steps}
 
     def resolve(self, relative: str) -> Path:
@@ -361,24 +364,19 @@ class Recipe(_Head):
         return read_plan(self.resolve(name)) if name else None
 
     def admit_code(self) -> None:
-        """Let factories be found in modules that lie beside the recipe, and only beside this one.
+        """Let what the recipe names be found in modules that lie beside it.
 
-        Two recipes may each have a `net.py`: what an earlier recipe brought in leaves. So does what
-        was edited since it was imported.
+        Raises:
+            RecipeError: a pass of the user's own was edited since the recipe was read.
         """
-        folder = self.path.resolve().parent
-        for earlier in _admitted - {folder}:
-            sys.path[:] = [entry for entry in sys.path if entry != str(earlier)]
-            for name, module in list(sys.modules.items()):
-                beside = Path(getattr(module, "__file__", None) or "/").parent == earlier
-                if beside and name != "__main__":
-                    del sys.modules[name]
-            forget_code_in(earlier)
-            _admitted.discard(earlier)
-        forget_changed_code()
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-            _admitted.add(folder)
+        admit_modules_in(self.path.parent)
+        if self.pass_code != pass_list.code_of_own(self.passes):
+            raise RecipeError(
+                "the code of its passes changed since this recipe was read",
+                where=str(self.path),
+                fix="read the recipe again",
+                id="changed-meanwhile",
+            )
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -404,10 +402,12 @@ def parse_recipe(document: strict_yaml.Document, path: Path) -> Recipe:
     """
     _check_schema(document)
     file = validated(TypeAdapter(_File), document.value, document, ())
-    passes = pass_list.read(document, file.passes)
+    passes, code = pass_list.read(document, file.passes, path.parent)
     pass_list.check_order(document, passes, file.source.level)
     fields = {name: getattr(file, name) for name in _Head.model_fields}
-    return Recipe.model_construct(**fields, passes=passes, path=path, text=document.text)
+    return Recipe.model_construct(
+        **fields, passes=passes, pass_code=code, path=path, text=document.text
+    )
 
 
 def schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ ONNX Runtime fuses no Gemm without them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from rtc.compiler.core.precision import Precision, PrecisionPlan
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import Unit
 from rtc.passes.quantise.placement import Spot, placement
-from rtc.passes.support.layers import Layer, activations, origin, producer, weighted_layers
+from rtc.passes.support.layers import Layer, activations, producer, weighted_layers
 from rtc.passes.support.onnx_graph import Names, is_output, read, value, write
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def write_qdq(
     """
     refuse_old_opset(graph.opset)
     spots = placement(graph, plan, scheme)
-    parameters = {s.tensor.name: _parameters(s, statistics, scheme) for s in spots}
+    multiplied = {id(layer.node) for layer in layers}
+    parameters = {s.tensor.name: _parameters(s, statistics, scheme, multiplied) for s in spots}
     writer = _Writer(graph, scheme)
     for layer in layers:
         writer.quantise_weights(layer, parameters[layer.node.inputs[0].name].scale)
@@ -120,15 +122,23 @@ def stored_weight_parameters(layer: Layer, input_scale: Array, scheme: QuantSche
     )
 
 
-def _parameters(spot: Spot, statistics: Statistics, scheme: QuantScheme) -> Parameters:
+def _parameters(
+    spot: Spot, statistics: Statistics, scheme: QuantScheme, multiplied: AbstractSet[int]
+) -> Parameters:
+    """The scale and the zero point of a spot; `multiplied`: ids of the INT8 layers' nodes."""
     missing = sorted(spot.sharing - statistics.keys())
     if missing:
         raise InternalError(f"the range of tensor {missing[0]} was never observed")
     sharing = [statistics[name] for name in spot.sharing]
     seen, kind = with_one_scale(statistics[spot.range_of], sharing, scheme.activation)
     found = activation_parameters(seen, kind)
-    maker = producer(origin(spot.tensor))
-    shifted = maker is not None and op_of(maker) in scheme.unsigned_after
+    maker = producer(spot.tensor)
+    readers = spot.tensor.outputs if spot.readers is None else spot.readers
+    shifted = (
+        maker is not None
+        and op_of(maker) in scheme.unsigned_after
+        and any(id(reader) in multiplied for reader in readers)
+    )
     return as_unsigned(found) if shifted else found
 
 

@@ -78,7 +78,10 @@ class OpenVino(Backend):
             quantise_outputs=True,
             int8_ops=("Conv", "Gemm", "MatMul"),  # ConvTranspose stays float
             paired_products=x86.adds_in_16_bits(),
-            unsigned_after=("Concat",),  # 2026.4: a signed one before an INT8 Conv is wrong
+            # 2026.4: a signed one that an INT8 layer reads is computed wrongly; one with a zero
+            # point that comes to another Q by sums and factors alone crashes the compiler, which
+            # takes these into that Q and then looks for the scale in its MoveFakeQuantize.
+            unsigned_after=("Concat",),
         )
 
     def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:

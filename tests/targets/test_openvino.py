@@ -13,13 +13,14 @@ from nets import planned
 from onnx import ModelProto, helper, numpy_helper, parser
 
 from rtc.calibration.oracle import Oracle
-from rtc.compiler.building.engines import held
+from rtc.compiler.building.engines import REQUEST, built_from_files, held
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.measure import fidelity
+from rtc.compiler.process import sandbox
 from rtc.passes.quantise.insert_qdq import InsertQdq
 from rtc.targets.backends import openvino
 from rtc.targets.backends.openvino import OpenVino
@@ -242,6 +243,59 @@ def test_a_signed_concat_before_an_int8_convolution_is_computed_as_it_is_written
     with Oracle(graph) as oracle, OpenVino().load(graph, request) as runner:
         wanted, got = oracle.run(x)["y"], runner.run({"x": x})["y"]
     assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()  # 0.3 of it with int8 there
+
+
+DENSE = """dense (float[N,8,6,6] x) => (float[N,16,6,6] y) {
+  [left] a = Conv (x, w1)
+  [right] b = Conv (x, w2)
+  [join] j = Concat <axis = 1> (a, b)
+  [norm] n = BatchNormalization (j, scale, shift, mean, variance)
+  [act] r = Relu (n)
+  [next] y = Conv (r, w3)
+}
+"""
+MOVED = """moved (float[N,8,6,6] x) => (float[N,16,6,6] y) {
+  [left] a = Conv (x, w1)
+  [right] b = Conv (x, w2)
+  [join] j = Concat <axis = 1> (a, b)
+  [pad] p = Pad (j, none)
+  [next] y = Conv (p, w3)
+}
+"""
+
+
+@pytest.mark.parametrize("text", [DENSE, MOVED], ids=["scaled and shifted", "moved by nothing"])
+def test_a_concat_whose_integers_come_to_another_q_is_built_and_right(text):
+    rng = np.random.default_rng(0)
+    constants = {
+        "w1": rng.standard_normal((8, 8, 1, 1)).astype(np.float32) / 3,
+        "w2": rng.standard_normal((8, 8, 1, 1)).astype(np.float32) / 3,
+        "w3": rng.standard_normal((16, 16, 1, 1)).astype(np.float32) / 4,
+    }
+    if text is DENSE:
+        constants |= {
+            "scale": rng.uniform(0.5, 1, 16).astype(np.float32),
+            "shift": rng.standard_normal(16).astype(np.float32),
+            "mean": rng.standard_normal(16).astype(np.float32),
+            "variance": rng.uniform(0.5, 1, 16).astype(np.float32),
+        }
+    else:
+        constants["none"] = np.zeros(8, np.int64)
+    unit = parse(text, **constants)
+    ctx = planned(unit, OpenVino().scheme(profile("cpu")), Variant.INT8)
+    graph = InsertQdq().apply(unit, ctx).unit.onnx.proto
+    known = fidelity.probe(graph, unit.onnx.proto, ctx.data.calibration, profile("cpu"))
+    request = BuildRequest(profile("cpu"), (1, 4, 4), threads=1)
+    files = sandbox.run(  # a crash in the compiler is then an error here
+        "rtc.compiler.building.engines:build_here",
+        files={"graph.onnx": graph, fidelity.FILE: fidelity.packed(known)},
+        args={"backend": "openvino", "request": REQUEST.dump_python(request, mode="json")},
+        deadline_s=120.0,
+        what="building",
+    )
+    layers = built_from_files(files).layers
+    integer = {n for each in layers if each.precision is Precision.INT8 for n in each.onnx_nodes}
+    assert {"left", "right", "next"} <= integer
 
 
 def with_half(model: ModelProto, half: str) -> bytes:

@@ -289,31 +289,37 @@ def _optimised(unit, inputs):
     return session.run(None, {"x": inputs})[0], [node.op_type for node in graph.node]
 
 
-JOINED = parse(
-    """g (float[N,4,6,6] x) => (float[N,4] y) {
-    [left] a = Conv (x, w1)
-    [gate] s = Sigmoid (a)
-    [join] j = Concat <axis = 1> (a, s)
-    [moved] t = Transpose <perm = [0,1,3,2]> (j)
-    [right] c = Conv (t, w2)
-    [mean] m = GlobalAveragePool (c)
-    [flat] y = Flatten (m)
-}""",
-    w1=np.random.default_rng(0).standard_normal((8, 4, 1, 1)).astype(np.float32),
-    w2=np.random.default_rng(1).standard_normal((4, 16, 1, 1)).astype(np.float32),
-)
+def joined(between):
+    return parse(
+        f"""g (float[N,4,6,6] x) => (float[N,4] y) {{
+        [left] a = Conv (x, w1)
+        [gate] s = Sigmoid (a)
+        [join] j = Concat <axis = 1> (a, s)
+        {between}
+        [mean] m = GlobalAveragePool (c)
+        [flat] y = Flatten (m)
+    }}""",
+        w1=np.random.default_rng(0).standard_normal((8, 4, 1, 1)).astype(np.float32),
+        w2=np.random.default_rng(1).standard_normal((4, 16, 1, 1)).astype(np.float32),
+    )
 
 
-def test_what_a_signed_concat_writes_is_the_same_values_in_uint8_where_the_scheme_asks():
+AS_IS = joined("[right] c = Conv (j, w2)")
+MOVED = joined("[moved] t = Transpose <perm = [0,1,3,2]> (j) [right] c = Conv (t, w2)")
+
+
+def test_a_signed_concat_that_an_int8_layer_reads_is_written_in_uint8_where_the_scheme_asks():
     by_sign = replace(ONNXRUNTIME, activation="by-sign")
-    signed = insert(JOINED, by_sign).unit
-    shifted = insert(JOINED, replace(by_sign, unsigned_after=("Concat",))).unit
-    for name in ("j", "t"):
-        assert constant(signed, f"{name}/zero_point").dtype == np.int8
-        assert constant(shifted, f"{name}/zero_point").dtype == np.uint8
-        assert constant(shifted, f"{name}/zero_point") == 128
-        assert constant(shifted, f"{name}/scale") == constant(signed, f"{name}/scale")
+    asking = replace(by_sign, unsigned_after=("Concat",))
+    signed, shifted = insert(AS_IS, by_sign).unit, insert(AS_IS, asking).unit
+    assert constant(signed, "j/zero_point").dtype == np.int8
+    assert constant(shifted, "j/zero_point").dtype == np.uint8
+    assert constant(shifted, "j/zero_point") == 128
+    assert constant(shifted, "j/scale") == constant(signed, "j/scale")
     assert constant(shifted, "x/zero_point").dtype == np.int8
+    moved = insert(MOVED, asking).unit  # each move has a Q of its own, which the layer reads
+    for name in ("j", "t"):
+        assert constant(moved, f"{name}/zero_point").dtype == np.int8
 
 
 def clipped_at(limit):
