@@ -112,7 +112,8 @@ class OpenVino(Backend):
 
     def build_and_load(self, graph: bytes, request: BuildRequest) -> tuple[Built, Runner]:
         model = onnx_graph.parse(graph)
-        half, wide = _half(model), x86.overflowing(model)
+        half = _half(model)
+        wide = () if x86.in_floats(model) else x86.overflowing(model)
         if wide and x86.adds_in_16_bits():
             raise ModelError(
                 "INT8 products that may overflow on this CPU, and OpenVINO would not say so",

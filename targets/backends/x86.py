@@ -16,6 +16,7 @@ import numpy as np
 from rtc.compiler.core import pairs
 from rtc.compiler.core.arrays import Array, Int64Array
 from rtc.compiler.core.operators import op_of
+from rtc.compiler.core.protos import nodes
 from rtc.targets.backends.integer_products import INT8, UINT8, Integers, Product, products, run
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ def overflowing(model: ModelProto, *, unsigned: bool = True) -> tuple[str, ...]:
     """
     found = (each.name for each in products(model) if _may_overflow(each, unsigned))
     return tuple(dict.fromkeys(found))
+
+
+def in_floats(model: ModelProto) -> bool:
+    """Whether there are no 8-bit integers but constants: INT8 weights then multiply floats.
+
+    A runtime may still quantise what it multiplies by them, unless it is told not to.
+    """
+    fed = {value.type.tensor_type.elem_type for value in model.graph.input}
+    making = {"QuantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"}
+    if fed & {INT8, UINT8} or any(op_of(node) in making for node in nodes(model)):
+        return False
+    return not any(each.integer for each in products(model))
 
 
 def saturating(optimised: ModelProto) -> tuple[str, ...]:
