@@ -10,15 +10,12 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
+from rtc.compiler.core.doors import Door
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import REFERENCE, load_object, nearest
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.unit import Level
-
-GROUP = "rtc.passes"
-"""The entry-point group under which installed packages register passes."""
 
 PASSES: Mapping[str, str] = {
     "train": "rtc.passes.torch.train:Train",
@@ -39,6 +36,8 @@ PASSES: Mapping[str, str] = {
     "cast-precision": "rtc.passes.quantise.cast_precision:CastPrecision",
 }
 """rtc's own passes."""
+
+DOOR = Door("rtc.passes", Pass, "pass", PASSES)  # type: ignore[type-abstract]
 
 PER_TARGET: Mapping[str, str] = {
     "assign-precision": "precision.pin and precision.min_snr_db say how it decides",
@@ -74,9 +73,9 @@ def pass_class(name: str) -> type[Pass]:
 
 def _installed(name: str) -> str:
     """The reference that an installed package registered under a name."""
-    found = {each.name: f"{each.module}:{each.attr}" for each in entry_points(group=GROUP)}
+    found = DOOR.known()
     if name not in found:
-        known = {*PASSES, *found} - set(PER_TARGET)
+        known = set(found) - set(PER_TARGET)
         raise RecipeError(
             f"no pass is called {name!r}", where="passes", fix=nearest(name, known), id="no-pass"
         )

@@ -1,8 +1,10 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,12 @@ def test_every_pass_of_rtc_is_registered():
         and not inspect.isabstract(kind)
     }
     assert defined == set(PASSES.values())
+
+
+def test_rtcs_own_are_registered_as_others_are():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    section = text.partition('[project.entry-points."rtc.passes"]\n')[2].partition("\n[")[0]
+    assert dict(re.findall(r'^([\w-]+) = "(.*)"$', section, re.MULTILINE)) == PASSES
 
 
 @pytest.mark.parametrize("name", sorted(PER_TARGET))
