@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from coverage import summary
-from zoo.cells import RUNTIMES, Cell, Export, _fault, subject
+from zoo.cells import RUNTIMES, Cell, Export, _fault, _least, subject
 
 
 def cell(outcome: str, **fields: object) -> Cell:
@@ -39,7 +39,20 @@ def test_one_wrong_cell_in_a_hundred_is_one_too_many() -> None:
     ],
 )
 def test_what_is_a_fault(precision: str, graph_db: float, engine_db: float, said: str) -> None:
-    assert _fault(precision, {"graph_db": graph_db, "engine_db": engine_db}) == said
+    found = {"graph_db": graph_db, "engine_db": engine_db}
+    assert _fault(_least(precision, own_db=110.0), found) == said
+
+
+def test_a_half_keeps_less_of_a_network_that_amplifies_rounding() -> None:
+    found = {"graph_db": 15.0}
+    assert _fault(_least("half", own_db=110.0), found)
+    assert not _fault(_least("half", own_db=88.0), found)
+
+
+def test_an_engine_noisier_than_its_graph_is_a_fault() -> None:
+    found = {"graph_db": 5.0, "engine_db": 4.0}
+    assert not _fault(_least("int8", 110.0), {**found, "whole_db": 5.2})
+    assert _fault(_least("int8", 110.0), {**found, "whole_db": 3.0})
 
 
 @pytest.mark.slow

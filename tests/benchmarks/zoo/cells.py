@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ _DRAWN = 3  # times as many samples as are kept
 _PASSES = ["eliminate-identity", "fold-constants", "fold-batchnorm", "eliminate-dead-code"]
 _FLOAT_DB = 60.0  # a float engine's sums are ordered otherwise, no more
 _HALF_DB = 20.0  # BF16 has 8 bits: a deep network keeps 20 to 40 dB
+_COARSER_DB = 78.3  # 13 bits: FP16's rounding against float32's, and a network amplifies either
 _WRONG_DB = 20.0  # an INT8 engine this close to its graph computes that graph
 _TWICE_DB = 3.0  # apart are two that round for themselves, each as far from PyTorch
 _NOISIER_DB = 1.0  # than its graph's are an engine's logits at most, both against PyTorch's
@@ -186,8 +188,14 @@ class Subject:
             engines = [_of_engine(bundle, self.test, n) for n in (1, BATCH)]
             found["engine_db"] = min(_snr(logits, each) for each in engines)
             found["whole_db"] = min(_snr(self.reference, each) for each in engines)
-        reason = _fault(precision, found)
+        reason = _fault(_least(precision, self.own_db), found)
         return {**found, "outcome": "wrong" if reason else "right", "reason": reason}
+
+    @cached_property
+    def own_db(self) -> float:
+        """Signal over what float32's rounding makes of the network, in two orders of its sums."""
+        model = (self.folder / "model.onnx").read_bytes()
+        return _snr(self.reference, _in_reference(model, self.test))
 
     def _behind(self, bundle: Path, runtime: str) -> str:
         """Peers that agree with the float model more than rtc does, beyond chance."""
@@ -283,15 +291,23 @@ def _snr(signal: Logits, other: Logits) -> float:
     return round(10 * np.log10(power / max(noise, 1e-15 * power)), 1)
 
 
-def _fault(precision: str, found: dict[str, Any]) -> str:
-    """What shows that something else is computed than was asked for; "" where nothing does."""
+def _least(precision: str, own_db: float) -> float:
+    """Decibels that a precision keeps at least, where float32 keeps `own_db` of the network."""
+    least = {"fp32": _FLOAT_DB, "half": min(_HALF_DB, own_db - _COARSER_DB)}
+    return least.get(precision, -np.inf)
+
+
+def _fault(least: float, found: dict[str, Any]) -> str:
+    """What shows that something else is computed than was asked for; "" where nothing does.
+
+    `least`: decibels that a float precision keeps; minus infinity where there are integers.
+    """
     graph, engine = found["graph_db"], found.get("engine_db", np.inf)
-    least = {"fp32": _FLOAT_DB, "half": _HALF_DB}.get(precision, -np.inf)
     if not graph > max(least, 0.0):
         return f"the graph's logits are {graph:.1f} dB from PyTorch's"
     # Rounding that falls otherwise in an INT8 engine costs no more than rounding itself: in a deep
     # network of random weights all that follows may differ by then, but no more than by as much.
-    enough = least if least > 0 else min(_WRONG_DB, graph - _TWICE_DB)
+    enough = least if np.isfinite(least) else min(_WRONG_DB, graph - _TWICE_DB)
     if not engine > enough:
         return f"the engine's logits are {engine:.1f} dB from its graph's"
     whole = found.get("whole_db", np.inf)
