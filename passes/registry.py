@@ -7,13 +7,11 @@ rtc's own stand in `PASSES`. An installed package registers others under the ent
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping
 
 from rtc.compiler.core.doors import Door
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.naming import REFERENCE, load_object, nearest
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.unit import Level
 
@@ -37,6 +35,7 @@ PASSES: Mapping[str, str] = {
 }
 """rtc's own passes."""
 
+# mypy asks for a class that can be made; what others are made from is abstract.
 DOOR = Door("rtc.passes", Pass, "pass", PASSES)  # type: ignore[type-abstract]
 
 PER_TARGET: Mapping[str, str] = {
@@ -59,7 +58,7 @@ def pass_class(name: str) -> type[Pass]:
     Raises:
         RecipeError: there is no such pass, it is none, or it runs once per target by itself.
     """
-    reference = PASSES.get(name) or (name if REFERENCE.match(name) else _installed(name))
+    reference = PASSES.get(name) or DOOR.reference(name)
     for own, remedy in PER_TARGET.items():
         if reference == PASSES[own]:
             raise RecipeError(
@@ -68,30 +67,14 @@ def pass_class(name: str) -> type[Pass]:
                 fix=f"remove it here: {remedy}",
                 id="pass-per-target",
             )
-    return _checked(load_object(reference, where="passes"), reference)
+    return _checked(DOOR.find(reference, "passes"), reference)
 
 
-def _installed(name: str) -> str:
-    """The reference that an installed package registered under a name."""
-    found = DOOR.known()
-    if name not in found:
-        known = set(found) - set(PER_TARGET)
-        raise RecipeError(
-            f"no pass is called {name!r}", where="passes", fix=nearest(name, known), id="no-pass"
-        )
-    return found[name]
-
-
-def _checked(found: object, reference: str) -> type[Pass]:
-    """What a reference led to, where it is a pass that can be made and run."""
-    if not (isinstance(found, type) and issubclass(found, Pass)):
-        seen, fault = repr(found), "a subclass of rtc.compiler.core.passes.Pass"
-    elif found.__module__ != reference.partition(":")[0]:
+def _checked(found: type[Pass], reference: str) -> type[Pass]:
+    """A class of passes that says of itself what rtc has to know."""
+    if found.__module__ != reference.partition(":")[0]:
         # Its source is looked for where it is defined, and that must be where the recipe says.
         seen, fault = f"one of {found.__module__}", "a class that this module defines"
-    elif inspect.isabstract(found):
-        seen = f"no {', '.join(sorted(found.__abstractmethods__))}"
-        fault = "a class that defines apply"
     elif "__dataclass_params__" not in vars(found) or not dataclasses.is_dataclass(found):
         seen, fault = "no dataclass", "@dataclass(frozen=True) above the class"
     elif not _NAME.fullmatch(str(getattr(found, "name", ""))):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BACKENDS = Door(
     "rtc.backends",
+    # mypy asks for a class that can be made; what others are made from is abstract.
     Backend,  # type: ignore[type-abstract]
     "backend",
     {

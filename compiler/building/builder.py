@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from rtc.compiler.building.contract import contract
 from rtc.compiler.building.engines import built_from_files
-from rtc.compiler.core.build_json import REQUEST
 from rtc.compiler.core.precision import PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import CertificateRow, LayerRow, SearchRow
 from rtc.compiler.core.target import Backend, BuildRequest, Built
 from rtc.compiler.core.tensors import types_of
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.documents.build_json import REQUEST
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.lowering.job import Job
 from rtc.compiler.lowering.plan_writer import PlanWriter

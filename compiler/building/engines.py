@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rtc.compiler.core.build_json import BUILT_LAYERS, REQUEST
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
+from rtc.compiler.documents.build_json import BUILT_LAYERS, REQUEST
 from rtc.compiler.measure import fidelity
 
 

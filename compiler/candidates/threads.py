@@ -21,7 +21,6 @@ from pydantic import TypeAdapter
 
 from rtc.compiler.building.builder import Builder, Candidate
 from rtc.compiler.candidates.offer import candidate
-from rtc.compiler.core.build_json import REQUEST
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import RtcError
 from rtc.compiler.core.hashing import digest
@@ -29,6 +28,7 @@ from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.target import Backend, BuildRequest
 from rtc.compiler.core.verdicts import LatencyMode
+from rtc.compiler.documents.build_json import REQUEST
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.latency import Bench, Case, Subject, engine_subject

@@ -82,6 +82,7 @@ class Door(Generic[T]):
                 where=where,
                 seen=f"the class {found.__name__}" if inspect.isclass(found) else repr(found)[:80],
                 expected=f"a class that is made from {base}",
+                fix=f"name such a class, or make this one from {base.rpartition('.')[2]}",
                 id=f"not-{_article(self.noun)}-{self.noun}",
             )
         missing = sorted(getattr(found, "__abstractmethods__", ()))

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
 _ROUNDING = 1e-9  # two fractions of samples differ by less only where floats round
 
 

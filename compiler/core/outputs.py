@@ -7,11 +7,10 @@ a model that ends in a softmax, in whatever nodes, is not put through another.
 
 from __future__ import annotations
 
-from enum import Enum
-
 import numpy as np
 
 from rtc.compiler.core.arrays import Array, Float64Array
+from rtc.compiler.core.words import Word
 
 LEAST_PROBABILITY = float(np.finfo(np.float32).eps)
 """What a smaller probability counts as, 15.9 nats: a quantised softmax gives zeros, and they have
@@ -22,7 +21,7 @@ _MOST_ROUNDING = 0.5
 _LOOKED_AT = 256  # rows, for how finely values are resolved
 
 
-class OutputKind(str, Enum):
+class OutputKind(Word):
     """What a classifier gives for each class.
 
     LOGITS: any scores; their softmax is the distribution. PROBABILITIES: the distribution, as after
@@ -34,9 +33,6 @@ class OutputKind(str, Enum):
     LOGITS = "logits"
     PROBABILITIES = "probabilities"
     LOG_PROBABILITIES = "log-probabilities"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def output_kind(outputs: Array) -> OutputKind:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.naming import nearest
+from rtc.compiler.core.words import Word
 
 
-class Precision(str, Enum):
+class Precision(Word):
     """What a layer computes in. `HALF` is FP16 or BF16, as the target's scheme says."""
 
     FP32 = "fp32"
     HALF = "half"
     INT8 = "int8"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Variant(str, Enum):
+class Variant(Word):
     """What a whole candidate offers its layers; the user's pins hold in each.
 
     FP32 and HALF: every layer in that precision. INT8: every layer that the runtime can quantise,
@@ -34,9 +31,6 @@ class Variant(str, Enum):
     HALF = "half"
     INT8 = "int8"
     MIX = "mix"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class LayerDecision:
     pinned: bool = False
 
 
-class ResidualPolicy(str, Enum):
+class ResidualPolicy(Word):
     """How a residual Add meets its two branches.
 
     KEEP_HALF: the Add computes in the float type and asks for no Q of its own. QUANTISE_SKIP: the
@@ -69,9 +63,6 @@ class ResidualPolicy(str, Enum):
     QUANTISE_BOTH = "quantise-both"
     SHARED_SCALE = "shared-scale"
     RECALIBRATED = "recalibrated"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 Range = tuple[float, float]

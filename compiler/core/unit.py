@@ -11,17 +11,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from rtc.compiler.core.words import Word
 
-class Level(str, Enum):
+
+class Level(Word):
     TORCH = "torch"
     ONNX = "onnx"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)

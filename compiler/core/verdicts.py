@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from rtc.compiler.core.words import Word
 
 
-class LayerVerdict(str, Enum):
+class LayerVerdict(Word):
     """How a builder kept the plan of one layer.
 
     KEPT: as planned. FOLDED: into another layer's kernel. FOLLOWS: a layer without weights that is
@@ -20,11 +20,8 @@ class LayerVerdict(str, Enum):
     CHANGED = "changed"
     UNKNOWN = "unknown"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class CandidateState(str, Enum):
+class CandidateState(Word):
     """What became of a candidate.
 
     SHIPPED: the bundle's engine. SLOWER, LESS_ACCURATE: than that, by what the search was for.
@@ -39,22 +36,16 @@ class CandidateState(str, Enum):
     FAILED = "failed"
     LEFT_OUT = "left out"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class TrialState(str, Enum):
+class TrialState(Word):
     """What became of a plan that a search tried. REFUSED: by a gate."""
 
     BEST = "best"
     PASSED = "passed"
     REFUSED = "refused"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class LatencyMode(str, Enum):
+class LatencyMode(Word):
     """What a latency is the time of.
 
     FORWARD: the engine alone, on inputs that were placed beforehand. END_TO_END: from raw samples
@@ -64,6 +55,3 @@ class LatencyMode(str, Enum):
 
     FORWARD = "forward"
     END_TO_END = "end-to-end"
-
-    def __str__(self) -> str:
-        return self.value

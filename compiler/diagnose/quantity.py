@@ -4,10 +4,10 @@ line names them and must import nothing heavy.
 
 from __future__ import annotations
 
-from enum import Enum
+from rtc.compiler.core.words import Word
 
 
-class Quantity(str, Enum):
+class Quantity(Word):
     """What is measured.
 
     AGREEMENT: the fraction of samples with the float model's top-1 class. TOP1: top-1 accuracy of
@@ -19,6 +19,3 @@ class Quantity(str, Enum):
     AGREEMENT = "agreement"
     TOP1 = "top1"
     SNR = "snr"
-
-    def __str__(self) -> str:
-        return self.value

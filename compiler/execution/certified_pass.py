@@ -69,7 +69,7 @@ def run_pass(
         "plan": ctx.plan.to_dict() if ctx.plan else None,
         "reference": ctx.reference.digest if ctx.reference else None,
         "versions": versions(_CHECKED_WITH + step.uses),
-        "code": referenced_code([step.options(), *_factory(unit), *own_references([step])]),
+        "code": referenced_code([step.options(), *_factory(unit)]),
     }
 
     def work(progress: Progress) -> tuple[Files, str]:

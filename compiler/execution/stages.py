@@ -65,7 +65,8 @@ class Stages:
         key = self.store.key({"stage": name, "inputs": inputs, "code": [code, others]})
         self.listener.started(name, target)
         given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-        why = self.changed(name, {"rtc": code, **others, **given}, target=target)
+        told = {"rtc": code, **given, "code": {**others, **given.get("code", {})}}
+        why = self.changed(name, told, target=target)
         with self.store.lock(key):
             again = self.fresh and key not in self.made
             kept = None if again else self.store.get(key)

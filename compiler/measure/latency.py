@@ -66,7 +66,7 @@ def engine_subject(
     name: str, backend: str, engine: bytes, request: BuildRequest, probe: Probe | None = None
 ) -> Subject:
     """An engine in the runtime that built it."""
-    from rtc.compiler.core.build_json import REQUEST
+    from rtc.compiler.documents.build_json import REQUEST
 
     asked = REQUEST.dump_python(request, mode="json")
     args = {"backend": backend, "request": asked}

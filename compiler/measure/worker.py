@@ -32,7 +32,7 @@ SAMPLES = "samples"  # the file with the raw samples that are timed
 
 def engine(files: Files, args: Args) -> LoadedSubject:
     """A backend's engine. Files: `engine`, `samples`; args: `backend`, `request`, `samples`."""
-    from rtc.compiler.core.build_json import REQUEST
+    from rtc.compiler.documents.build_json import REQUEST
     from rtc.targets import loader
 
     request = REQUEST.validate_python(args["request"])

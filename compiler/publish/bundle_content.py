@@ -9,13 +9,13 @@ from typing import Any
 from rtc.compiler.building.builder import Candidate
 from rtc.compiler.bundle import bundles
 from rtc.compiler.bundle.engine import FLOAT, GRAPH
-from rtc.compiler.core.build_json import BUILT_LAYERS
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.results import Report
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.documents.build_json import BUILT_LAYERS
 from rtc.compiler.frontend.float_model import Front
 from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.provenance import kernels_of

@@ -22,7 +22,6 @@ from pydantic import (
 
 from rtc.compiler.core.data import Preprocess
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.limits import Fraction
 from rtc.compiler.core.naming import FOLDER_NAME, REFERENCE
 from rtc.compiler.core.passes import Pass
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy, Variant
@@ -34,6 +33,7 @@ from rtc.compiler.recipe.admission import admit_modules_in
 from rtc.compiler.recipe.plan_file import read_plan
 from rtc.passes.repair.adaround import Adaround
 from rtc.passes.repair.correct_bias import CorrectBias
+from rtc.passes.support.options import Fraction
 
 SCHEMA = 1
 MOST_SECONDS = 86400.0  # of a search

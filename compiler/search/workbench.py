@@ -15,13 +15,13 @@ import numpy as np
 
 from rtc.compiler.building.engines import built_from_files, built_to_files, held
 from rtc.compiler.core.arrays import Array
-from rtc.compiler.core.build_json import REQUEST
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Split
 from rtc.compiler.core.errors import BuilderError, InternalError, MachineError
 from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.core.verdicts import LatencyMode
+from rtc.compiler.documents.build_json import REQUEST
 from rtc.compiler.measure import fidelity, kernels, worker
 from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.kernels import KernelTimes

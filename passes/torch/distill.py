@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from rtc.compiler.core.errors import RecipeError
-from rtc.compiler.core.limits import Fraction
 from rtc.compiler.core.passes import Bounded, Pass, PassContext, PassResult
 from rtc.compiler.core.unit import Level, Signature, TorchModel, Unit
+from rtc.passes.support.options import Fraction
 from rtc.passes.support.quiet import quiet
 from rtc.passes.torch.distillation import unwrap, wrap
 from rtc.passes.torch.torch_module import build, need, pack, signature

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtc.compiler.core.arrays import Array
+from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.protos import nested
 from rtc.targets.backends.integer_products import INT8, UINT8, run
 from rtc.targets.backends.onnx_sizes import Sizes
@@ -46,7 +47,7 @@ _FLOAT_MODEL = "let rtc quantise the float model, or quantise it to int8 with ze
 
 def make_symmetric(model: ModelProto) -> tuple[str, ...]:
     """Rewrite a model in place; notes on what INT8 is lost by, and what to do about it."""
-    if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+    if not any(op_of(node) == "DequantizeLinear" for node in model.graph.node):
         return ()
     if any(not each.domain and each.version < _OPSET for each in model.opset_import):
         return ()
@@ -145,7 +146,7 @@ class _Constants(_Graph):
         """Rewrite them; the nodes of those that keep no form in integers."""
         widened = []
         for node in self.model.graph.node:
-            if node.op_type != "DequantizeLinear" or not self._is_known(node):
+            if op_of(node) != "DequantizeLinear" or not self._is_known(node):
                 continue
             kind, zero = self.stored[node.input[0]].data_type, self.zero(node)
             if kind not in _CONSTANT or (kind in (INT8, _INT4) and not zero.any()):
@@ -210,7 +211,7 @@ class _Activations(_Graph):
         """Rewrite them; the QuantizeLinear nodes that become float arithmetic."""
         rounded, seen = [], set[str]()
         for node in self.model.graph.node:
-            if node.op_type != "QuantizeLinear" or node.output[0] in seen:
+            if op_of(node) != "QuantizeLinear" or node.output[0] in seen:
                 continue
             group = self._group(node.output[0])
             if group is None:
@@ -223,7 +224,7 @@ class _Activations(_Graph):
             elif kinds != {INT8} or zeros != {0}:
                 self._widen(group)
                 rounded += [
-                    _name(each) for each in group.pairs.values() if each.op_type == "QuantizeLinear"
+                    _name(each) for each in group.pairs.values() if op_of(each) == "QuantizeLinear"
                 ]
         self.finish()
         return rounded
@@ -240,11 +241,11 @@ class _Activations(_Graph):
             if maker is None or tensor in self.ends:
                 return None
             for node in (maker, *self.readers[tensor]):
-                if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                if op_of(node) in ("QuantizeLinear", "DequantizeLinear"):
                     if not self._has_form(node, tensor):
                         return None
                     group.pairs[_label(node)] = node
-                elif node.op_type in _MOVING and not node.domain:
+                elif op_of(node) in _MOVING:
                     around = (*node.input, *node.output)
                     waiting += [n for n in around if self.sizes.types.get(n) in _LIMITS]
                 else:
@@ -271,7 +272,7 @@ class _Activations(_Graph):
         )
 
     def _kind(self, node: NodeProto) -> int:
-        integers = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+        integers = node.output[0] if op_of(node) == "QuantizeLinear" else node.input[0]
         return self.sizes.types.get(integers, 0)
 
     def _shift(self, group: _Group) -> None:
@@ -285,7 +286,7 @@ class _Activations(_Graph):
 
     def _widen(self, group: _Group) -> None:
         for label, node in group.pairs.items():
-            chain = self._rounding if node.op_type == "QuantizeLinear" else self._scaling
+            chain = self._rounding if op_of(node) == "QuantizeLinear" else self._scaling
             self.instead[label] = list(_chained(node, chain(node)))
 
     def _rounding(self, node: NodeProto) -> Iterator[tuple[str, tuple[str, ...]]]:

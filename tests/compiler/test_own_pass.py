@@ -168,10 +168,10 @@ def test_two_classes_of_one_name_are_two_recipes(write: Write) -> None:
     [
         ("mien:Prune", ("", ""), "no module named mien", 'did you mean "mine"?'),
         ("mine:Prun", ("", ""), "mine has no 'Prun'", 'did you mean "Prune"?'),
-        ("mine:np", ("", ""), "mine:np is not a pass", "a subclass of"),
-        ("mine:Pass", ("", ""), "mine:Pass is not a pass", "one of rtc.compiler.core.passes"),
-        ("mine:Prune", ("(Pass)", ""), "mine:Prune is not a pass", "a subclass of"),
-        ("mine:Prune", ("def apply", "def aply"), "mine:Prune is not a pass", "seen no apply"),
+        ("mine:np", ("", ""), "mine:np is not a pass", "made from"),
+        ("mine:Pass", ("", ""), "the pass mine:Pass lacks methods", "seen no apply"),
+        ("mine:Prune", ("(Pass)", ""), "mine:Prune is not a pass", "made from"),
+        ("mine:Prune", ("def apply", "def aply"), "mine:Prune lacks methods", "seen no apply"),
         ("mine:Prune", ("@dataclass(frozen=True)", ""), "is not a pass", "@dataclass(frozen=True)"),
         ("mine:Prune", ('= "prune"', '= "Prune It"'), "is not a pass", "kebab-case"),
         ("mine:Prune", (" = Level.ONNX", ""), "mine:Prune is not a pass", "takes and gives"),
@@ -182,7 +182,7 @@ def test_two_classes_of_one_name_are_two_recipes(write: Write) -> None:
                         "takes: ClassVar[Level] = Level.TORCH"),
          "prune works on a PyTorch model, and here it is an ONNX model", "remove it"),
         ({"mine:Prune": {"shear": 0.2}}, ("", ""), "unknown key 'shear'", 'did you mean "share"?'),
-        ("fold-constant", ("", ""), "no pass is called", 'did you mean "fold-constants"?'),
+        ("fold-constant", ("", ""), "there is no pass", 'did you mean "fold-constants"?'),
         ("insert-qdq", ("", ""), "runs once per target by itself", "precision.offer"),
     ],
 )  # fmt: skip
@@ -204,7 +204,11 @@ def test_a_wrong_pass_is_one_line_that_says_where_and_how_to_mend_it(
     [
         ("zeros = 0", ("zeros = 1 / 0"), "this pass of the recipe's failed|ZeroDivisionError"),
         ("return PassResult(pruned, True,", "return (pruned, True,", "something else|seen tuple"),
-        ("gives: ClassVar[Level] = Level.ONNX", "gives: ClassVar[Level] = Level.TORCH", ""),
+        (
+            "gives: ClassVar[Level] = Level.ONNX",
+            "gives: ClassVar[Level] = Level.TORCH",
+            "the PyTorch model is never exported",
+        ),
     ],
 )
 def test_a_pass_that_fails_or_lies_is_the_recipe_s_fault(
@@ -229,7 +233,7 @@ def test_an_installed_package_registers_passes(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prunex\nVersion: 3.1\n")
     (info / "entry_points.txt").write_text("[rtc.passes]\nprune = prunex:Prune\n")
     monkeypatch.syspath_prepend(str(site))
-    assert [each.name for each in entry_points(group="rtc.passes")] == ["prune"]
+    assert "prune" in {each.name for each in entry_points(group="rtc.passes")}
     recipe = load_recipe(write({"prune": {"share": 0.3}}))
     assert recipe.passes[0].options() == {"share": 0.3}
     assert recipe.pass_code == {"prunex": "3.1"}

@@ -53,7 +53,7 @@ def test_a_pass_that_runs_per_target_is_refused_in_a_recipe(name, by):
 
 
 def test_an_unknown_pass_is_a_recipe_error():
-    with pytest.raises(RecipeError, match="no pass is called 'fold-batchnrom'") as error:
+    with pytest.raises(RecipeError, match="there is no pass 'fold-batchnrom'") as error:
         pass_class("fold-batchnrom")
     assert error.value.fix == 'did you mean "fold-batchnorm"?'
 
