@@ -32,6 +32,7 @@ from rtc.compiler.frontend.dynamic_ranges import with_fixed_ranges
 from rtc.compiler.frontend.free_batch import freed, inferred, input_of, with_batch
 from rtc.compiler.frontend.independence import NotAlone, apart, check_alone
 from rtc.compiler.frontend.opset import lifted
+from rtc.compiler.frontend.plain_operators import in_plain_operators
 from rtc.compiler.frontend.source import no_classifier, signature_of, to_bytes
 from rtc.compiler.process import sandbox
 from rtc.passes.graph.branches import without_decided_branches
@@ -103,12 +104,14 @@ def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     unit = without_decided_branches(_with_sizes(unit, samples.shape[1:]))
     unit, flat = _flattened(unit, samples)
     own = unit.fixed_batch
-    unit, old = lifted(unit, samples, [own] if own else [_SIZE, batch])
+    sizes = [own] if own else [_SIZE, batch]
+    unit, old = lifted(unit, samples, sizes)
+    unit, foreign = in_plain_operators(unit, samples, sizes)
     if own is None:
         found = _settled_symbolic(unit, samples, batch)
     else:
         found = _settled_fixed(unit, own, samples, batch)
-    notes = (*found.notes, *filter(None, (old, flat)))
+    notes = (*found.notes, *filter(None, (old, foreign, flat)))
     return Settled(_with_classes(found.unit, samples), notes)
 
 

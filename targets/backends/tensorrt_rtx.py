@@ -19,6 +19,7 @@ from rtc.compiler.core.target import (
 )
 from rtc.targets.backends import onnx_graph, rtx_layers
 from rtc.targets.backends.cuda_runner import CudaRunner, find_device, use_device
+from rtc.targets.backends.dynamic_products import in_float
 from rtc.targets.backends.installed import installed
 from rtc.targets.backends.onnx_sizes import Sizes
 from rtc.targets.backends.symmetric import make_symmetric
@@ -79,7 +80,7 @@ class TensorRTRTX(Backend):
 
         model = onnx_graph.parse(graph)
         onnx_graph.drop_empty_ends(model)  # which its parser calls invalid
-        notes = make_symmetric(model)
+        notes = (*in_float(model), *make_symmetric(model))
         sizes = Sizes.infer(model)
         _check_quantisation(model, sizes)
         log = _new_log(trt)
