@@ -36,7 +36,10 @@ def collect(
     """
     if not observations:
         return {}
-    kinds = {each.tensor: each.kind for each in sorted(observations, key=lambda o: o.tensor)}
+    kinds = {
+        observation.tensor: observation.kind
+        for observation in sorted(observations, key=lambda o: o.tensor)
+    }
     observers = {tensor: make_observer(kind) for tensor, kind in kinds.items()}
     layers, observed = _observed(proto, kinds)
     inner = [tensor for tensor in kinds if tensor in layers]

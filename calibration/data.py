@@ -147,8 +147,8 @@ def _divide(
     random = np.random.default_rng(seed)
     edges = np.minimum(np.cumsum((0.0, *fractions)) + 1e-9, 1.0)  # 0.7 + 0.1 + 0.2 < 1 in binary
     parts: tuple[list[Int64Array], ...] = ([], [], [])
-    for each in np.unique(classes):
-        members = np.flatnonzero(classes == each)
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
         names, owner = np.unique(groups[members], return_inverse=True)
         place = np.argsort(random.permutation(len(names)))[owner]  # of each member's group
         order = np.argsort(place, kind="stable")

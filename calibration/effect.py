@@ -24,5 +24,5 @@ def output_snr_db(reference: bytes, changed: bytes, split: Split) -> float:
         ]
     outputs = [np.concatenate(each) for each in zip(*pairs, strict=True)]
     kind = output_kind(outputs[0])
-    wanted, got = (as_logits(each, kind) for each in outputs)
+    wanted, got = (as_logits(output, kind) for output in outputs)
     return decibels(float(np.square(wanted).sum()), float(np.square(got - wanted).sum()))

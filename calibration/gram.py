@@ -71,7 +71,7 @@ def _with_patches(proto: bytes, layer: str, activation: Parameters) -> tuple[byt
 
     model = onnx.load_model_from_string(proto)
     graph, make = model.graph, onnx.helper.make_node
-    node = next(each for each in graph.node if each.name == layer)
+    node = next(node for node in graph.node if node.name == layer)
     pair = ["rtc/scale", "rtc/zero"]
     constants = {"rtc/scale": activation.scale, "rtc/zero": activation.zero_point}
     conv = op_of(node) == "Conv"
@@ -79,7 +79,7 @@ def _with_patches(proto: bytes, layer: str, activation: Parameters) -> tuple[byt
     graph.node.append(make("QuantizeLinear", [node.input[0], *pair], ["rtc/q"]))
     graph.node.append(make("DequantizeLinear", ["rtc/q", *pair], [restored]))
     if conv:
-        weight = next(each for each in graph.initializer if each.name == node.input[1])
+        weight = next(tensor for tensor in graph.initializer if tensor.name == node.input[1])
         constants["rtc/identity"] = _identity(node, tuple(weight.dims))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -95,7 +95,7 @@ def _with_patches(proto: bytes, layer: str, activation: Parameters) -> tuple[byt
 
 def _identity(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
     """Convolution weights (groups · n, in, …) each of which takes one tap of one channel."""
-    groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     taps = math.prod(shape[1:])
     one = np.eye(taps, dtype=np.float32).reshape(taps, *shape[1:])
     return np.concatenate([one] * groups)

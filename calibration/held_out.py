@@ -18,7 +18,7 @@ def learn_and_judge(split: Split, samples: int, unit: Unit) -> tuple[Split, Spli
     if len(split) // _EVERY < batch:
         return split, split
     judged = [i % _EVERY == _EVERY - 1 for i in range(len(split))]
-    return _part(split, [not each for each in judged]), _part(split, judged)
+    return _part(split, [not is_judged for is_judged in judged]), _part(split, judged)
 
 
 def _part(split: Split, chosen: list[bool]) -> Split:

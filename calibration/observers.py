@@ -258,7 +258,7 @@ class Auto(_Searching):
         errors = {name: self._errors(*each) for name, each in found.items()}
         least = [max(min(each), _TINY) for each in zip(*errors.values(), strict=True)]
         scores = {
-            n: sum(e / b for e, b in zip(each, least, strict=True)) for n, each in errors.items()
+            n: sum(e / b for e, b in zip(error, least, strict=True)) for n, error in errors.items()
         }
         enough = min(scores.values()) * self.TOLERANCE
         name = next(name for name, score in scores.items() if score <= enough)

@@ -90,7 +90,7 @@ def kind_of(proto: bytes, split: Split) -> OutputKind:
         samples = split.inputs(0, count)
         filled = np.take(samples, range(-(-len(samples) // size) * size), axis=0, mode="wrap")
         parts = [filled[start : start + size] for start in range(0, len(filled), size)]
-        found = [oracle.run(each)[oracle.outputs[0]] for each in parts]
+        found = [oracle.run(part)[oracle.outputs[0]] for part in parts]
     return output_kind(np.concatenate(found))
 
 
@@ -132,7 +132,7 @@ def first_not_finite(proto: bytes, inputs: Array) -> str:
     floats = [name for name in made if types[name].kind == onnx.TensorProto.FLOAT]
     run = session(with_outputs(emulated, floats))
     values = run.run(floats, {run.get_inputs()[0].name: inputs})
-    broken = {n for n, each in zip(floats, values, strict=True) if not np.isfinite(each).all()}
+    broken = {n for n, value in zip(floats, values, strict=True) if not np.isfinite(value).all()}
     last = None
     for node in model.graph.node:
         last = node if node.name else last  # the casts that round a result have no names

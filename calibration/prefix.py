@@ -18,8 +18,10 @@ def prefix(proto: bytes, tensors: Sequence[str], given: Sequence[str] = ()) -> b
         if needed.difference(given).intersection(node.output):
             needed.update(node.input)
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    constants = [each for each in graph.initializer if each.name in needed]
-    constants = [onnx.TensorProto.FromString(each.SerializeToString()) for each in constants]
+    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
+    constants = [
+        onnx.TensorProto.FromString(constant.SerializeToString()) for constant in constants
+    ]
     for field in (graph.node, graph.initializer, graph.output, graph.value_info):
         del field[:]
     graph.node.extend(reversed(kept))

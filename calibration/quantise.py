@@ -85,10 +85,10 @@ def with_one_scale(
     ranges = tuple(all_of_them)
     if len(ranges) == 1:
         return own, kind
-    width = max(each.high - each.low for each in ranges)
+    width = max(interval.high - interval.low for interval in ranges)
     limit = max(max(-r.low, r.high) if r.limit is None else r.limit for r in ranges)
     if kind == "by-sign":
-        kind = "int8" if any(each.low < 0 for each in ranges) else "uint8"
+        kind = "int8" if any(interval.low < 0 for interval in ranges) else "uint8"
     return replace(own, high=own.low + width, limit=limit), kind
 
 

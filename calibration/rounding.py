@@ -40,7 +40,7 @@ def emulate_half(proto: bytes) -> bytes:
     asked = _asked(model)
     if asked is None and not _mentions_half(model.graph):
         return proto
-    types = {name: each.kind for name, each in types_of(model, trusting=True).items()}
+    types = {name: tensor.kind for name, tensor in types_of(model, trusting=True).items()}
     if asked is None:
         _widen(model.graph, types)
     else:
@@ -57,13 +57,13 @@ def asks_for_half(proto: bytes) -> bool:
 
 
 def _asked(model: onnx.ModelProto) -> str | None:
-    return {each.key: each.value for each in model.metadata_props}.get(HALF_KEY)
+    return {entry.key: entry.value for entry in model.metadata_props}.get(HALF_KEY)
 
 
 def _mentions_half(graph: onnx.GraphProto) -> bool:
     if any(tensor.data_type in _HALVES for tensor in graph.initializer):
         return True
-    if any(each.type.tensor_type.elem_type in _HALVES for each in graph.input):
+    if any(value.type.tensor_type.elem_type in _HALVES for value in graph.input):
         return True
     return any(
         attribute.i in _HALVES
@@ -148,7 +148,7 @@ def _round_weights(graph: onnx.GraphProto, integers: set[str], half: int) -> Non
     """
     import onnx
 
-    constants = {each.name: each for each in graph.initializer if each.data_type == _FLOAT}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == _FLOAT}
     rounded: set[str] = set()
     for node in graph.node:
         linear = op_of(node) in ("QuantizeLinear", "DequantizeLinear")
@@ -185,7 +185,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _input_names(graph: onnx.GraphProto) -> list[str]:
-    return [each.name for each in graph.input]
+    return [value.name for value in graph.input]
 
 
 def _numpy_type(half: int) -> np.dtype[Any]:

@@ -76,7 +76,7 @@ def stability(
 
     Blocks keep their size where a model fixes its batch: what does not fill one is in it again.
     """
-    kinds = {each.tensor: each.kind for each in observations}
+    kinds = {observation.tensor: observation.kind for observation in observations}
     count = len(split)
     size = max(1, -(-count // _BLOCKS))
     whole = {tensor: make_observer(kind) for tensor, kind in kinds.items()}

@@ -135,7 +135,7 @@ def compile_each(
     named = [targets] if isinstance(targets, str) else targets
     beside = Path() if named else recipe.path.parent  # of profiles that are named by their file
     profiles = [loader.profile(name, beside) for name in named or recipe.targets]
-    for warning in _without_effect(recipe, [each.name for each in profiles], budget):
+    for warning in _without_effect(recipe, [profile.name for profile in profiles], budget):
         listener.warned(warning)
     _check_threads(recipe, profiles)
     recipe.admit_code()  # a profile may name a backend that lies beside the recipe
@@ -168,7 +168,7 @@ def _without_effect(recipe: Recipe, targets: Sequence[str], budget: float | None
     elif plan is not None and plan.target not in targets:
         named = ", ".join(targets)
         yield f"precision.plan changes nothing: it is for {plan.target}, not for {named}"
-    searched = [each for each in targets if plan is None or plan.target != each]
+    searched = [target for target in targets if plan is None or plan.target != target]
     if budget is not None and not (options.search and mix and searched):
         why = "precision.offer has no mix" if not mix else "no mix is searched for"
         yield f"the budget changes nothing: {why}"
@@ -181,7 +181,7 @@ def _check_threads(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
         MachineError: more are asked for than this machine runs at once.
     """
     most = os.cpu_count() or 1
-    if recipe.measure.threads > most and any(each.kind == "cpu" for each in profiles):
+    if recipe.measure.threads > most and any(profile.kind == "cpu" for profile in profiles):
         raise MachineError(
             "more CPU threads are asked for than this machine runs at once",
             where="measure.threads",
@@ -280,8 +280,8 @@ class _Job:
             batch=self.recipe.batch,
             accurate=search is not None and search.objective == "accuracy",
         )
-        own = [row for each in built for row in each.certificates]
-        searched = [each.search for each in built]
+        own = [row for candidate in built for row in candidate.certificates]
+        searched = [candidate.search for candidate in built]
         report = assemble(
             self.recipe,
             self.front,
@@ -318,9 +318,9 @@ class _Job:
         behind = {name: pace.behind for name, pace in known.items() if pace.behind and fast}
         job = replace(job, sharers=len(backends) - len(behind))
         found = [
-            each
+            candidate
             for backend in backends
-            for each in candidates(
+            for candidate in candidates(
                 job, backend, known[backend.name].threads, unsearched=behind.get(backend.name, "")
             )
         ]

@@ -75,7 +75,7 @@ class FloatGraph:
         self.batch: int | None = first.dim_value or None
         self.mark = self.batch or BATCH
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.inputs = {each.name for each in self.graph.input}
+        self.inputs = {value.name for value in self.graph.input}
         self.nodes = {node.name: node for node in self.graph.node}
         self.numbers: dict[Key, str] = {}
         for node in self.graph.node:
@@ -129,9 +129,9 @@ class Difference:
 
         self.graph = onnx.load_model_from_string(alternative.proto).graph
         self.logits: str = self.graph.output[0].name
-        self._outputs = {each.name for each in self.graph.output}
+        self._outputs = {value.name for value in self.graph.output}
         shared = base.inputs | set(base.constants)
-        self.known = {each.name: each.name for each in self.graph.input if each.name in shared}
+        self.known = {value.name: value.name for value in self.graph.input if value.name in shared}
         self.constants: dict[str, onnx.TensorProto] = {}
         for tensor in self.graph.initializer:
             if base.constants.get(tensor.name) == tensor:
@@ -177,5 +177,7 @@ class Difference:
 
 
 def _key(node: onnx.NodeProto, inputs: Iterable[str]) -> Key:
-    attributes = sorted(each.SerializeToString(deterministic=True) for each in node.attribute)
+    attributes = sorted(
+        attribute.SerializeToString(deterministic=True) for attribute in node.attribute
+    )
     return (op_of(node), tuple(attributes), tuple(inputs))

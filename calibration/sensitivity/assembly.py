@@ -160,6 +160,6 @@ def shared_constants(base: FloatGraph, assemblies: Iterable[Assembly]) -> dict[s
     """The values of the constants that assemblies are fed, by name."""
     import onnx
 
-    names = {name for each in assemblies for name in each.feeds & base.constants.keys()}
+    names = {name for assembly in assemblies for name in assembly.feeds & base.constants.keys()}
     large = (base.constants[name] for name in names if is_large(base.constants[name]))
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in large}

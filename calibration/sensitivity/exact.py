@@ -52,7 +52,7 @@ def exact(
     """
     begun = time.perf_counter()
     base = FloatGraph(proto)
-    tails = [_Tail(base, each) for each in alternatives]
+    tails = [_Tail(base, alternative) for alternative in alternatives]
     tensors = sorted({name for tail in tails for name in tail.assembly.tensors(base)})
     outputs = sorted({*tensors, base.logits} - base.inputs)
     constants = shared_constants(base, [tail.assembly for tail in tails])
@@ -111,7 +111,7 @@ class _Tail:
         ]
         proto = emulate_half(part.model(base, self._outputs))
         self._session = session(proto, frugal=True)
-        self._fed = [each.name for each in self._session.get_inputs()]
+        self._fed = [name.name for name in self._session.get_inputs()]
 
     def run(self, values: Mapping[str, Array], reference: Reference) -> None:
         """Measure one batch, given the float model's tensors and the shared constants."""

@@ -91,8 +91,8 @@ def fast(
         outputs, found = circuit.run(inputs, random)
         base.refuse_not_finite(
             {
-                each.float_end: answer.signal
-                for each, answer in zip(circuit.changes, found, strict=True)
+                change.float_end: answer.signal
+                for change, answer in zip(circuit.changes, found, strict=True)
             },
             start,
             len(inputs),
@@ -101,7 +101,7 @@ def fast(
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
         if time.perf_counter() - begun > within_s:
             break
-    tallies = _tallies([each.precision for each in alternatives], batches)
+    tallies = _tallies([alternative.precision for alternative in alternatives], batches)
     return Sensitivity(
         engine="fast",
         model=digest(proto),
@@ -191,7 +191,7 @@ class _Circuit:
     def __init__(
         self, base: FloatGraph, alternatives: Sequence[Alternative], kind: OutputKind
     ) -> None:
-        self.changes = [Difference(base, each) for each in alternatives]
+        self.changes = [Difference(base, alternative) for alternative in alternatives]
         self._classes = _known(base, base.logits)[-1]
         part = Assembly(base.model.opset_import)
         part.take_float(base)
@@ -201,10 +201,10 @@ class _Circuit:
         vectors = _vectors(part, base.logits, self._classes, kind)
         back = [gradient.back(v, ends) for v in vectors]
         self._outputs = [base.logits]
-        for each, error, end in zip(alternatives, errors, ends, strict=True):
+        for alternative, error, end in zip(alternatives, errors, ends, strict=True):
             products = (part.node("Mul", [gradients[end], error]) for gradients in back)
             signs, fisher, margin = (
-                _by_channel(part, base, product, end, each.layer) for product in products
+                _by_channel(part, base, product, end, alternative.layer) for product in products
             )
             self._outputs += [part.power(end), part.power(error)]
             self._outputs += [part.power(signs), part.power(fisher)]

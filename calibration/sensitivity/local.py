@@ -96,7 +96,7 @@ def _probe_graph(proto: bytes, probes: Sequence[LayerProbe], scheme: QuantScheme
     import onnx
 
     model = onnx.load_model_from_string(proto)
-    refuse_old_opset(next(each.version for each in model.opset_import if not each.domain))
+    refuse_old_opset(next(opset.version for opset in model.opset_import if not opset.domain))
     graph = model.graph
     nodes = {node.name: node for node in graph.node}
     constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -47,9 +47,9 @@ def _seen_shapes(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Shape]
     found = {}
     for name in tensors:
         sizes = list(zip(*(run[name].shape for run in runs), strict=True))
-        if all(len(set(each)) == 1 or 3 * each[0] == 2 * each[-1] for each in sizes):
+        if all(len(set(size)) == 1 or 3 * size[0] == 2 * size[-1] for size in sizes):
             found[name] = tuple(
-                each[0] if len(set(each)) == 1 else each[0] // 2 * BATCH for each in sizes
+                size[0] if len(set(size)) == 1 else size[0] // 2 * BATCH for size in sizes
             )
     return found
 

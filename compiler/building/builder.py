@@ -138,7 +138,7 @@ def output_shapes(model: Unit) -> dict[str, str]:
 
     proto = onnx.load_from_string(model.onnx.proto)
     shapes = {
-        name: "×".join(str(dim) or "?" for dim in each.shape or ())
-        for name, each in types_of(proto, trusting=True).items()
+        name: "×".join(str(dim) or "?" for dim in tensor.shape or ())
+        for name, tensor in types_of(proto, trusting=True).items()
     }
     return {node.name: shapes.get(node.output[0], "") for node in proto.graph.node}

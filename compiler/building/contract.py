@@ -42,9 +42,9 @@ def unknown(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
 
 
 def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
-    found = [each.precision_of.get(name, each.precision) for each in owners]
+    found = [owner.precision_of.get(name, owner.precision) for owner in owners]
     built = _widest(found)
-    kinds = {each.kind for each, own in zip(owners, found, strict=True) if own is built}
+    kinds = {owner.kind for owner, own in zip(owners, found, strict=True) if own is built}
     verdict, why = _judge(decision, built, kinds)
     return LayerRow(
         name=name,

@@ -51,7 +51,7 @@ def candidates(
     left_out = dict(backend.variants(job.profile))
     if unsearched and job.search is not None:
         left_out.setdefault(Variant.MIX, unsearched)
-    offered = {each for each in job.recipe.precision.offer if each not in left_out}
+    offered = {variant for variant in job.recipe.precision.offer if variant not in left_out}
     for variant in job.recipe.precision.offer:
         if variant in left_out:
             yield _missing(backend, variant, CandidateState.LEFT_OUT, left_out[variant])
@@ -86,7 +86,7 @@ def _missing(backend: Backend, variant: Variant, state: CandidateState, reason: 
 
 def _without_int8(plan: PrecisionPlan) -> str:
     """That a plan has no layer in INT8, with the reason that most layers give."""
-    reasons = Counter(each.because for each in plan.layers.values() if each.op in WEIGHTED)
+    reasons = Counter(layer.because for layer in plan.layers.values() if layer.op in WEIGHTED)
     why = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
     return f"no layer runs in INT8{why}"
 

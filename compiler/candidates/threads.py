@@ -132,8 +132,8 @@ def chosen(timings: Sequence[Timing]) -> dict[Variant, int]:
 def _fewest(timings: Sequence[Timing]) -> dict[Variant, int]:
     """The threads of the fastest, or fewer where they are hardly slower."""
     best: dict[Variant, int] = {}
-    for variant in dict.fromkeys(each.variant for each in timings):
-        own = [each for each in timings if each.variant is variant]
+    for variant in dict.fromkeys(timing.variant for timing in timings):
+        own = [timing for timing in timings if timing.variant is variant]
         most = max(each.speed for each in own)
         best[variant] = min(each.threads for each in own if each.speed * WORTH >= most)
     return best
@@ -204,12 +204,12 @@ def _timings(job: Job, backends: Sequence[Backend], tried: Sequence[int]) -> tup
             (name, variant, count): engine_subject(
                 f"{name} {variant}, {count} threads",
                 name,
-                each.built.engine,
+                engine.built.engine,
                 replace(request, threads=count),
-                builders[name].probe(each.graph),
+                builders[name].probe(engine.graph),
             )
             for count in sorted(tried, reverse=True)
-            for (name, variant), each in engines.items()
+            for (name, variant), engine in engines.items()
         }
         case = Case(LatencyMode.FORWARD, request.batches[1])
         found, failed = timed(subjects, samples, case, job.recipe.seed)

@@ -120,9 +120,9 @@ def _table(found: Culprits) -> RenderableType:
     from rich.text import Text
 
     table = Table("layer", "operator", "planned", "pin", "own SNR", box=SIMPLE_HEAD)
-    for each in found.layers:
-        snr = "" if each.snr_db is None else f"{each.snr_db:.1f} dB"
-        words = (printable(each.layer), each.op, each.planned.value, each.pin.value, snr)
+    for layer in found.layers:
+        snr = "" if layer.snr_db is None else f"{layer.snr_db:.1f} dB"
+        words = (printable(layer.layer), layer.op, layer.planned.value, layer.pin.value, snr)
         table.add_row(*(Text(word, overflow="fold") for word in words))
     return table
 

@@ -119,7 +119,7 @@ def contents(model: ModelProto) -> Contents:
     from rtc.compiler.frontend.model_files import entry
 
     constants = {tensor.name for tensor in model.graph.initializer}
-    domains = {each.domain: each.version for each in model.opset_import}
+    domains = {opset.domain: opset.version for opset in model.opset_import}
     locations = {entry(t).get("location", ""): None for t in tensors(model) if is_outside(t)}
     return Contents(
         producer=f"{model.producer_name} {model.producer_version}".strip(),
@@ -157,7 +157,7 @@ def _numbers(model: ModelProto) -> Iterator[tuple[int, int]]:
     for body in bodies(model):
         for tensor in getattr(body, "initializer", ()):
             yield tensor.data_type, prod(tensor.dims)
-        for node in (each for each in body.node if op_of(each) == "Constant"):
+        for node in (node for node in body.node if op_of(node) == "Constant"):
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield attribute.t.data_type, prod(attribute.t.dims)

@@ -27,8 +27,8 @@ BuiltCandidate = Annotated[
     str,
     typer.Option("--candidate", "-c", help="One that does not ship, such as 'openvino mix'."),
 ]
-_POLICIES = tuple(each.value for each in ResidualPolicy)
-_WORDS = {"fp16": "half", **{each.value: each.value for each in Precision}}
+_POLICIES = tuple(policy.value for policy in ResidualPolicy)
+_WORDS = {"fp16": "half", **{precision.value: precision.value for precision in Precision}}
 
 
 @command(app, "show")
@@ -79,7 +79,7 @@ def show(
         if search is None or not search.ledger:
             raise RecipeError("this bundle has no residual ledger: nothing was searched, or no Add")
         return Answer(document, ledger_table(search))
-    others = [each for each in candidates_of(report) if each != shown]
+    others = [row for row in candidates_of(report) if row != shown]
     return Answer(document, layer_table(shown, found, search, others=others))
 
 
@@ -240,7 +240,7 @@ def _attempt_document(found: Attempt) -> dict[str, Any]:
         "samples": found.samples,
         "before": _outcome(found.before),
         "after": _outcome(found.after),
-        "changes": [asdict(each) for each in found.changes],
+        "changes": [asdict(change) for change in found.changes],
     }
 
 

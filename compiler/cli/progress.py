@@ -57,7 +57,7 @@ class TerminalListener:
 
     def redone(self, stage: str, why: Sequence[str]) -> None:
         told = self._again.setdefault(stage, [])
-        told += [each for each in why if each not in told]
+        told += [reason for reason in why if reason not in told]
         if stage in self._running:
             self._live.update(self._running[stage][0], found=clean(f"again: {in_words(told)}"))
 

@@ -55,8 +55,8 @@ def _checked(path: Path) -> Recipe:
         found.append(error)
         recipe = parse_recipe(read(path), path)
     found += faults(recipe)
-    for each in found[1:]:
-        complain(each)
+    for other in found[1:]:
+        complain(other)
     if found:
         raise found[0]
     return recipe

@@ -108,4 +108,4 @@ def _registered(
     path: tuple[str, ...],  # noqa: ARG001 - what is found there is kept for as long as it stays
 ) -> tuple[tuple[str, str], ...]:
     """Names and references of a group's entry points; `path` is where packages are looked for."""
-    return tuple(sorted((each.name, each.value.strip()) for each in entry_points(group=group)))
+    return tuple(sorted((point.name, point.value.strip()) for point in entry_points(group=group)))

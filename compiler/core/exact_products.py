@@ -159,7 +159,7 @@ def _given(node: onnx.NodeProto, index: int) -> str:
 
 
 def _option(node: onnx.NodeProto, name: str) -> int:
-    return next((each.i for each in node.attribute if each.name == name), 0)
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
 
 def _matmul_integer(calls: Calls, node: onnx.NodeProto) -> None:
@@ -195,7 +195,7 @@ def _dynamic_quantize_matmul(calls: Calls, node: onnx.NodeProto) -> None:
 
 def _qgemm(calls: Calls, node: onnx.NodeProto) -> None:
     zero = calls.constant(0)
-    alpha = next((each.f for each in node.attribute if each.name == "alpha"), 1.0)
+    alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)
     operands = dict(zip(("a0", "as0", "az", "b0", "bs", "bz"), node.input, strict=False))
     operands |= {"bias": _given(node, 6) or zero, "alpha": calls.constant(alpha)}
     turn_a, turn_b = _option(node, "transA"), _option(node, "transB")
@@ -242,7 +242,7 @@ def _qlinear_conv(calls: Calls, node: onnx.NodeProto) -> None:
         )
         return
     rank = len(_shape(calls, operands["w"])) or 4
-    operands = {"x_last" if name == "x" else name: each for name, each in operands.items()}
+    operands = {"x_last" if name == "x" else name: operand for name, operand in operands.items()}
     body = (
         f"x = Transpose <perm = {[0, rank - 1, *range(1, rank - 1)]}> (x_last)\n{body}"
         f"y_last = Transpose <perm = {[0, *range(2, rank), 1]}> (y)\n"
@@ -252,7 +252,7 @@ def _qlinear_conv(calls: Calls, node: onnx.NodeProto) -> None:
 
 
 def _present(node: onnx.NodeProto, known: dict[str, str]) -> list[str]:
-    return sorted(each.name for each in node.attribute if each.name in known)
+    return sorted(attribute.name for attribute in node.attribute if attribute.name in known)
 
 
 def _attributes(known: dict[str, str], present: Sequence[str]) -> str:

@@ -62,7 +62,7 @@ class Calls:
         )
         node.domain, node.op_type = DOMAIN, variant
         node.input[:] = operands.values()
-        kept = [each for each in node.attribute if each.name in attributes]
+        kept = [attribute for attribute in node.attribute if attribute.name in attributes]
         del node.attribute[:]
         node.attribute.extend(kept)
 
@@ -71,9 +71,9 @@ class Calls:
         import onnx
 
         model, opsets = self.model, self.model.opset_import
-        if not any(each.domain in ONNX for each in opsets):
+        if not any(opset.domain in ONNX for opset in opsets):
             opsets.append(onnx.helper.make_opsetid("", _OPSET))
-        imports = ", ".join(f'"{each.domain}" : {each.version}' for each in opsets)
+        imports = ", ".join(f'"{opset.domain}" : {opset.version}' for opset in opsets)
         head = f'<domain: "{DOMAIN}", opset_import: [{imports}]>'
         for text in self.functions.values():
             model.functions.append(onnx.parser.parse_function(f"{head}\n{text}"))

@@ -80,7 +80,7 @@ def where_looked(module: str) -> str:
     """
     python = {Path(path).resolve() for path in sysconfig.get_paths().values()}
     folders = [Path(entry).resolve() for entry in sys.path if Path(entry).is_dir()]
-    own = list(dict.fromkeys(each for each in folders if not _is_python(each, python)))
+    own = list(dict.fromkeys(folder for folder in folders if not _is_python(folder, python)))
     known = [each.name for each in pkgutil.iter_modules([str(each) for each in own])]
     top = module.partition(".")[0]
     close = difflib.get_close_matches(top, known, n=1, cutoff=0.6)

@@ -60,15 +60,15 @@ class Parts:
         """An attribute's value."""
         from onnx import helper
 
-        for each in self.node.attribute:
-            if each.name == name:
-                value = helper.get_attribute_value(each)
+        for attribute in self.node.attribute:
+            if attribute.name == name:
+                value = helper.get_attribute_value(attribute)
                 return value.decode() if isinstance(value, bytes) else value
         return default
 
     def options(self, *names: str) -> dict[str, Any]:
         """Those of the named attributes that the node has."""
-        present = {each.name for each in self.node.attribute}
+        present = {attribute.name for attribute in self.node.attribute}
         return {name: self.option(name, None) for name in names if name in present}
 
     def rank(self, tensor: str) -> int:
@@ -140,8 +140,8 @@ def write_parts(model: onnx.ModelProto, forms: Mapping[str, Form]) -> tuple[set[
         The operators that were written so, and a line on each node that was not.
     """
     types = types_of(model, trusting=True)
-    stored = {each.name: each for each in model.graph.initializer}
-    own = next((each.version for each in model.opset_import if not each.domain), 1)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    own = next((opset.version for opset in model.opset_import if not opset.domain), 1)
     before = set(stored)
     written = set[str]()
     left: list[str] = []
@@ -160,7 +160,7 @@ def write_parts(model: onnx.ModelProto, forms: Mapping[str, Form]) -> tuple[set[
             nodes += parts.nodes
         del graph.node[:]
         graph.node.extend(nodes)
-    model.graph.initializer.extend(each for name, each in stored.items() if name not in before)
+    model.graph.initializer.extend(tensor for name, tensor in stored.items() if name not in before)
     return written, left
 
 

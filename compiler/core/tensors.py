@@ -93,10 +93,10 @@ def types_at(model: onnx.ModelProto, batch: int) -> dict[str, TensorType]:
     del light.graph.output[:]
     light.graph.output.extend(model.graph.output)
     names = set[str]()
-    for each in model.graph.input:
-        names.update(dim.dim_param for dim in _dims(each)[:1] if not dim.HasField("dim_value"))
-    for each in (*light.graph.input, *light.graph.output):
-        for dim in _dims(each)[:1]:
+    for value in model.graph.input:
+        names.update(dim.dim_param for dim in _dims(value)[:1] if not dim.HasField("dim_value"))
+    for value in (*light.graph.input, *light.graph.output):
+        for dim in _dims(value)[:1]:
             if not dim.HasField("dim_value") and dim.dim_param in names:
                 dim.dim_value = batch
     return types_of(light)
@@ -117,18 +117,18 @@ def _told(model: onnx.ModelProto, *, trusting: bool) -> onnx.ModelProto:
 def tensor_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
     """Types by tensor name, of what a typed model states; constants included."""
     found = {t.name: TensorType(t.data_type, tuple(t.dims)) for t in graph.initializer}
-    for each in (*graph.input, *graph.output, *graph.value_info):
-        if each.type.tensor_type.elem_type:
-            found.setdefault(each.name, _type_of(each))
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type:
+            found.setdefault(value.name, _type_of(value))
     return found
 
 
 def known_shapes(types: Mapping[str, TensorType]) -> dict[str, Shape]:
     """The shapes of which every size is known."""
     return {
-        name: tuple(size for size in each.shape if isinstance(size, int))
-        for name, each in types.items()
-        if each.shape is not None and all(isinstance(size, int) for size in each.shape)
+        name: tuple(size for size in kind.shape if isinstance(size, int))
+        for name, kind in types.items()
+        if kind.shape is not None and all(isinstance(size, int) for size in kind.shape)
     }
 
 
@@ -152,9 +152,9 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for inner in nested(graph):
         del inner.value_info[:]
     graph.input.extend(model.graph.input)
-    graph.output.extend(onnx.ValueInfoProto(name=each.name) for each in model.graph.output)
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
-    given = {each.name for each in graph.input}
+    given = {value.name for value in graph.input}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _MOST_DATA:
             graph.initializer.append(tensor)
@@ -171,8 +171,8 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         found = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as cause:
         raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
-    outputs = {each.name for each in found.graph.output}  # it lists some of them twice
-    inner = [each for each in found.graph.value_info if each.name not in outputs]
+    outputs = {value.name for value in found.graph.output}  # it lists some of them twice
+    inner = [value for value in found.graph.value_info if value.name not in outputs]
     del found.graph.value_info[:]
     found.graph.value_info.extend(inner)
     return found
@@ -182,9 +182,9 @@ def _unknown(model: onnx.ModelProto, *, shapes: bool = False) -> set[str]:
     """Tensors whose type is not known; with `shapes`, also those whose rank is not."""
     graph = model.graph
     known = {
-        each.name
-        for each in (*graph.value_info, *graph.output)
-        if _has_type(each) and (each.type.tensor_type.HasField("shape") or not shapes)
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if _has_type(value) and (value.type.tensor_type.HasField("shape") or not shapes)
     }
     return {n for node in graph.node for n in node.output if n} - known
 
@@ -194,10 +194,10 @@ def _with(
 ) -> onnx.ModelProto:
     """The model, with what others say of its unknown tensors."""
     graph = model.graph
-    known = [each for each in graph.value_info if each.name not in unknown & types.keys()]
+    known = [value for value in graph.value_info if value.name not in unknown & types.keys()]
     del graph.value_info[:]
     graph.value_info.extend(known)
-    outputs = {each.name: each for each in graph.output}
+    outputs = {value.name: value for value in graph.output}
     for name in sorted(unknown & types.keys()):
         if name in outputs:
             outputs[name].type.CopyFrom(types[name].type)
@@ -223,11 +223,11 @@ def _asked_of_runtime(
     kinds = dict(_runtime_kinds())
     return {
         # An unknown rank is told as that of a scalar: neither says anything.
-        each.name: onnx.helper.make_tensor_value_info(
-            each.name, kinds[each.type], each.shape or None
+        output.name: onnx.helper.make_tensor_value_info(
+            output.name, kinds[output.type], output.shape or None
         )
-        for each in unoptimised(asking.SerializeToString()).get_outputs()
-        if each.type in kinds
+        for output in unoptimised(asking.SerializeToString()).get_outputs()
+        if output.type in kinds
     }
 
 
@@ -245,7 +245,7 @@ def _restore_outputs(model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoPro
     A first axis of a fixed size, where the model's own first axis is free, is what the model was
     exported with before its batch was freed.
     """
-    batch = next((d for each in model.graph.input[:1] for d in _dims(each)), None)
+    batch = next((d for value in model.graph.input[:1] for d in _dims(value)), None)
     for found, stated in zip(model.graph.output, outputs, strict=True):
         if not _has_type(found):
             found.type.CopyFrom(stated.type)

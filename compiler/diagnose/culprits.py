@@ -85,7 +85,7 @@ class Culprits:
 
         if not self.layers:
             return ""
-        pin = {each.layer: each.pin.value for each in self.layers}
+        pin = {layer.layer: layer.pin.value for layer in self.layers}
         text: str = yaml.safe_dump(
             {"precision": {"pin": pin}}, sort_keys=False, allow_unicode=True, width=math.inf
         )
@@ -94,8 +94,8 @@ class Culprits:
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
         layers = [
-            {**asdict(each), "planned": each.planned.value, "pin": each.pin.value}
-            for each in self.layers
+            {**asdict(layer), "planned": layer.planned.value, "pin": layer.pin.value}
+            for layer in self.layers
         ]
         figures = {"before": to_dict(self.before), "after": to_dict(self.after)}
         return {**asdict(self), **figures, "layers": layers, "patch": self.patch}

@@ -130,7 +130,7 @@ def arranged(
     kept = [
         view
         for view in rows
-        if (not only or any(_matches(view.row.name, each) for each in only))
+        if (not only or any(_matches(view.row.name, pattern) for pattern in only))
         and precision in ("", view.row.planned)
     ]
     key = SORTS[sort]
@@ -150,7 +150,7 @@ def unknown_layer(name: str, names: Sequence[str]) -> RecipeError:
 
 def band_words(band: Band, scale: float = 1.0, digits: int = 1) -> str:
     """An estimate with its interval: "41.2 (40.1 – 42.6)"."""
-    value, low, high = (f"{each * scale:.{digits}f}" for each in band)
+    value, low, high = (f"{edge * scale:.{digits}f}" for edge in band)
     return value if low == high else f"{value} ({low} – {high})"
 
 

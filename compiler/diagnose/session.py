@@ -118,7 +118,7 @@ def _runtime(device: DeviceProfile, name: str, *, here: bool) -> Backend:
 
     if not name:
         usable = loader.backends_for(device)
-        runnable = [each for each in usable if each.runnable(device).ok]
+        runnable = [backend for backend in usable if backend.runnable(device).ok]
         return _fit((*runnable, *usable)[0], device, here=here)
     chosen = loader.backend(name)
     if name not in device.backends:

@@ -75,7 +75,7 @@ class _LayerTable:
         odd = any(view.row.verdict in _VERDICTS for view in self.found)
         names = _NAMES if wide else ("planned", "built") if odd else ("planned",)
         seen = {how for view in self.found for how in view.times_us}
-        ways = [each.value for each in Precision if each.value in seen]
+        ways = [precision.value for precision in Precision if precision.value in seen]
         columns = {name: [_word(name, view.row) for view in self.found] for name in names}
         losses = [view.losses.get(INT8) for view in self.found]
         figures = {
@@ -115,7 +115,7 @@ def layer_story(view: LayerView, search: SearchRow | None) -> RenderableType:
         f"planned {row.planned}{pinned}, built {row.built or '–'}: {row.verdict}\n"
         f"because  {clean(row.reason)}"
     )
-    own = [each for each in search.ledger if each.add == row.name] if search else []
+    own = [entry for entry in search.ledger if entry.add == row.name] if search else []
     if search and own:
         return Group(head, ledger_table(replace(search, ledger=tuple(own))))
     if not view.losses and not view.times_us:
@@ -159,8 +159,8 @@ class _LedgerTable:
             words = name in ("branch, skip", "policy")
             table.add_column(name, justify="left" if words else "right", no_wrap=True)
         for row in self.rows:
-            for index, each in enumerate(row.policies):
-                cells = _policy(row, each, first=index == 0)
+            for index, policy in enumerate(row.policies):
+                cells = _policy(row, policy, first=index == 0)
                 add = Text("" if index else clean(row.add))
                 table.add_row(add, *(cells[name] for name in names))
             if not row.policies:

@@ -60,8 +60,8 @@ class Stages:
             by: what does the work and was found by a name of the recipe's (a pass, a runtime): the
                 code that it stands on counts, beside that of the module that `work` is in.
         """
-        code = code_of([work.__module__, *(type(each).__module__ for each in by)])
-        others = code_behind(type(each) for each in by)
+        code = code_of([work.__module__, *(type(named).__module__ for named in by)])
+        others = code_behind(type(named) for named in by)
         key = self.store.key({"stage": name, "inputs": inputs, "code": [code, others]})
         self.listener.started(name, target)
         given = inputs if isinstance(inputs, Mapping) else {"input": inputs}

@@ -71,10 +71,11 @@ def _float_lstm(calls: Calls, node: onnx.NodeProto) -> None:
     import onnx
 
     kind = onnx.AttributeProto.AttributeType.Name
-    operands = {n: each for n, each in zip(_LSTM_INPUTS, node.input, strict=False) if each}
-    names = sorted(each.name for each in node.attribute)
+    operands = {n: name for n, name in zip(_LSTM_INPUTS, node.input, strict=False) if name}
+    names = sorted(attribute.name for attribute in node.attribute)
     given = ", ".join(
-        f"{each.name}: {kind(each.type).lower()} = @{each.name}" for each in node.attribute
+        f"{attribute.name}: {kind(attribute.type).lower()} = @{attribute.name}"
+        for attribute in node.attribute
     )
     weights = "\n".join(
         f"""{w}_wide = Cast <to = 1> ({w})

@@ -77,11 +77,11 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None =
         certificates.extend(found.certificates)
         return found
 
-    for step in (each for each in recipe.passes if each.takes is Level.TORCH):
+    for step in (step for step in recipe.passes if step.takes is Level.TORCH):
         eager, unit = unit, passed(step, unit, training).unit
     settled = _settle(recipe, unit, data, stages)
     unit, context = settled.unit, PassContext(whole(data, settled.unit), seed=recipe.seed)
-    for step in (each for each in recipe.passes if each.takes is Level.ONNX):
+    for step in (step for step in recipe.passes if step.takes is Level.ONNX):
         found = passed(step, unit, context)
         if incoming is None and found.another_function:
             incoming = unit
@@ -289,7 +289,7 @@ def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Stati
     wanted = observing(recipe).needs(model)
     inputs = {
         "model": model.digest,
-        "wanted": sorted((each.tensor, each.kind) for each in wanted),
+        "wanted": sorted((size.tensor, size.kind) for size in wanted),
         "data": data.digest,
         "versions": versions(("numpy", "onnx", "onnxruntime")),
     }
@@ -301,6 +301,6 @@ def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Stati
         found = f"{len(ranges)} tensors over {count} samples"
         return {"ranges.json": canonical(content)}, found
 
-    by = [make_observer(kind) for kind in sorted({each.kind for each in wanted})]
+    by = [make_observer(kind) for kind in sorted({size.kind for size in wanted})]
     ranges = json.loads(stages.run("observe", inputs, work, by=by)["ranges.json"])
     return {name: TensorRange(**fields) for name, fields in ranges.items()}

@@ -177,17 +177,17 @@ def _multi_head_attention(parts: Parts) -> None:
     if parts.option("unidirectional", 0):
         raise Unwritten("it attends in one direction")
     operands = [parts.given(index) for index in range(3)]
-    if not all(operands) or any(parts.rank(each) != 3 for each in operands):
+    if not all(operands) or any(parts.rank(operand) != 3 for operand in operands):
         raise Unwritten("query, key and value come packed")
-    sizes = [parts.types[each].shape or () for each in operands]
-    widths = [each[-1] for each in sizes]
+    sizes = [parts.types[operand].shape or () for operand in operands]
+    widths = [size[-1] for size in sizes]
     if not all(isinstance(width, int) for width in widths):
         raise Unwritten("the width of query, key and value is not known")
     if parts.given(3):
         bias, ends = parts.value(parts.given(3)), np.cumsum([0, *widths])
         operands = [
-            parts.add("Add", each, parts.constant(f"bias_{start}", bias[start:end]))
-            for each, start, end in zip(operands, ends[:-1], ends[1:], strict=True)
+            parts.add("Add", operand, parts.constant(f"bias_{start}", bias[start:end]))
+            for operand, start, end in zip(operands, ends[:-1], ends[1:], strict=True)
         ]
     heads = parts.option("num_heads", 0)
     scale = parts.option("scale", 0.0) or 1 / math.sqrt(int(widths[0]) // heads)
@@ -198,8 +198,8 @@ def _attend(parts: Parts, operands: tuple[str, str, str], heads: int, scale: flo
     shape = parts.constant("heads", np.array([0, 0, heads, -1], np.int64))
     orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
     query, key, value = (
-        parts.add("Transpose", parts.add("Reshape", each, shape), perm=order)
-        for each, order in zip(operands, orders, strict=True)
+        parts.add("Transpose", parts.add("Reshape", operand, shape), perm=order)
+        for operand, order in zip(operands, orders, strict=True)
     )
     scaled = parts.add("Mul", query, parts.constant("scale", scale))
     shares = parts.add("Softmax", parts.add("MatMul", scaled, key), axis=-1)

@@ -32,7 +32,7 @@ def lifted(unit: Unit, samples: Array, sizes: Sequence[int]) -> tuple[Unit, str]
     import onnx
 
     model = onnx.load_from_string(unit.onnx.proto)
-    own = next((each.version for each in model.opset_import if not each.domain), OPSET)
+    own = next((opset.version for opset in model.opset_import if not opset.domain), OPSET)
     if own >= OPSET:
         return unit, ""
     try:

@@ -41,7 +41,7 @@ def make_plain(model: ModelProto) -> None:
 
 def _import_once(body: ModelProto | FunctionProto) -> None:
     """The import of ONNX's own operators under one name; of several the last, as runtimes do."""
-    own = [each for each in body.opset_import if each.domain in ONNX]
+    own = [opset for opset in body.opset_import if opset.domain in ONNX]
     if not own:
         return
     own[0].domain, own[0].version = "", own[-1].version

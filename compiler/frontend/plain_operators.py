@@ -53,7 +53,7 @@ def in_plain_operators(unit: Unit, samples: Array, sizes: Sequence[int]) -> tupl
     model = onnx.load_model_from_string(unit.onnx.proto)
     if not any(op_of(node) in _FORMS for node in nodes(model)):
         return unit, ""
-    own = next((each.version for each in model.opset_import if not each.domain), 1)
+    own = next((opset.version for opset in model.opset_import if not opset.domain), 1)
     if own < QDQ_OPSET:
         return unit, f"{_STAY}: opset {own} has no others for them."
     to_initialisers(model.graph)
@@ -79,12 +79,12 @@ def _some(names: Sequence[str]) -> str:
 def _drop_unread(model: onnx.ModelProto) -> None:
     """Drop constants and domains that nothing refers to now."""
     used = {name for node in nodes(model) for name in node.input}
-    used |= {each.name for each in model.graph.output}
-    kept = [each for each in model.graph.initializer if each.name in used]
+    used |= {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     domains = {node.domain for node in nodes(model)} | {""}
-    imported = [each for each in model.opset_import if each.domain in domains]
+    imported = [opset for opset in model.opset_import if opset.domain in domains]
     del model.opset_import[:]
     model.opset_import.extend(imported)
     del model.graph.value_info[:]

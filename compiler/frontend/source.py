@@ -102,11 +102,11 @@ def _refuse_newer_opset(model: ModelProto) -> None:
     import onnx
 
     known = onnx.defs.onnx_opset_version()
-    for each in model.opset_import:
-        if each.domain in ONNX and each.version > known:
+    for opset in model.opset_import:
+        if opset.domain in ONNX and opset.version > known:
             raise ModelError(
                 "the model's opset is newer than the ONNX library here",
-                seen=f"opset {each.version}",
+                seen=f"opset {opset.version}",
                 expected=f"at most {known}",
                 fix="export it with an older opset_version, or upgrade onnx and onnxruntime",
                 id="newer-opset",
@@ -134,7 +134,7 @@ def _without_functions(model: ModelProto) -> ModelProto:
             id="local-functions",
         ) from cause
     used = {node.domain for node in nodes(inlined)} | {""}
-    kept = [each for each in inlined.opset_import if each.domain in used]
+    kept = [opset for opset in inlined.opset_import if opset.domain in used]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
     return inlined

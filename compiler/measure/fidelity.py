@@ -150,7 +150,7 @@ def of_inputs(graph: bytes, model: bytes, inputs: Array, profile: DeviceProfile)
         name: _of_rounding(mine, others.get(name), known=known) for name, mine in outputs.items()
     }
     if asks_for_half(graph):
-        lost = {name: each for name, each in others.items() if _is_lost(outputs[name], each)}
+        lost = {name: other for name, other in others.items() if _is_lost(outputs[name], other)}
         outputs = {**outputs, **lost}
         allowed |= {name: _at_all(each) for name, each in lost.items()}
     return Probe(inputs, outputs, allowed)

@@ -88,7 +88,7 @@ def _of_integers(node: onnx.NodeProto) -> bool:
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node, those of branches and functions too."""
-    left = [*model.graph.node, *(node for each in model.functions for node in each.node)]
+    left = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     while left:
         node = left.pop()
         yield node
@@ -100,7 +100,7 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
     import onnx
 
-    found = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if op_of(node) == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
@@ -136,13 +136,13 @@ def _clipped(node: onnx.NodeProto, constants: Mapping[str, Array]) -> list[onnx.
     zero = constants.get(given) if given else np.uint8(0)
     if scale is None or zero is None or zero.dtype.kind not in "iu":
         return None
-    if not given and any(each.name == "output_dtype" for each in node.attribute):
+    if not given and any(attribute.name == "output_dtype" for attribute in node.attribute):
         return None
     values = constants.get(node.input[0])
     if scale.size > 1:
         if values is None or scale.ndim != 1:
             return None  # where an axis is, only a known rank tells
-        axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         shape = [1] * values.ndim
         shape[axis] = scale.size
         scale = scale.reshape(shape)

@@ -179,8 +179,10 @@ def _incomparable(reference: Outputs, result: Outputs) -> str:
 
 def _whence(unit: Unit, result: Outputs, on: _Samples) -> str:
     """The layer that makes a unit's outputs other than finite, as a clause; "" where none does."""
-    finite = [np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in result.values()]
-    sample = next((int(each.argmin()) for each in finite if not each.all()), None)
+    finite = [
+        np.isfinite(output).reshape(len(output), -1).all(axis=1) for output in result.values()
+    ]
+    sample = next((int(is_finite.argmin()) for is_finite in finite if not is_finite.all()), None)
     if unit.level is not Level.ONNX or sample is None:
         return ""
     from rtc.calibration.oracle import first_not_finite

@@ -99,7 +99,7 @@ def software(runtimes: Sequence[Backend] = ()) -> dict[str, str]:
         "python": platform.python_version(),
     }
     libraries = {name: v for name in DISTRIBUTIONS if (v := _version(name))}
-    return system | libraries | {each.name: each.available().version for each in runtimes}
+    return system | libraries | {runtime.name: runtime.available().version for runtime in runtimes}
 
 
 @functools.cache

@@ -20,5 +20,5 @@ def reference_logits(proto: bytes, split: Split, batch: int = 64) -> Array:
         first, whole = oracle.outputs[0], oracle.batch or 1
         parts = split.batches(oracle.batch or batch)
         return np.concatenate(
-            [oracle.run(filled(each, whole))[first][: len(each)] for each in parts]
+            [oracle.run(filled(part, whole))[first][: len(part)] for part in parts]
         )

@@ -92,7 +92,7 @@ def _files(
         "calibration.json": canonical({n: asdict(r) for n, r in front.statistics.items()}),
         REPORT: serial.to_json(report),
         PAGE: html.render(report).encode(),
-        **{plan_file(each.name): plan_text(each.plan) for each in choice.others},
+        **{plan_file(other.name): plan_text(other.plan) for other in choice.others},
     }
 
 

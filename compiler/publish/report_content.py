@@ -48,7 +48,7 @@ def assemble(
 ) -> Report:
     """Everything that the bundle of `choice` says of itself."""
     shipped, searches = choice.candidate, tuple(searches)
-    passed, trainings = choice.passed, [training_of(*each) for each in front.details]
+    passed, trainings = choice.passed, [training_of(*detail) for detail in front.details]
     return Report(
         recipe=recipe.name,
         version=version,
@@ -71,13 +71,13 @@ def assemble(
         layers=shipped.layers,
         certificates=tuple(certificates),
         stages=tuple(stages),
-        curves=tuple(curve for each in trainings for curve in each.curves),
+        curves=tuple(curve for training in trainings for curve in training.curves),
         notes=_notes(choice, appraised, trainings, searches),
         doubts=_doubts(choice, appraised, front),
         provenance=dict(provenance),
         engine_bytes=len(shipped.built.engine),
-        searches=tuple(each for each in searches if not each.failed),
-        others=tuple(OtherPlan(each.name, each.layers) for each in choice.others),
+        searches=tuple(search for search in searches if not search.failed),
+        others=tuple(OtherPlan(other.name, other.layers) for other in choice.others),
     )
 
 
@@ -128,7 +128,7 @@ def _notes(
     notes += _cut_short(searches)
     notes += _since_training(choice, trainings)
     notes += appraised.notes
-    notes += [f"{each.stage}: {each.because}" for each in trainings if each.because]
+    notes += [f"{training.stage}: {training.because}" for training in trainings if training.because]
     return tuple(notes)
 
 
@@ -159,15 +159,15 @@ def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
     The compile that searched has warned of it; the report tells those who read it later.
     """
     failed = [
-        f"The search for {each.candidate} failed, so its plan is the rules': {each.failed}"
-        for each in searches
-        if each.failed
+        f"The search for {search.candidate} failed, so its plan is the rules': {search.failed}"
+        for search in searches
+        if search.failed
     ]
     return failed + [
-        f"The search for {each.candidate} had time for the float plan alone, so its plan is the"
+        f"The search for {search.candidate} had time for the float plan alone, so its plan is the"
         " rules': --budget gives it more."
-        for each in searches
-        if each.cut_short
+        for search in searches
+        if search.cut_short
     ]
 
 
@@ -242,7 +242,7 @@ def _since_it_came_in(appraised: Appraised) -> list[str]:
 
 def _since_training(choice: Selection, trainings: Sequence[Training]) -> list[str]:
     """Gates compare with the float ONNX model; this tells of what came before it."""
-    trained = next((each.test for each in trainings if each.test is not None), None)
+    trained = next((training.test for training in trainings if training.test is not None), None)
     shipped = choice.appraisal.accuracy.top1
     if trained is None or not isinstance(shipped, Measured):
         return []
@@ -257,7 +257,9 @@ def _since_training(choice: Selection, trainings: Sequence[Training]) -> list[st
 def _trained(trainings: Iterable[Training]) -> tuple[AccuracyRow, ...]:
     """Teacher, student and control of each distillation, on the test set."""
     return tuple(
-        _trained_row(who, score) for each in trainings for who, score in each.contestants.items()
+        _trained_row(who, score)
+        for training in trainings
+        for who, score in training.contestants.items()
     )
 
 

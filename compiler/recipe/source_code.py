@@ -51,7 +51,7 @@ def referenced_code(value: Any) -> dict[str, str]:
 
 def code_behind(classes: Iterable[type]) -> dict[str, str]:
     """Digests, as `referenced_code`'s, of what other people's classes stand on; of rtc's: none."""
-    modules = {each.__module__ for each in classes}
+    modules = {kind_.__module__ for kind_ in classes}
     return referenced_code(sorted(f"{m}:x" for m in modules if not f"{m}.".startswith("rtc.")))
 
 
@@ -277,7 +277,7 @@ def _is_untold(node: ast.AST) -> bool:
     if isinstance(node, ast.Attribute):
         return node.attr in _UNTOLD
     if isinstance(node, ast.ImportFrom):
-        return any(each.asname and each.name in _UNTOLD for each in node.names)
+        return any(name.asname and name.name in _UNTOLD for name in node.names)
     return isinstance(node, ast.Name) and node.id in _UNTOLD | _RUNS_TEXT
 
 
@@ -299,7 +299,7 @@ def _modules_of(package: str) -> Iterator[str]:
     """The modules that lie in a package."""
     spec = _spec(package)
     if spec is not None and spec.submodule_search_locations is not None:
-        yield from (each.name for each in pkgutil.iter_modules(spec.submodule_search_locations))
+        yield from (module.name for module in pkgutil.iter_modules(spec.submodule_search_locations))
 
 
 def _named(name: str, around: str) -> Iterator[str]:

@@ -62,7 +62,9 @@ def search_pictures(
 ) -> tuple[SearchPictures, ...]:
     """A pair of pictures for each search; a layer's dot has its planned precision's colour."""
     planned = {row.name: row.planned for row in layers}
-    return tuple(SearchPictures(each, _losses(each, planned), _front(each)) for each in searches)
+    return tuple(
+        SearchPictures(search, _losses(search, planned), _front(search)) for search in searches
+    )
 
 
 def whole_front(candidates: Sequence[CandidateRow], searches: Sequence[SearchRow]) -> Plot | None:

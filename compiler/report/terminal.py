@@ -62,7 +62,9 @@ def summary(reports: Sequence[Report], bundles: Sequence[Path]) -> RenderableTyp
         table.add_column(Text(clean(f"{report.recipe} → {report.target}")))
     table.add_row("verdict", *(_verdict(report) for report in reports))
     ships = any(report.passed for report in reports)
-    table.add_row("ships" if ships else "not shipped", *(_shipped(each, ships) for each in reports))
+    table.add_row(
+        "ships" if ships else "not shipped", *(_shipped(report, ships) for report in reports)
+    )
     found = [{fact.title: fact for fact in facts(report)} for report in reports]
     for title in dict.fromkeys(title for column in found for title in column):
         table.add_row(title, *(_fact(column.get(title)) for column in found))

@@ -245,11 +245,13 @@ def space_of(
 
     losses = {(row.layer, row.precision.value): _noise(row) for row in evidence.rows}
     losses |= {
-        (row.add, each.policy.value): _extra(row, each) for row in ledger for each in row.policies
+        (row.add, policy.policy.value): _extra(row, policy)
+        for row in ledger
+        for policy in row.policies
     }
     adds = {
-        name: (parts.carriers[each.branches[0]], parts.carriers[each.branches[1]])
-        for name, each in float_plan.residuals.items()
+        name: (parts.carriers[residual.branches[0]], parts.carriers[residual.branches[1]])
+        for name, residual in float_plan.residuals.items()
     }
     also = {} if scheme.quantise_outputs else _also(ledger, policies, bound)
     return Space(parts, {name: offers(name) for name in parts.parts}, adds, losses, scheme, also)
@@ -259,8 +261,8 @@ def _bound_by_pins(builder: Builder, int8_plan: PrecisionPlan) -> set[str]:
     """Residual Adds whose pinned policy quantises, and the layers that end their branches."""
     pinned = {
         name
-        for name, each in int8_plan.residuals.items()
-        if each.pinned and each.policy is not ResidualPolicy.KEEP_HALF
+        for name, residual in int8_plan.residuals.items()
+        if residual.pinned and residual.policy is not ResidualPolicy.KEEP_HALF
     }
     adds = [add for add in residuals(read(builder.job.model).cleanup()) if add.name in pinned]
     return pinned | {end for add in adds for end in add.ends}
@@ -276,7 +278,7 @@ def _also(
         for row in ledger
         if row.add not in bound
         and policies[row.add] not in (both.value, ResidualPolicy.KEEP_HALF.value)
-        and any(each.policy is both for each in row.policies)
+        and any(policy.policy is both for policy in row.policies)
     }
 
 
@@ -292,7 +294,7 @@ def _quantised_policy(row: LedgerRow, plan: PrecisionPlan, scheme: QuantScheme) 
     alike = {own, ResidualPolicy.RECALIBRATED}
     if scheme.quantise_outputs:
         alike.add(ResidualPolicy.SHARED_SCALE)
-    noise = {each.policy: -each.output_snr_db.value for each in row.policies}
+    noise = {policy.policy: -policy.output_snr_db.value for policy in row.policies}
     best = min(alike & noise.keys(), key=lambda policy: noise[policy], default=own)
     chosen = best if noise[best] < noise[own] - _WORTH_DB else own
     return str(chosen)
@@ -318,8 +320,8 @@ def explained(builder: Builder, found: SearchResult, evidence: Sensitivity) -> P
     }
     layers, sums = decisions(best.choice, best.plan, because)
     layers = {
-        name: replace(each, snr_db=rows[name].layer_snr_db if name in rows else None)
-        for name, each in layers.items()
+        name: replace(layer, snr_db=rows[name].layer_snr_db if name in rows else None)
+        for name, layer in layers.items()
     }
     return builder.writer.mix(layers, sums)
 

@@ -54,31 +54,31 @@ def network(model: Unit) -> Network:
         ModelError: a graph that no pass here looks into.
     """
     graph = read(model).cleanup()
-    carriers: dict[str, str] = {each.name: each.name for each in graph.inputs}
+    carriers: dict[str, str] = {tensor.name: tensor.name for tensor in graph.inputs}
     owners: dict[str, str] = {}
     parts: dict[str, str] = {}
     reads: dict[str, tuple[str, ...]] = {}
-    elements = {each.name: _per_sample(each.shape) for each in graph.inputs}
+    elements = {tensor.name: _per_sample(tensor.shape) for tensor in graph.inputs}
     computed, carried = frozenset(computing(graph)), carrying(graph)
     for node in graph.nodes:
         if node.name not in carried:
             owners[node.name] = ""
             continue
-        sources = [each for each in node.inputs if each.name and not is_constant(each)]
+        sources = [tensor for tensor in node.inputs if tensor.name and not is_constant(tensor)]
         passes_on = commutes(node) or op_of(node) in FUSED or node.name not in computed
         if passes_on and sources and sources[0].name in carriers:
             carrier = carriers[sources[0].name]
-            carriers |= {each.name: carrier for each in node.outputs}
+            carriers |= {tensor.name: carrier for tensor in node.outputs}
             maker = producer(sources[0])
             owners[node.name] = owners.get(maker.name, "") if maker is not None else ""
             continue
         parts[node.name] = op_of(node)
         owners[node.name] = node.name
         reads[node.name] = tuple(
-            dict.fromkeys(carriers.get(each.name, each.name) for each in sources)
+            dict.fromkeys(carriers.get(source.name, source.name) for source in sources)
         )
-        for each in node.outputs:
-            carriers[each.name] = node.outputs[0].name
+        for tensor in node.outputs:
+            carriers[tensor.name] = node.outputs[0].name
         elements[node.outputs[0].name] = _per_sample(node.outputs[0].shape)
     writes = {node.name: node.outputs[0].name for node in graph.nodes if node.name in parts}
     return Network(parts, reads, writes, owners, carriers, elements)

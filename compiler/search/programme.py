@@ -91,7 +91,7 @@ class Space:
         elements = self.network.elements
         rate = times.rate(elements)
         parts = tuple(
-            Part(name, tuple(self._option(name, each, times) for each in offered))
+            Part(name, tuple(self._option(name, offer, times) for offer in offered))
             for name, offered in self.offers.items()
         )
         conversions = {

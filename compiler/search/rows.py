@@ -89,13 +89,13 @@ def _add_row(
         because=chosen.because,
         policies=tuple(
             PolicyRow(
-                policy=each.policy.value,
-                add_snr_db=each.add_snr_db,
-                output_snr_db=_band(each.output_snr_db),
-                top1_drop=_band(each.top1_drop) if each.top1_drop else None,
-                time=_add_time(row.add, each.policy, found, scheme),
+                policy=policy.policy.value,
+                add_snr_db=policy.add_snr_db,
+                output_snr_db=_band(policy.output_snr_db),
+                top1_drop=_band(policy.top1_drop) if policy.top1_drop else None,
+                time=_add_time(row.add, policy.policy, found, scheme),
             )
-            for each in row.policies
+            for policy in row.policies
         ),
         left_out={policy.value: reason for policy, reason in row.left_out.items()},
     )

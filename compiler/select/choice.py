@@ -93,13 +93,13 @@ def choose(
         appraisal=appraised.of[shipped.name],
         gates=judged[shipped.name],
         rows=(*rows, *_without_figures(built, missing, appraised)),
-        others=tuple(each for each in built if each is not shipped),
+        others=tuple(candidate for candidate in built if candidate is not shipped),
     )
 
 
 def _ranked(built: Sequence[Candidate], appraised: Appraised, batch: int) -> list[Candidate]:
     """The candidates that were measured, the fastest first; one in doubt comes after the others."""
-    scored = [each for each in built if each.name in appraised.of]
+    scored = [candidate for candidate in built if candidate.name in appraised.of]
     doubts, costs = _doubts(scored, appraised, batch), _costs(appraised.of, batch)
     return sorted(scored, key=lambda each: (each.name in doubts, costs[each.name], each.name))
 
@@ -167,12 +167,16 @@ def _latency(appraisal: Appraisal, batch: int) -> float:
 
 def _doubts(candidates: Sequence[Candidate], appraised: Appraised, batch: int) -> dict[str, str]:
     """Why a candidate with INT8 may be no faster than float, by name."""
-    floats = [_latency(appraised.of[each.name], batch) for each in candidates if each.plan.is_float]
+    floats = [
+        _latency(appraised.of[candidate.name], batch)
+        for candidate in candidates
+        if candidate.plan.is_float
+    ]
     yardstick = min(floats, default=float("inf"))
     found = {
-        each.name: _doubt(appraised.of[each.name], yardstick, batch)
-        for each in candidates
-        if not each.plan.is_float
+        candidate.name: _doubt(appraised.of[candidate.name], yardstick, batch)
+        for candidate in candidates
+        if not candidate.plan.is_float
     }
     return {name: reason for name, reason in found.items() if reason}
 

@@ -111,15 +111,20 @@ def appraise(
     """Figures of every candidate, measured where the device is here."""
     from rtc.targets.loader import backend
 
-    runtimes = [backend(each.backend) for each in built]
-    here = {each.name for each in built if backend(each.backend).runnable(profile).ok}
+    runtimes = [backend(candidate.backend) for candidate in built]
+    here = {
+        candidate.name for candidate in built if backend(candidate.backend).runnable(profile).ok
+    }
     inputs = {
         "model": front.model.digest,
         "incoming": front.incoming.digest if front.incoming else "",
         "eager": front.eager.digest if front.eager else "",
-        "engines": {each.name: digest(each.built.engine) for each in built},
-        "graphs": {each.name: each.graph.digest for each in built},
-        "layers": {each.name: digest(built_to_files(each.built)["built.json"]) for each in built},
+        "engines": {candidate.name: digest(candidate.built.engine) for candidate in built},
+        "graphs": {candidate.name: candidate.graph.digest for candidate in built},
+        "layers": {
+            candidate.name: digest(built_to_files(candidate.built)["built.json"])
+            for candidate in built
+        },
         "profile": asdict(profile),
         "here": sorted(here),
         "data": data.digest,
@@ -128,7 +133,7 @@ def appraise(
         "seed": recipe.seed,
         "machine": hardware(),
         "versions": versions(("numpy", "onnxruntime", "torch")),
-        "runtimes": {each.name: each.available().version for each in runtimes},
+        "runtimes": {runtime.name: runtime.available().version for runtime in runtimes},
     }
 
     def work(progress: Progress) -> tuple[Files, str]:
@@ -176,16 +181,20 @@ class _Work:
         subjects = list(yardsticks)
         subjects += [
             engine_subject(
-                each.name, each.backend, each.built.engine, each.request, self._probe(each)
+                candidate.name,
+                candidate.backend,
+                candidate.built.engine,
+                candidate.request,
+                self._probe(candidate),
             )
-            for each in self.built
+            for candidate in self.built
         ]
         reference = reference_logits(self.front.model.onnx.proto, self.test)
         scored: dict[str, AccuracyRow] = {}
         with Bench(subjects, self.test, self.batches, progress) as bench:
-            for each in self.built:
-                if each.name in bench.running:
-                    self._score_engine(bench, each, reference, scored)
+            for candidate in self.built:
+                if candidate.name in bench.running:
+                    self._score_engine(bench, candidate, reference, scored)
             seconds, seed = self.recipe.measure.seconds, self.recipe.seed
             compared = bench.time(seconds, seed=seed, progress=progress)
             failures = {name: str(error) for name, error in bench.failures.items()}
@@ -193,10 +202,10 @@ class _Work:
             if yardstick.name in failures:
                 raise bench.failures[yardstick.name]
         case = Case(LatencyMode.FORWARD, self.recipe.batch)
-        baseline = fastest([each.name for each in yardsticks], compared, case)
+        baseline = fastest([yardstick.name for yardstick in yardsticks], compared, case)
         rows = compared.rows(baseline, device(self.profile.kind))
         sound = scored.keys() - failures.keys()
-        sound_ones = [each for each in self.built if each.name in sound]
+        sound_ones = [candidate for candidate in self.built if candidate.name in sound]
         best = fastest_float(sound_ones, compared, case)
         return Appraised(
             of={
@@ -255,14 +264,14 @@ class _Work:
         where = f"the engine's graph in {REFERENCE} on {machine()}"
         of: dict[str, Appraisal] = {}
         failed: dict[str, str] = {}
-        for done, each in enumerate(self.built):
-            progress(done, len(self.built), each.name)
+        for done, candidate in enumerate(self.built):
+            progress(done, len(self.built), candidate.name)
             try:
-                logits = reference_logits(each.graph.onnx.proto, self.test)
+                logits = reference_logits(candidate.graph.onnx.proto, self.test)
                 row = self._score(SHIPPED_ENGINE, logits, reference, where)
-                of[each.name] = Appraisal(row, self._foreseen(each), over_float=None)
+                of[candidate.name] = Appraisal(row, self._foreseen(candidate), over_float=None)
             except RtcError as error:
-                failed[each.name] = str(error)
+                failed[candidate.name] = str(error)
         baseline = self.baseline
         return Appraised(
             of=of,
@@ -312,7 +321,11 @@ class _Work:
 def fastest_float(candidates: Sequence[Candidate], compared: Comparison, case: Case) -> str:
     """The name of the float candidate that is the fastest in a case, or ""."""
     there = compared.series[case]
-    floats = [each.name for each in candidates if each.plan.is_float and each.name in there]
+    floats = [
+        candidate.name
+        for candidate in candidates
+        if candidate.plan.is_float and candidate.name in there
+    ]
     return fastest(floats, compared, case)
 
 

@@ -50,7 +50,7 @@ def _inline_decided(model: onnx.ModelProto) -> bool:
             nodes.append(node)
             continue
         side = "then_branch" if taken[node.input[0]] else "else_branch"
-        branch = next(each.g for each in node.attribute if each.name == side)
+        branch = next(attribute.g for attribute in node.attribute if attribute.name == side)
         prefix = f"{node.name or node.op_type}/{index}/"
         nodes += _inlined(branch, node, prefix)
         model.graph.initializer.extend(_renamed_constants(branch, prefix))
@@ -94,7 +94,7 @@ def _computing(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
     import onnx
 
     part, types, needed = without_weights(model), tensor_types(model.graph), set(tensors)
-    given, kept = {each.name for each in part.graph.input}, []
+    given, kept = {value.name for value in part.graph.input}, []
     for node in reversed(model.graph.node):
         if not needed.intersection(node.output):
             continue
@@ -107,9 +107,9 @@ def _computing(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
     for field in (graph.node, graph.output, graph.input):
         del field[:]
     graph.node.extend(reversed(kept))
-    constants = {each.name for each in graph.initializer}
+    constants = {tensor.name for tensor in graph.initializer}
     made = {name for node in kept for name in node.output}
-    graph.value_info.extend(each for each in model.graph.value_info if each.name in made)
+    graph.value_info.extend(value for value in model.graph.value_info if value.name in made)
     graph.input.extend(
         onnx.helper.make_tensor_value_info(name, types[name].kind, types[name].shape)
         for name in sorted(given - constants - made)
@@ -128,7 +128,7 @@ def _inlined(
     made = {name for each in branch.node for name in each.output if name}
     results: dict[str, str] = {}
     copies = []
-    for result, given in zip(node.output, (each.name for each in branch.output), strict=True):
+    for result, given in zip(node.output, (name.name for name in branch.output), strict=True):
         if given in made and given not in results:
             results[given] = result
         else:
@@ -145,7 +145,7 @@ def _inlined(
 def _own_names(graph: onnx.GraphProto) -> set[str]:
     """Names that mean something in a graph alone, not in the one around it."""
     made = {name for node in graph.node for name in node.output if name}
-    return made | {each.name for each in (*graph.initializer, *graph.input)}
+    return made | {value.name for value in (*graph.initializer, *graph.input)}
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:

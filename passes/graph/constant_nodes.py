@@ -25,7 +25,7 @@ _MOST_DENSE = 1 << 26  # elements of a sparse constant: a few numbers may stand 
 
 def to_initialisers(graph: onnx.GraphProto) -> None:
     """Put an initialiser in place of each Constant node; one that is an output stays a node."""
-    outputs = {each.name for each in graph.output}
+    outputs = {value.name for value in graph.output}
     others = []
     for node in graph.node:
         constant = None if outputs.intersection(node.output) else _constant(node)

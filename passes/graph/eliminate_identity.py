@@ -55,7 +55,7 @@ class EliminateIdentity(Pass):
         removed: Counter[str] = Counter()
         left = {}
         checks = _Checks(graph).by_op()
-        for node in [each for each in graph.nodes if op_of(each) in checks]:
+        for node in [node for node in graph.nodes if op_of(node) in checks]:
             reason = checks[op_of(node)](node) or bypass(graph, node)
             if reason:
                 left[node.name] = reason

@@ -47,7 +47,7 @@ class FoldBatchnorm(Pass):
         graph = read(unit)
         names = Names(graph)
         folded, left = 0, {}
-        for node in [each for each in graph.nodes if op_of(each) == "BatchNormalization"]:
+        for node in [node for node in graph.nodes if op_of(node) == "BatchNormalization"]:
             reason = _check(graph, node) or _rewrite(names, node) or bypass(graph, node)
             if reason:
                 left[node.name] = reason

@@ -91,7 +91,7 @@ class Folding:
         types = types_of(model)
         shapes = known_shapes(types)
         names = [output.name for output in model.graph.output]
-        sizes = [_bytes(types[each].kind, shapes[each]) for each in names if each in shapes]
+        sizes = [_bytes(types[name].kind, shapes[name]) for name in names if name in shapes]
         if None in sizes or len(sizes) < len(names):
             return "the size of its result is not known beforehand"
         total = sum(size for size in sizes if size is not None)
@@ -136,7 +136,7 @@ class Folding:
                 node.inputs[1] = gs.Constant(name, fixed)
                 node.attrs.pop("allowzero", None)
                 self.folded += 1
-        self._improve(node.outputs[0], [_dim(each) for each in shape])
+        self._improve(node.outputs[0], [_dim(dim) for dim in shape])
 
     def _expand(self, node: gs.Node) -> None:
         wanted, given = self.sizes.of(node.inputs[1]), node.inputs[0].shape
@@ -150,7 +150,7 @@ class Folding:
     def _fill(self, node: gs.Node) -> None:
         wanted = self.sizes.of(node.inputs[0])
         if wanted is not None:
-            self._improve(node.outputs[0], [_dim(each) for each in wanted])
+            self._improve(node.outputs[0], [_dim(size) for size in wanted])
 
     def _infer(self, node: gs.Node) -> None:
         """Find the shapes of a node's outputs anew."""
@@ -173,7 +173,7 @@ def _reads_constants_alone(node: gs.Node) -> bool:
     if op_of(node) in _KEPT | _RANDOM or not is_onnx(node):
         return False
     given = [tensor for tensor in node.inputs if tensor.name]
-    return all(is_constant(each) for each in given) and bool(given or op_of(node) == "Constant")
+    return all(is_constant(name) for name in given) and bool(given or op_of(node) == "Constant")
 
 
 def _elements(elements: Iterable[Element]) -> Values:
@@ -188,15 +188,15 @@ def _dim(element: Element) -> int | str | None:
 def _copied(wanted: Values, given: list[Element]) -> Values:
     """A Reshape's target with the sizes that its zeros stand for."""
     here = [given[axis] if axis < len(given) else None for axis in range(len(wanted))]
-    return _elements(here[axis] if each == 0 else each for axis, each in enumerate(wanted))
+    return _elements(here[axis] if size == 0 else size for axis, size in enumerate(wanted))
 
 
 def _resolved(wanted: Values, given: list[Element]) -> Values:
     """The shape that a Reshape gives: one size that is not known is what the others leave."""
-    unknown = [axis for axis, each in enumerate(wanted) if each is None or each == -1]
-    shape = _elements(None if axis in unknown else each for axis, each in enumerate(wanted))
+    unknown = [axis for axis, size in enumerate(wanted) if size is None or size == -1]
+    shape = _elements(None if axis in unknown else size for axis, size in enumerate(wanted))
     if len(unknown) == 1 and given:
-        rest = product(each for axis, each in enumerate(wanted) if axis != unknown[0])
+        rest = product(size for axis, size in enumerate(wanted) if axis != unknown[0])
         shape[unknown[0]] = over(product(given), rest)
     return shape
 

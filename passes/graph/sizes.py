@@ -105,7 +105,7 @@ class KnownValues:
 
 def known(values: Values | None) -> bool:
     """Whether a value is all numbers."""
-    return values is not None and all(isinstance(each, int) for each in values.flat)
+    return values is not None and all(isinstance(value, int) for value in values.flat)
 
 
 def _of_shape(node: gs.Node) -> Values | None:
@@ -137,7 +137,7 @@ def times(a: Element, b: Element) -> Element:
     if a is None or b is None:
         return None
     (m, left), (n, right) = (
-        (each.factor, each.names) if isinstance(each, Size) else (each, ()) for each in (a, b)
+        (size.factor, size.names) if isinstance(size, Size) else (size, ()) for size in (a, b)
     )
     return Size(m * n, tuple(sorted(left + right))) if m * n > 0 else None
 
@@ -162,8 +162,8 @@ def over(a: Element, b: Element) -> Element:
 def product(elements: Iterable[Element]) -> Element:
     """The product of all."""
     total: Element = 1
-    for each in elements:
-        total = times(total, each)
+    for element in elements:
+        total = times(total, element)
     return total
 
 
@@ -171,7 +171,7 @@ def broadcast(a: Element, b: Element) -> Element:
     """The size that two give which go together: a number is the result wherever it is not 1."""
     if 1 in (a, b):
         return b if a == 1 else a
-    return a if a == b else next((each for each in (a, b) if isinstance(each, int)), None)
+    return a if a == b else next((size for size in (a, b) if isinstance(size, int)), None)
 
 
 def _plus(a: Element, b: Element) -> Element:
@@ -193,7 +193,7 @@ def _equal(a: Element, b: Element) -> Element:
         return a == b
     if isinstance(a, Size) and a == b:
         return True
-    return False if any(isinstance(each, int) and each < 0 for each in (a, b)) else None
+    return False if any(isinstance(size, int) and size < 0 for size in (a, b)) else None
 
 
 def _of_numbers(
@@ -221,7 +221,7 @@ def _elementwise(function: Callable[..., Element]) -> SizeRule:
     count = function.__code__.co_argcount
 
     def rule(_: gs.Node, inputs: list[Any]) -> Values | None:
-        if len(inputs) != count or any(each is None for each in inputs):
+        if len(inputs) != count or any(name is None for name in inputs):
             return None
         found = np.frompyfunc(function, count, 1)(*inputs)
         return _array(found, np.shape(found))
@@ -252,11 +252,11 @@ def _slice(node: gs.Node, inputs: list[Any]) -> Values | None:
         parts = [*inputs[1:], None, None][:4]
         if any(p is None and t.name for p, t in zip(parts, node.inputs[1:], strict=False)):
             return None
-        starts, ends, axes, steps = (None if each is None else each.tolist() for each in parts)
+        starts, ends, axes, steps = (None if part is None else part.tolist() for part in parts)
     found = inputs[0]
     steps = steps or [1] * len(starts)
     for axis, *cut in zip(axes or range(len(starts)), starts, ends, steps, strict=True):
-        if not all(isinstance(each, int) for each in cut):
+        if not all(isinstance(place, int) for place in cut):
             return None
         found = np.take(found, _places(found.shape[axis], *cut), axis)
     return np.asarray(found)
@@ -270,7 +270,7 @@ def _places(size: int, start: int, end: int, step: int) -> Int64Array:
 
 
 def _concat(node: gs.Node, inputs: list[Any]) -> Values | None:
-    if any(each is None for each in inputs):
+    if any(name is None for name in inputs):
         return None
     return np.concatenate(inputs, axis=node.attrs["axis"])
 

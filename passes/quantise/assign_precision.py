@@ -137,7 +137,7 @@ class AssignPrecision(Pass):
         }
         found |= {name: decision for name, decision in kept.items() if name not in layers}
         found = {name: policy.unless_refused(name, each) for name, each in found.items()}
-        pinned = {name: _pinned(each, policy, found.get(name)) for name, each in pins.items()}
+        pinned = {name: _pinned(pin, policy, found.get(name)) for name, pin in pins.items()}
         return found | pinned
 
     def resolved(
@@ -163,7 +163,7 @@ class AssignPrecision(Pass):
             for name, layer in layers.items()
             if not policy.obstacle(layer) and pins.get(name, Precision.INT8) is Precision.INT8
         }
-        wanted = {name: ResidualPolicy(each) for name, each in self.residuals.items()}
+        wanted = {name: ResidualPolicy(residual) for name, residual in self.residuals.items()}
         given = self.given.residuals if self.given else {}
         floats = frozenset(pins) - layers.keys()
         return ResidualRules(policy.scheme, wanted, able, floats, given)
@@ -224,7 +224,7 @@ def _resolved(
     """The pinned precision by layer name."""
     asked = {pattern: Precision(precision) for pattern, precision in pin.items()}
     names = computing(graph)
-    for name in (each for each in asked if each in names):
+    for name in (pattern for pattern in asked if pattern in names):
         _refuse_impossible(name, asked[name], layers, policy)
 
     def matches(pattern: str) -> list[str]:

@@ -67,7 +67,7 @@ class CalibrateSegments(Pass):
             for name in tensors
             if chosen[name] != ctx.statistics[name]
         }
-        rounded = [round(each, 2) for each in snr]
+        rounded = [round(decibels, 2) for decibels in snr]
         details = {"tried": tensors, "tensors": anew, "snr_db": rounded}
         summary = f"{len(anew)} of {len(tensors)} ranges taken anew"
         if anew:

@@ -83,7 +83,7 @@ def _in_metadata(unit: Unit, half: str) -> PassResult:
     import onnx
 
     model = onnx.load_model_from_string(unit.onnx.proto)
-    known = {each.key: each.value for each in model.metadata_props}
+    known = {entry.key: entry.value for entry in model.metadata_props}
     if known.get(HALF_KEY) == half:
         return PassResult(unit, False, f"the model asks for {half} already")
     onnx.helper.set_model_props(model, {**known, HALF_KEY: half})

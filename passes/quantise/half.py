@@ -50,7 +50,7 @@ def retyped(node: gs.Node, opset: int, half: str) -> tuple[list[int], list[int]]
     outputs = _sharing(schema.outputs, variable, len(node.outputs))
     together = [*(node.inputs[i] for i in inputs), *(node.outputs[i] for i in outputs)]
     floats = (np.dtype(np.float32), half_dtype(half))
-    if any(each.name and dtype_of(each) not in floats for each in together):
+    if any(tensor.name and dtype_of(tensor) not in floats for tensor in together):
         return None
     return (inputs, outputs) if inputs else None
 

@@ -40,7 +40,9 @@ _CONDITIONS = (
 
 def lost_constants(node: gs.Node, half: str) -> list[Any]:
     """The constants that a node reads and that are too small for a half type."""
-    floats = [each for each in node.inputs if is_constant(each) and dtype_of(each) == _FLOAT]
+    floats = [
+        tensor for tensor in node.inputs if is_constant(tensor) and dtype_of(tensor) == _FLOAT
+    ]
     return [e for e in floats if peak_of(e.values) < LARGEST[half] and is_lost(e.values, half)]
 
 
@@ -67,12 +69,12 @@ def guarding(
     found: dict[str, str] = {}
     for place, constant in lost.items():
         steps = list(walk.steps(place, {}))
-        if not any(each.breaks for each in steps):
+        if not any(step.breaks for step in steps):
             continue
         name, least = graph.nodes[place].name, peak_of(constant.values)
         found[name] = f"its {least:.3g} guards against zero, and is lost in {half}"
         reason = f"it reads what {least:.3g} in {name} guards, which is lost in {half}"
-        handling = {n for each in steps if each.lost_in(half) for n in each.handling} & names
+        handling = {n for step in steps if step.lost_in(half) for n in step.handling} & names
         found |= dict.fromkeys(handling - found.keys(), reason)
     return found
 
@@ -100,7 +102,7 @@ class _Step:
     @property
     def handling(self) -> tuple[str, ...]:
         """Names of the nodes that make and read the tensor."""
-        return (self.node.name, *(each.name for each in self.tensor.outputs))
+        return (self.node.name, *(tensor.name for tensor in self.tensor.outputs))
 
     def leads_on(self, half: str) -> bool:
         """Whether it matters to readers that the constant is lost."""
@@ -137,7 +139,7 @@ class _Walk:
         known = dict(pairs)
         for index in range(place, len(self.nodes)):
             node = self.nodes[index]
-            depths = [known[each.name][2] for each in node.inputs if each.name in known]
+            depths = [known[tensor.name][2] for tensor in node.inputs if tensor.name in known]
             if index != place and not depths:
                 continue
             open_ = [e.name for e in node.inputs if e.name in self.conditions - known.keys()]
@@ -158,10 +160,10 @@ class _Walk:
         return replace(self, values=values, conditions=self.conditions - {condition})
 
     def _given(self, node: gs.Node, pairs: _Pairs, *, doubtful: bool) -> list[_Step]:
-        outputs = [each for each in node.outputs if each.name]
+        outputs = [tensor for tensor in node.outputs if tensor.name]
         wanted, got = (None if doubtful else self._of(node, pairs, side) for side in (0, 1))
         if wanted is None or got is None:
-            return [_Step(node, each, None, None) for each in outputs]
+            return [_Step(node, output, None, None) for output in outputs]
         found = zip(outputs, wanted, got, strict=True)
         return [_Step(node, each, right, self._rounded(left)) for each, right, left in found]
 
@@ -215,6 +217,6 @@ def _walk(graph: gs.Graph, proto: bytes, inputs: Array, half: str) -> _Walk:
     shown = [t.name for _, t in tensors if t.name not in free]
     sizes, values = seen_sizes(proto, inputs, free, shown)
     values |= {name: np.zeros(sizes[name], kind) for name, kind in free.items()}
-    values |= {each.name: np.zeros_like(inputs) for each in graph.inputs}
+    values |= {tensor.name: np.zeros_like(inputs) for tensor in graph.inputs}
     conditions = frozenset(name for name, kind in free.items() if kind == _BOOL)
     return _Walk(graph.nodes, model, values, conditions, half)

@@ -87,7 +87,7 @@ class _Losses:
         some = filled(samples.inputs(0, batch), batch)
         self.floats = guarding(self.graph, proto, some, names, half)
         opset = self.graph.opset
-        told = [n for n, each in self.nodes.items() if half_obstacle(each, opset, half)]
+        told = [n for n, node in self.nodes.items() if half_obstacle(node, opset, half)]
         self.floats |= dict.fromkeys(told, "")
         self.lossy: set[str] = set()
 
@@ -100,7 +100,7 @@ class _Losses:
             twins = {name: self._twin(self.nodes[name]) for name in self.nodes if name in waiting}
             seen = self.beside.alone(twins, self.half)
             peaks |= {name: each.peak for name, each in seen.items()}
-            waiting = {each for name in twins for each in self._judged(name, seen, peaks)}
+            waiting = {follower for name in twins for follower in self._judged(name, seen, peaks)}
 
     def _twin(self, node: gs.Node) -> Twin:
         half = node.name not in self.floats
@@ -117,18 +117,18 @@ class _Losses:
         node = self.nodes[name]
         if name not in self.floats and (why := self._beyond(node, peaks)):
             return self._keep([name], why)
-        outputs = [seen[each.name] for each in node.outputs if each.name in seen]
-        broken = next((each.broken for each in outputs if each.broken), "")
+        outputs = [seen[tensor.name] for tensor in node.outputs if tensor.name in seen]
+        broken = next((output.broken for output in outputs if output.broken), "")
         if broken:
             more = self._widen(name, f"makes {broken} of")
             return more | {name} if more else more
-        if any(each.snr_db < LEAST_DB for each in outputs):
+        if any(output.snr_db < LEAST_DB for output in outputs):
             self.lossy.add(name)
         return set()
 
     def _beyond(self, node: gs.Node, peaks: Mapping[str, float]) -> str:
         for does, tensors in (("reads", _reads(node)), ("gives", node.outputs)):
-            peak = max((peaks.get(_moved(each).name, 0.0) for each in tensors), default=0.0)
+            peak = max((peaks.get(_moved(tensor).name, 0.0) for tensor in tensors), default=0.0)
             if peak > self.limit:
                 return (
                     f"it {does} values of up to {peak:.3g}, and {self.half} ends at {self.limit:g}"
@@ -159,7 +159,7 @@ class _Losses:
         found, waiting, known = set(), [(node, False)], {id(node)}
         while waiting:
             reader, counts = waiting.pop()
-            for tensor in (each for each in reader.inputs if not is_constant(each)):
+            for tensor in (tensor for tensor in reader.inputs if not is_constant(tensor)):
                 maker = producer(_moved(tensor))
                 if maker is None or id(maker) in known or op_of(maker) in _OF_SIZES:
                     continue
@@ -213,20 +213,20 @@ class _Losses:
         lost = {name for name, each in seen.items() if each.broken or each.snr_db < LEAST_DB}
         matter = self._leading_out(lost)
         for name, node in self.nodes.items():
-            given = [seen[each.name] for each in node.outputs if each.name in lost]
+            given = [seen[tensor.name] for tensor in node.outputs if tensor.name in lost]
             read = [seen[t.name] for t in map(_moved, _reads(node)) if t.name in seen]
-            if broken := next((each.broken for each in given if each.broken), ""):
+            if broken := next((name.broken for name in given if name.broken), ""):
                 if not any(each.broken for each in read):
                     yield name, f"makes {broken} of", -LIMIT_DB
             elif given and name in matter:
-                left = min(each.snr_db for each in given)
+                left = min(name.snr_db for name in given)
                 drop = min((each.snr_db for each in read), default=LIMIT_DB) - left
                 if drop >= _DROP_DB or (name in self.lossy and name not in self.floats):
                     yield name, f"leaves {left:.1f} dB of", left
 
     def _leading_out(self, lost: set[str]) -> set[str]:
         """The nodes from which lost tensors lead to a lost output of the model."""
-        waiting = [_moved(each) for each in self.graph.outputs]
+        waiting = [_moved(tensor) for tensor in self.graph.outputs]
         found: set[str] = set()
         while waiting:
             tensor = waiting.pop()
@@ -246,7 +246,7 @@ def _in_vain(snr_db: list[float]) -> bool:
 
 def _reads(node: gs.Node) -> list[Any]:
     """The float tensors that a node reads, constants apart."""
-    return [each for each in node.inputs if not is_constant(each) and _is_float(each)]
+    return [tensor for tensor in node.inputs if not is_constant(tensor) and _is_float(tensor)]
 
 
 def _is_float(tensor: Any) -> bool:

@@ -71,6 +71,6 @@ def beside_one_add(
 
 def _around(graph: gs.Graph, add: Residual) -> list[str]:
     """Names of both branches of an Add and of its output, as their ranges go by."""
-    here = next(each for each in residuals(graph) if each.name == add.name)
+    here = next(residual for residual in residuals(graph) if residual.name == add.name)
     tensors = (here.branch, here.skip, output_of(graph, here.node))
     return list(dict.fromkeys(origin(tensor).name for tensor in tensors))

@@ -138,7 +138,7 @@ def _part_activations(spots: Spots, graph: gs.Graph) -> None:
         if op_of(node) not in WEIGHTED and op_of(node) != "Einsum":
             continue
         operands = node.inputs if op_of(node) == "Einsum" else node.inputs[:2]
-        ways = [_ways_to(node, each) for each in operands if not is_constant(each)]
+        ways = [_ways_to(node, operand) for operand in operands if not is_constant(operand)]
         for way in [way for way in ways if any(spots.reads(*step) for step in way)][:-1]:
             for step in way:
                 spots.release(*step)
@@ -152,9 +152,9 @@ def _ways_to(product: gs.Node, operand: Any) -> list[tuple[Any, gs.Node]]:
         if maker is None or id(maker) in seen:
             continue
         seen.add(id(maker))
-        varying = [each for each in maker.inputs if each.name and not is_constant(each)]
+        varying = [tensor for tensor in maker.inputs if tensor.name and not is_constant(tensor)]
         if op_of(maker) in CARRYING or (op_of(maker) in SCALING and len(varying) == 1):
-            steps += [(each, maker) for each in varying]
+            steps += [(tensor, maker) for tensor in varying]
     return steps
 
 

@@ -101,7 +101,7 @@ def names_in(quantised: gs.Graph, model: gs.Graph, tensors: Sequence[str]) -> di
     for name in tensors:
         maker = producer(here[name])
         assert maker is not None, "a graph's input keeps its range"
-        index = next(i for i, each in enumerate(maker.outputs) if each is here[name])
+        index = next(i for i, tensor in enumerate(maker.outputs) if tensor is here[name])
         names[name] = nodes[maker.name].outputs[index].name
     return names
 
@@ -158,8 +158,10 @@ class _Writer:
             outputs = [restored if each is tensor else each for each in self.graph.outputs]
             self.graph.outputs = outputs
         for reader in readers:
-            taken = {id(each) for each in activations(reader)} & {id(tensor)}
-            reader.inputs = [restored if id(each) in taken else each for each in reader.inputs]
+            taken = {id(activation) for activation in activations(reader)} & {id(tensor)}
+            reader.inputs = [
+                restored if id(tensor) in taken else tensor for tensor in reader.inputs
+            ]
         scale = self._constant(f"{name}/scale", parameters.scale)
         zero = self._constant(f"{name}/zero_point", parameters.zero_point)
         integers = self._variable(f"{name}/q", parameters.zero_point.dtype, tensor.shape)

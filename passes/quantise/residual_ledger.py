@@ -92,17 +92,17 @@ def residual_ledger(
     unit = write(graph, unit)
     model = onnx.load_model_from_string(unit.onnx.proto)
     offered = [trial for trial in trials if not trial.obstacle]
-    anew = [each for each in offered if each.policy is ResidualPolicy.RECALIBRATED]
-    ranges = ranges_around(unit, ctx, [each.add for each in anew], split)
+    anew = [offer for offer in offered if offer.policy is ResidualPolicy.RECALIBRATED]
+    ranges = ranges_around(unit, ctx, [offer.add for offer in anew], split)
     made = [
         beside_one_add(
             model,
             unit,
-            each.add,
-            each.policy,
-            _with(ctx, ranges[each.add.name]) if each in anew else ctx,
+            offer.add,
+            offer.policy,
+            _with(ctx, ranges[offer.add.name]) if offer in anew else ctx,
         )
-        for each in offered
+        for offer in offered
     ]
     found = exact(unit.onnx.proto, made, split, within_s=within_s, progress=ctx.progress)
     rows = found.rows if made else ()

@@ -140,7 +140,7 @@ class ResidualRules:
 
     def _pinned(self, adds: Mapping[str, Residual]) -> dict[str, ResidualPolicy]:
         """The pinned policy by Add."""
-        for name in (each for each in self.pins if each in adds):
+        for name in (pin for pin in self.pins if pin in adds):
             self._refuse_impossible(adds[name], self.pins[name])
         return by_name(self.pins, adds, lambda pattern: self._matches(pattern, adds), _WHERE)
 

@@ -111,7 +111,7 @@ def pairs(graph: gs.Graph, unit: Unit, split: Split) -> dict[str, Pair | str]:
     if not paths:
         return result
     smooth = graph.copy()
-    clips = {clip.name for each in paths.values() for clip in each.clips}
+    clips = {clip.name for path in paths.values() for clip in path.clips}
     for node in smooth.nodes:
         if node.name in clips:
             to_relu(node)
@@ -187,8 +187,8 @@ def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Int64Arr
     from rtc.calibration.oracle import Oracle, session
     from rtc.calibration.prefix import prefix
 
-    made = [each.first.node.outputs[0].name for each in paths]
-    read = [each.second.node.inputs[0].name for each in paths]
+    made = [path.first.node.outputs[0].name for path in paths]
+    read = [path.second.node.inputs[0].name for path in paths]
     with Oracle(prefix(proto, made), made) as oracle:
         count = oracle.batch or _SAMPLES
         few = split.inputs(0, count)
@@ -213,7 +213,7 @@ def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Int64Arr
 
 def _places(paths: Sequence[Path]) -> int:
     """How many digits the number of a channel has."""
-    most = max(each.first.channels[1] for each in paths)
+    most = max(path.first.channels[1] for path in paths)
     return next(places for places in itertools.count(1) if _DIGITS**places >= most)
 
 

@@ -69,7 +69,7 @@ def weighed(
         output_snr_db(reference, quantised_twin(each, ctx).onnx.proto, judge)
         for each in (before, after)
     ]
-    details["snr_db"] = [round(each, 2) for each in snr]
+    details["snr_db"] = [round(decibels, 2) for decibels in snr]
     change = f"output {snr[0]:.1f} → {snr[1]:.1f} dB"
     if snr[1] < snr[0] + _LEAST_GAIN_DB:
         return PassResult(before, False, f"left as it was: {change}", details)

@@ -178,4 +178,4 @@ def is_last(layer: Layer) -> bool:
 def is_first(graph: gs.Graph, layer: Layer) -> bool:
     """Whether a layer reads the graph's input."""
     source = origin(layer.node.inputs[0])
-    return any(source is each for each in graph.inputs)
+    return any(source is tensor for tensor in graph.inputs)

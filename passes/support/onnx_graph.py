@@ -143,13 +143,13 @@ def carrying(graph: gs.Graph) -> frozenset[str]:
 
     The others compute with constants and with the sizes of tensors alone.
     """
-    tensors = {id(each) for each in graph.inputs}
+    tensors = {id(tensor) for tensor in graph.inputs}
     found = set()
     for node in graph.nodes:
-        reads = any(id(each) in tensors for each in node.inputs)
+        reads = any(id(tensor) in tensors for tensor in node.inputs)
         if reads and op_of(node) not in ("Shape", "Size"):
             found.add(node.name)
-            tensors |= {id(each) for each in node.outputs}
+            tensors |= {id(tensor) for tensor in node.outputs}
     return frozenset(found)
 
 
@@ -186,9 +186,9 @@ def bypass(graph: gs.Graph, node: gs.Node) -> str:
     node.inputs.clear()
     node.outputs.clear()
     for maker in list(dropped.inputs):
-        maker.outputs = [kept if each is dropped else each for each in maker.outputs]
+        maker.outputs = [kept if tensor is dropped else tensor for tensor in maker.outputs]
     for reader in list(dropped.outputs):
-        reader.inputs = [kept if each is dropped else each for each in reader.inputs]
+        reader.inputs = [kept if tensor is dropped else tensor for tensor in reader.inputs]
     return ""
 
 
@@ -243,7 +243,7 @@ def drop_default_inputs(graph: onnx.GraphProto) -> None:
 
 def _name_nodes(graph: gs.Graph) -> None:
     """Nodes without a name are called after their operator and output; doubles get a number."""
-    taken = {each.name for each in (*graph.inputs, *graph.outputs)}
+    taken = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
     for node in graph.nodes:
         node.name = _free_name(node.name or f"{node.op}_{node.outputs[0].name}", taken)
 

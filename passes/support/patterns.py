@@ -54,7 +54,7 @@ def by_name(
         RecipeError: two globs ask for different things of a name that is not asked for itself.
     """
     by_glob: dict[str, str] = {}
-    for pattern in (each for each in asked if each not in names):
+    for pattern in (pattern for pattern in asked if pattern not in names):
         for name in matches(pattern):
             other = by_glob.setdefault(name, pattern)
             if asked[other] != asked[pattern] and name not in asked:
@@ -66,4 +66,4 @@ def by_name(
                     id=id,
                 )
     found = {name: asked[pattern] for name, pattern in by_glob.items()}
-    return found | {name: each for name, each in asked.items() if name in names}
+    return found | {name: pattern for name, pattern in asked.items() if name in names}

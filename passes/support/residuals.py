@@ -71,7 +71,9 @@ def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
 def _end(tensor: Any, depths: Mapping[str, int]) -> str:
     maker = producer(tensor)
     while maker is not None and (commutes(maker) or op_of(maker) in FUSED or op_of(maker) == "Add"):
-        makers = [n for each in activations(maker) for n in each.inputs if n.name in depths]
+        makers = [
+            n for activation in activations(maker) for n in activation.inputs if n.name in depths
+        ]
         maker = max(makers, key=lambda node: depths[node.name], default=None)
     return maker.name if maker is not None else ""
 
@@ -79,7 +81,7 @@ def _end(tensor: Any, depths: Mapping[str, int]) -> str:
 def _depths(graph: gs.Graph, carried: frozenset[str]) -> dict[str, int]:
     """Nodes on the longest path from a graph input to each node of `carried`, itself counted."""
     deep: dict[str, int] = {}
-    for node in (each for each in graph.nodes if each.name in carried):
+    for node in (node for node in graph.nodes if node.name in carried):
         makers = [maker.name for tensor in node.inputs for maker in tensor.inputs]
         deep[node.name] = 1 + max((deep.get(maker, 0) for maker in makers), default=0)
     return deep

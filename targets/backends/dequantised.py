@@ -60,7 +60,7 @@ def numbered(held: Mapping[str, Array], given: Array) -> Instead:
     """Nodes that hand numbers (n,) on in the place of the n integers that are held."""
     from onnx import helper, numpy_helper
 
-    cuts = np.cumsum([each.size for each in held.values()])[:-1]
+    cuts = np.cumsum([tensor.size for tensor in held.values()])[:-1]
     parts = zip(held.items(), np.split(given, cuts), strict=True)
     tensors = {name: numpy_helper.from_array(n.reshape(each.shape)) for (name, each), n in parts}
     return {
@@ -92,5 +92,5 @@ def places(found: Array, given: Array) -> Array | None:
 
 def in_a_row(values: Mapping[str, Array]) -> Array:
     """All elements, int16 (n + 1,), and a zero behind them."""
-    rows = [each.ravel() for each in values.values()]
+    rows = [value.ravel() for value in values.values()]
     return np.concatenate([*rows, np.zeros(1)]).astype(np.int16)

@@ -30,7 +30,7 @@ _LISTED = 3  # operators that a note gives
 
 def in_float(model: ModelProto) -> tuple[str, ...]:
     """Rewrite a model in place; a note on what INT8 is lost by."""
-    if any(not each.domain and each.version < _OPSET for each in model.opset_import):
+    if any(not opset.domain and opset.version < _OPSET for opset in model.opset_import):
         return ()
     if not any(_is_dynamic(node.op_type) for node in model.graph.node):
         return ()

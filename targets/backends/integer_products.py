@@ -100,7 +100,7 @@ def products(model: ModelProto) -> Iterator[Product]:
 
     if model.functions:
         model = inliner.inline_local_functions(model)
-    types = {name: each.kind for name, each in types_of(model, trusting=True).items()}
+    types = {name: tensor.kind for name, tensor in types_of(model, trusting=True).items()}
     yield from _Scope(model, types).products(model.graph)
 
 
@@ -125,7 +125,7 @@ class _Scope:
 
     def products(self, graph: GraphProto) -> Iterator[Product]:
         """Those of a graph in this scope, which it joins."""
-        self.stored |= {each.name: each for each in graph.initializer}
+        self.stored |= {tensor.name: tensor for tensor in graph.initializer}
         self.constant |= self.stored.keys()
         for node in graph.node:  # in order: what a node reads is known
             self._join(node)
@@ -242,7 +242,7 @@ class _Scope:
 
     def _kind_read(self, node: NodeProto) -> int:
         """The element type of what a node reads, or of its zero point; 0 where it is not known."""
-        return next((kind for each in node.input[::2] if (kind := self.types.get(each))), 0)
+        return next((kind for name in node.input[::2] if (kind := self.types.get(name))), 0)
 
     def _kinds(self, node: NodeProto) -> frozenset[int]:
         """The types of integers that what a node makes may still be."""
@@ -284,7 +284,7 @@ class _Scope:
 
         outputs = sorted(wanted)
         nodes = [
-            each for node in self._before(outputs) for each in instead.get(node.output[0], (node,))
+            made for node in self._before(outputs) for made in instead.get(node.output[0], (node,))
         ]
         read = {name for node in nodes for name in node.input} | wanted
         graph = onnx.helper.make_graph(
@@ -302,7 +302,9 @@ class _Scope:
 
 def _inner(node: NodeProto) -> list[GraphProto]:
     """The graphs that a node holds."""
-    held = [each for each in node.attribute if each.HasField("g") or each.graphs]
+    held = [
+        attribute for attribute in node.attribute if attribute.HasField("g") or attribute.graphs
+    ]
     return [g for each in held for g in ([each.g] if each.HasField("g") else each.graphs)]
 
 
@@ -329,5 +331,5 @@ def _by_row(node: NodeProto, index: int) -> bool:
     They do for the filters of a convolution (ONNX ConvInteger), for the rows of the first factor
     of a product (ONNX MatMulInteger), and for a second one that is transposed (ORT's QGemm).
     """
-    transposed = any(each.name == "transB" and each.i for each in node.attribute)
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return "Conv" in op_of(node) or index == 0 or transposed

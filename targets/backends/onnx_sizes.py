@@ -38,11 +38,11 @@ class Sizes:
     def infer(cls, model: ModelProto) -> Sizes:
         """Sizes of every tensor that ONNX can infer; those that it cannot are left out."""
         types = types_at(model, BATCH)
-        shapes = {name: each for name, each in known_shapes(types).items() if 0 not in each}
+        shapes = {name: shape for name, shape in known_shapes(types).items() if 0 not in shape}
         constants = {tensor.name for tensor in model.graph.initializer}
-        inputs = {each.name for each in model.graph.input} - constants
+        inputs = {value.name for value in model.graph.input} - constants
         batches = {shapes[name][0] for name in inputs & shapes.keys() if shapes[name]}
-        kinds = {name: each.kind for name, each in types.items()}
+        kinds = {name: kind.kind for name, kind in types.items()}
         return cls(max(batches, default=BATCH), shapes, kinds)
 
     def flops(self, node: NodeProto) -> int | None:

@@ -289,7 +289,9 @@ class OpenVinoRunner(Runner):
         if self._form(count) != _FILLED:
             return arrays, None
         whole = range(next(size for size in self._asked if size > count))
-        filled = {name: np.take(each, whole, axis=0, mode="clip") for name, each in arrays.items()}
+        filled = {
+            name: np.take(array, whole, axis=0, mode="clip") for name, array in arrays.items()
+        }
         return filled, count
 
     def _request(self, batch: int) -> Any:

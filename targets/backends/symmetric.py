@@ -49,7 +49,7 @@ def make_symmetric(model: ModelProto) -> tuple[str, ...]:
     """Rewrite a model in place; notes on what INT8 is lost by, and what to do about it."""
     if not any(op_of(node) == "DequantizeLinear" for node in model.graph.node):
         return ()
-    if any(not each.domain and each.version < _OPSET for each in model.opset_import):
+    if any(not opset.domain and opset.version < _OPSET for opset in model.opset_import):
         return ()
     widened = _Constants(model).rewrite()
     rounded = _Activations(model, Sizes.infer(model)).rewrite()
@@ -85,7 +85,7 @@ class _Graph:
     instead: dict[str, list[NodeProto]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.stored = {each.name: each for each in self.model.graph.initializer}
+        self.stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     def constant(self, name: str, value: Array) -> str:
         """The name of a new constant."""
@@ -111,12 +111,12 @@ class _Graph:
         """Put the new nodes in the place of the old, and drop constants that nothing reads now."""
         graph = self.model.graph
         before = [_copy(node) for node in graph.node]
-        nodes = [each for node in before for each in self.instead.get(_label(node), (node,))]
+        nodes = [made for node in before for made in self.instead.get(_label(node), (node,))]
         del graph.node[:]
         graph.node.extend(nodes)
         read = {name for body in nested(graph) for node in body.node for name in node.input}
-        read |= {each.name for body in nested(graph) for each in body.output}
-        kept = [each for each in graph.initializer if each.name in read]
+        read |= {name.name for body in nested(graph) for name in body.output}
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
         del graph.initializer[:]
         graph.initializer.extend(kept)
 
@@ -136,7 +136,9 @@ def _name(node: NodeProto) -> str:
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:
-    return next((int(each.i) for each in node.attribute if each.name == name), default)
+    return next(
+        (int(attribute.i) for attribute in node.attribute if attribute.name == name), default
+    )
 
 
 class _Constants(_Graph):
@@ -200,7 +202,7 @@ class _Activations(_Graph):
     def __init__(self, model: ModelProto, sizes: Sizes) -> None:
         super().__init__(model)
         self.sizes = sizes
-        self.ends = {each.name for each in model.graph.output}
+        self.ends = {value.name for value in model.graph.output}
         self.makers = {name: node for node in model.graph.node for name in node.output if name}
         self.readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in model.graph.node:
@@ -217,14 +219,14 @@ class _Activations(_Graph):
             if group is None:
                 continue
             seen |= group.tensors
-            zeros = {int(z) for each in group.pairs.values() for z in self.zero(each).flat}
-            kinds = {self._kind(each) for each in group.pairs.values()}
+            zeros = {int(z) for pair in group.pairs.values() for z in self.zero(pair).flat}
+            kinds = {self._kind(pair) for pair in group.pairs.values()}
             if kinds == {UINT8} and zeros == {_MIDDLE}:
                 self._shift(group)
             elif kinds != {INT8} or zeros != {0}:
                 self._widen(group)
                 rounded += [
-                    _name(each) for each in group.pairs.values() if op_of(each) == "QuantizeLinear"
+                    _name(pair) for pair in group.pairs.values() if op_of(pair) == "QuantizeLinear"
                 ]
         self.finish()
         return rounded
@@ -280,9 +282,9 @@ class _Activations(_Graph):
             zero = node.input[2]
             shape = self.stored[zero].dims
             node.input[2] = self.constant(f"{zero}/int8", np.zeros(shape, np.int8))
-            for each in node.attribute:
-                if each.name == "output_dtype" and each.i == UINT8:
-                    each.i = INT8
+            for attribute in node.attribute:
+                if attribute.name == "output_dtype" and attribute.i == UINT8:
+                    attribute.i = INT8
 
     def _widen(self, group: _Group) -> None:
         for label, node in group.pairs.items():

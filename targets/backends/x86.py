@@ -74,7 +74,7 @@ def overflowing(model: ModelProto, *, unsigned: bool = True) -> tuple[str, ...]:
         unsigned: whether the runtime shifts uint8 weights into int8, as OpenVINO does. ONNX Runtime
             adds products of two uint8 numbers in 32 bits.
     """
-    found = (each.name for each in products(model) if _may_overflow(each, unsigned))
+    found = (product.name for product in products(model) if _may_overflow(product, unsigned))
     return tuple(dict.fromkeys(found))
 
 
@@ -87,7 +87,7 @@ def in_floats(model: ModelProto) -> bool:
     making = {"QuantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"}
     if fed & {INT8, UINT8} or any(op_of(node) in making for node in nodes(model)):
         return False
-    return not any(each.integer for each in products(model))
+    return not any(product.integer for product in products(model))
 
 
 def saturating(optimised: ModelProto) -> tuple[str, ...]:
@@ -97,12 +97,12 @@ def saturating(optimised: ModelProto) -> tuple[str, ...]:
     integers.
     """
     found = (
-        each.name
-        for each in products(optimised)
-        if each.integer
-        and each.first is not None
-        and each.first.kinds != {INT8}
-        and _may_overflow(each, unsigned=False)
+        product.name
+        for product in products(optimised)
+        if product.integer
+        and product.first is not None
+        and product.first.kinds != {INT8}
+        and _may_overflow(product, unsigned=False)
     )
     return tuple(dict.fromkeys(found))
 
@@ -119,7 +119,7 @@ def _may_overflow(product: Product, unsigned: bool) -> bool:
             numbers.append(integers.centred)
         if UINT8 in integers.kinds:
             numbers.append(integers.stored - 128)
-    return any(_largest(product, each) > pairs.LIMIT for each in numbers)
+    return any(_largest(product, number) > pairs.LIMIT for number in numbers)
 
 
 def _leaves_room(first: Integers) -> bool:
@@ -132,7 +132,7 @@ def _leaves_room(first: Integers) -> bool:
     numbers = [first.stored + (0 if first.kinds == {UINT8} else _SHIFT)]
     if not np.array_equal(first.centred, first.stored):
         numbers.append(first.centred + _SHIFT)
-    return all(each.max(initial=0) <= _SHIFT for each in numbers)
+    return all(number.max(initial=0) <= _SHIFT for number in numbers)
 
 
 def _largest(product: Product, weight: Array) -> int:
@@ -143,7 +143,10 @@ def _largest(product: Product, weight: Array) -> int:
     most = 2 * int(np.abs(weight).max(initial=0))
     if most <= pairs.LIMIT or (product.second is not None and not product.second.in_order):
         return most  # whoever is whose neighbour
-    op, options = op_of(product.node), {each.name: each.i for each in product.node.attribute}
+    op, options = (
+        op_of(product.node),
+        {attribute.name: attribute.i for attribute in product.node.attribute},
+    )
     groups = options.get("group", 1) or 1
     if weight.ndim < 2:
         weight = weight.reshape(1, -1)

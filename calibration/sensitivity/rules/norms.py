@@ -66,7 +66,7 @@ def _share(to: Writer, node: onnx.NodeProto, _: str) -> str:
     import onnx
 
     sizes = (to.node("Size", name) for name in (node.output[0], node.input[0]))
-    counts = [to.node("Cast", each, to=onnx.TensorProto.FLOAT) for each in sizes]
+    counts = [to.node("Cast", size, to=onnx.TensorProto.FLOAT) for size in sizes]
     return to.node("Div", *counts)
 
 

@@ -53,7 +53,7 @@ def _pads(
         return list(given or [0] * 2 * len(source))
     sizes = zip(source, wide, strides, strict=True)
     total = [max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in sizes]
-    small, large = [each // 2 for each in total], [each - each // 2 for each in total]
+    small, large = [pad // 2 for pad in total], [pad - pad // 2 for pad in total]
     return small + large if how == b"SAME_UPPER" else large + small
 
 

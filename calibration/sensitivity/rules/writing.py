@@ -39,7 +39,7 @@ class Writer:
     @property
     def opset(self) -> int:
         """The model's."""
-        own = (each.version for each in self.base.model.opset_import if not each.domain)
+        own = (opset.version for opset in self.base.model.opset_import if not opset.domain)
         return next(own, 1)
 
     def node(self, op: str, *inputs: str, **options: Any) -> str:
@@ -145,7 +145,9 @@ def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
     """A node's attributes as Python has them; text is bytes."""
     import onnx
 
-    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    return {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
 
 
 def no_gradient(node: onnx.NodeProto, how: str) -> ModelError:
