@@ -58,12 +58,12 @@ def adaptive_rounding(
 
 def _peaks(exact: Float64Array, pairs: Sequence[Int64Array]) -> BoolArray:
     """Which weights, in steps of the scale, it was taken from."""
-    found: BoolArray = np.abs(exact) >= _PEAK
+    peaks: BoolArray = np.abs(exact) >= _PEAK
     for signed in (exact, -exact) if pairs else ():
         positive = np.pad(np.maximum(signed, 0), [(0, 0), (0, 1)])
         for partner in pairs:
-            found |= (signed > 0) & (positive[:, :-1] + positive[:, partner] >= _PEAK)
-    return found
+            peaks |= (signed > 0) & (positive[:, :-1] + positive[:, partner] >= _PEAK)
+    return peaks
 
 
 def _room(

@@ -176,27 +176,27 @@ def _classes(split: Split, classes: int) -> Iterator[Fault]:
         )
 
 
-def _unsettled(found: Stability) -> Iterator[Fault]:
+def _unsettled(stable: Stability) -> Iterator[Fault]:
     """What makes the samples too few; none where `found.enough` says that they are enough."""
-    unstable = [name for name, each in found.spread.items() if each > WORST]
-    if found.enough is None:
+    unstable = [name for name, each in stable.spread.items() if each > WORST]
+    if stable.enough is None:
         yield Fault(
             "too-few-samples",
-            f"from {found.samples} samples nothing can be told of how far the scales are known",
+            f"from {stable.samples} samples nothing can be told of how far the scales are known",
             f"take {LEAST} or more",
         )
-    elif found.typical > TYPICAL:
+    elif stable.typical > TYPICAL:
         yield Fault(
             "too-few-samples",
-            f"with {found.samples} samples half of the scales are not known within "
-            f"{found.typical:.1%}",
-            f"take {found.enough} or more",
+            f"with {stable.samples} samples half of the scales are not known within "
+            f"{stable.typical:.1%}",
+            f"take {stable.enough} or more",
         )
     if unstable:
-        name, spread = found.worst
+        name, spread = stable.worst
         yield Fault(
             "unstable-scales",
-            f"{len(unstable)} of {len(found.spread)} scales are not known within {WORST:.0%}; "
+            f"{len(unstable)} of {len(stable.spread)} scales are not known within {WORST:.0%}; "
             f"worst {name}: ±{spread:.1%}",
             "add samples, or take an observer that clips (percentile, mse)",
         )

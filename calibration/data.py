@@ -275,15 +275,15 @@ def npz_headers(path: Path) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
     """
     with _explained(path), zipfile.ZipFile(path) as archive:
         _check_arrays(path, [name.removesuffix(".npy") for name in archive.namelist()])
-        found = []
+        headers = []
         for name in ("x.npy", "y.npy"):
             with archive.open(name) as stream:
                 first = np.lib.format.read_magic(stream) == (1, 0)
                 later = np.lib.format.read_array_header_2_0
                 header = np.lib.format.read_array_header_1_0 if first else later
                 shape, _, dtype = header(stream)
-                found.append((shape, dtype))
-        return tuple(found)
+                headers.append((shape, dtype))
+        return tuple(headers)
 
 
 def _read_npz(path: Path) -> tuple[Array, Int64Array]:

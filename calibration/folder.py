@@ -141,15 +141,15 @@ def folder_digest(folder: Path) -> str:
 
 def _paths(folder: Path) -> list[Path]:
     kinds = IMAGES | _ARRAYS
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in kinds]
-    if not found:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in kinds]
+    if not paths:
         raise DataError(
             "there are no samples",
             where=str(folder),
             expected=f"files ending in {', '.join(sorted(kinds))}",
             id="no-samples",
         )
-    return sorted(found, key=lambda path: digest(path.relative_to(folder).as_posix()))
+    return sorted(paths, key=lambda path: digest(path.relative_to(folder).as_posix()))
 
 
 def _looked_at(paths: Sequence[Path], layout: str) -> list[_File]:

@@ -79,8 +79,8 @@ class Histogram:
         places = scaled.view(np.int64)
         np.copyto(places, scaled, casting="unsafe")
         places += _COPIES[: len(places)]
-        found = np.bincount(places, minlength=_LANES * self.BINS)
-        total: Int64Array = found.reshape(_LANES, self.BINS).sum(axis=0)
+        counts = np.bincount(places, minlength=_LANES * self.BINS)
+        total: Int64Array = counts.reshape(_LANES, self.BINS).sum(axis=0)
         return total
 
 

@@ -49,13 +49,13 @@ def moments(split: Split) -> Moments:
     each = np.concatenate(sums)
     mean = each.mean(axis=0)
     std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-    found = Moments(mean, std, each.std(axis=0) / np.sqrt(count))
-    return _undone(found, split.preprocess)
+    own = Moments(mean, std, each.std(axis=0) / np.sqrt(count))
+    return _undone(own, split.preprocess)
 
 
-def _undone(found: Moments, preprocess: Preprocess) -> Moments:
+def _undone(own: Moments, preprocess: Preprocess) -> Moments:
     std, mean = np.asarray(preprocess.std), np.asarray(preprocess.mean)
-    return found.moved(std / preprocess.scale, mean / preprocess.scale)
+    return own.moved(std / preprocess.scale, mean / preprocess.scale)
 
 
 def mistake(seen: Moments, reference: Moments, preprocess: Preprocess) -> str | None:

@@ -249,20 +249,20 @@ class Auto(_Searching):
         tail = int(1e-4 * self._histogram.counts.sum())
         low, high = self._histogram.quantile_range(tail)
         low, high = max(min(low, 0.0), self.seen[0]), min(max(high, 0.0), self.seen[1])
-        found: dict[str, tuple[Range, float]] = {
+        errors_by_kind: dict[str, tuple[Range, float]] = {
             "minmax": (self.seen, peak),
             "percentile": ((low, high), max(-low, high)),
             "entropy": clipping.least_divergence(self._histogram, self.seen),
             "mse": clipping.least_squares(self._histogram, self.seen),
         }
-        errors = {name: self._errors(*each) for name, each in found.items()}
+        errors = {name: self._errors(*each) for name, each in errors_by_kind.items()}
         least = [max(min(each), _TINY) for each in zip(*errors.values(), strict=True)]
         scores = {
             n: sum(e / b for e, b in zip(error, least, strict=True)) for n, error in errors.items()
         }
         enough = min(scores.values()) * self.TOLERANCE
         name = next(name for name, score in scores.items() if score <= enough)
-        return Choice(*found[name], name)
+        return Choice(*errors_by_kind[name], name)
 
     def _errors(self, clip: Range, limit: float) -> tuple[float, float]:
         """Squared errors of an affine and of a symmetric range."""
@@ -303,9 +303,9 @@ def make_observer(kind: str, where: str = "precision.observer") -> Observer:
         RecipeError: no such kind, a number that it does not take, or a class that is no observer.
     """
     name, _, number = (kind, "", "") if is_reference(kind) else kind.partition(":")
-    found = OBSERVERS.find(name, where)
+    observer_class = OBSERVERS.find(name, where)
     try:
-        return found.with_number(float(number)) if number else found()
+        return observer_class.with_number(float(number)) if number else observer_class()
     except ValueError as cause:
         raise RecipeError(
             "not an observer's number",

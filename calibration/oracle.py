@@ -90,8 +90,8 @@ def kind_of(proto: bytes, split: Split) -> OutputKind:
         samples = split.inputs(0, count)
         filled = np.take(samples, range(-(-len(samples) // size) * size), axis=0, mode="wrap")
         parts = [filled[start : start + size] for start in range(0, len(filled), size)]
-        found = [oracle.run(part)[oracle.outputs[0]] for part in parts]
-    return output_kind(np.concatenate(found))
+        answers = [oracle.run(part)[oracle.outputs[0]] for part in parts]
+    return output_kind(np.concatenate(answers))
 
 
 def with_outputs(proto: bytes, tensors: Sequence[str]) -> bytes:

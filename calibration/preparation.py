@@ -48,11 +48,11 @@ def better_preparation(proto: bytes, split: Split) -> Better | None:
         if not len(inputs):
             return None
         before = _top1(oracle, inputs, labels)
-        found = [
+        better = [
             Better(name, before, _top1(oracle, changed.astype(np.float32), labels))
             for name, changed in _otherwise(inputs, few)
         ]
-    best = max(found, key=lambda each: each.after.value)
+    best = max(better, key=lambda each: each.after.value)
     return best if best.after.low > before.high else None
 
 

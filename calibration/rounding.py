@@ -168,11 +168,11 @@ def _round_weights(graph: onnx.GraphProto, integers: set[str], half: int) -> Non
 
 def _quantised_next(name: str, readers: dict[str, list[onnx.NodeProto]]) -> bool:
     """Whether all that becomes of a tensor is integers: Q, perhaps after what fuses before it."""
-    found = readers.get(name, [])
-    return bool(found) and all(
+    nodes = readers.get(name, [])
+    return bool(nodes) and all(
         op_of(node) == "QuantizeLinear"
         or (op_of(node) in _QUIET and _quantised_next(node.output[0], readers))
-        for node in found
+        for node in nodes
     )
 
 

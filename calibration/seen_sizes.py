@@ -32,6 +32,6 @@ def seen_sizes(
     if not outputs:
         return {}, {}
     running = session(with_outputs(proto + bytes(more.SerializeToString()), outputs))
-    found = running.run(outputs, {running.get_inputs()[0].name: inputs})
-    shapes = {name: tuple(map(int, each)) for name, each in zip(sized, found, strict=False)}
-    return shapes, dict(zip(asked, found[len(sized) :], strict=True))
+    arrays = running.run(outputs, {running.get_inputs()[0].name: inputs})
+    shapes = {name: tuple(map(int, each)) for name, each in zip(sized, arrays, strict=False)}
+    return shapes, dict(zip(asked, arrays[len(sized) :], strict=True))

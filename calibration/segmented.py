@@ -58,20 +58,20 @@ def matched_ranges(
         split: samples; they are walked once.
         progress: told of samples.
     """
-    found = {name: _Match(plain[name]) for name in tensors if not _is_dead(plain[name])}
-    if not found:
+    matches = {name: _Match(plain[name]) for name in tensors if not _is_dead(plain[name])}
+    if not matches:
         return {}
-    here, there = list(found), [tensors[name] for name in found]
+    here, tensors_there = list(matches), [tensors[name] for name in matches]
     with (
         Oracle(prefix(reference, here), here) as before,
-        Oracle(prefix(quantised, there), there) as after,
+        Oracle(prefix(quantised, tensors_there), tensors_there) as after,
     ):
         for start, inputs in before.batches(split, fitting_batch(before, split)):
             wanted, got = before.run(inputs), after.run(inputs)
-            for name, match in found.items():
+            for name, match in matches.items():
                 match.add(got[tensors[name]], wanted[name])
-            progress(start + len(inputs), len(split), f"{len(found)} tensors")
-    return {name: match.result() for name, match in found.items()}
+            progress(start + len(inputs), len(split), f"{len(matches)} tensors")
+    return {name: match.result() for name, match in matches.items()}
 
 
 def matched_ranges_beside(
@@ -100,29 +100,29 @@ def matched_ranges_beside(
     base = FloatGraph(reference)
     part = Assembly(base.model.opset_import)
     part.take_float(base)
-    found: dict[str, dict[str, _Match]] = {}
+    matched: dict[str, dict[str, _Match]] = {}
     places: dict[tuple[str, str], str] = {}
     for index, (alternative, tensors) in enumerate(changes.items()):
-        alive = {n: there for n, there in tensors.items() if not _is_dead(plain[n])}
+        alive = {n: tensor for n, tensor in tensors.items() if not _is_dead(plain[n])}
         names = part.take(Difference(base, alternative), list(alive.values()), prefix=f"{index}/")
-        places |= {(alternative.layer, n): names[there] for n, there in alive.items()}
-        found[alternative.layer] = {name: _Match(plain[name]) for name in alive}
+        places |= {(alternative.layer, n): names[tensor] for n, tensor in alive.items()}
+        matched[alternative.layer] = {name: _Match(plain[name]) for name in alive}
     floats = sorted({name for _, name in places})
     outputs = sorted({*floats, *places.values()})
     if not outputs:
-        return {name: {} for name in found}
+        return {name: {} for name in matched}
     run = session(emulate_half(part.model(base, outputs)), frugal=True)
     feeds = shared_constants(base, [part])
     size = batch_size(base, [*floats, *(name for _, name in places)])
     for start, inputs in split.batches_for(base.batch, size):
         values = run.run(outputs, {**feeds, base.graph.input[0].name: inputs})
         seen = dict(zip(outputs, values, strict=True))
-        for (layer, name), there in places.items():
-            found[layer][name].add(seen[there], seen[name])
-        progress(start + len(inputs), len(split), f"{len(found)} alternatives")
+        for (layer, name), tensor in places.items():
+            matched[layer][name].add(seen[tensor], seen[name])
+        progress(start + len(inputs), len(split), f"{len(matched)} alternatives")
     return {
         layer: {name: match.result() for name, match in matches.items()}
-        for layer, matches in found.items()
+        for layer, matches in matched.items()
     }
 
 

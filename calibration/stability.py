@@ -112,8 +112,8 @@ def _computed(proto: bytes) -> set[str]:
 
 def _span(observer: Observer) -> float:
     """The width of a range; an affine scale is a 255th of it."""
-    found = observer.result("")
-    return found.high - found.low
+    interval = observer.result("")
+    return interval.high - interval.low
 
 
 def _spread(spans: Sequence[float], random: np.random.Generator) -> float:

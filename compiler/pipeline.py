@@ -208,8 +208,8 @@ def _check_writable(out: Path) -> None:
         MachineError: read-only, no permission, not a folder.
     """
     with durable.explained(out, elsewhere="choose another folder with --out DIR"):
-        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        with durable.drafting(there):
+        existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with durable.drafting(existing):
             pass
 
 
@@ -231,12 +231,12 @@ class _Job:
         fresh = self.stages.fresh
         version = bundles.afresh(home, first) if fresh else bundles.newest(home, first) or first
         self.stages.begin(profile.name, identity)
-        there = self._there(profile, version)
-        if there is not None:
+        existing = self._there(profile, version)
+        if existing is not None:
             self.stages.end(profile.name, identity)
-            report = report_of(there)
+            report = report_of(existing)
             self._finished("bundle", "nothing changed: it is there already")
-            path = home / there.path.name
+            path = home / existing.path.name
             return CompileResult(profile.name, path, report, report.passed, reused=True)
         if self.stages.cause:
             self.stages.listener.redone("bundle", self.stages.cause)
@@ -250,12 +250,12 @@ class _Job:
         folders = [home / version, home / f"{version}.failed"]
         for folder in filter(Path.is_dir, folders):
             try:
-                found = bundles.verify(folder)
+                verified = bundles.verify(folder)
             except IntegrityError as error:
                 self.stages.listener.warned(f"{error}; it is made again")
                 continue
-            bundles.make_latest(found)  # a compile that was killed may not have come to it
-            return found
+            bundles.make_latest(verified)  # a compile that was killed may not have come to it
+            return verified
         return None
 
     def _make(
@@ -317,15 +317,15 @@ class _Job:
         fast = search is not None and search.objective == "latency"
         behind = {name: pace.behind for name, pace in known.items() if pace.behind and fast}
         job = replace(job, sharers=len(backends) - len(behind))
-        found = [
+        results = [
             candidate
             for backend in backends
             for candidate in candidates(
                 job, backend, known[backend.name].threads, unsearched=behind.get(backend.name, "")
             )
         ]
-        built = [each for each in found if isinstance(each, Candidate)]
-        missing = [each for each in found if isinstance(each, Missing)]
+        built = [each for each in results if isinstance(each, Candidate)]
+        missing = [each for each in results if isinstance(each, Missing)]
         if not built:
             raise BuilderError(
                 "no candidate could be built",

@@ -70,19 +70,19 @@ def pass_class(name: str) -> type[Pass]:
     return _checked(DOOR.find(reference, "passes"), reference)
 
 
-def _checked(found: type[Pass], reference: str) -> type[Pass]:
+def _checked(class_: type[Pass], reference: str) -> type[Pass]:
     """A class of passes that says of itself what rtc has to know."""
-    if found.__module__ != reference.partition(":")[0]:
+    if class_.__module__ != reference.partition(":")[0]:
         # Its source is looked for where it is defined, and that must be where the recipe says.
-        seen, fault = f"one of {found.__module__}", "a class that this module defines"
-    elif "__dataclass_params__" not in vars(found) or not dataclasses.is_dataclass(found):
+        seen, fault = f"one of {class_.__module__}", "a class that this module defines"
+    elif "__dataclass_params__" not in vars(class_) or not dataclasses.is_dataclass(class_):
         seen, fault = "no dataclass", "@dataclass(frozen=True) above the class"
-    elif not _NAME.fullmatch(str(getattr(found, "name", ""))):
-        seen, fault = f"name = {getattr(found, 'name', None)!r}", "a ClassVar name, in kebab-case"
-    elif not all(isinstance(getattr(found, side, None), Level) for side in ("takes", "gives")):
+    elif not _NAME.fullmatch(str(getattr(class_, "name", ""))):
+        seen, fault = f"name = {getattr(class_, 'name', None)!r}", "a ClassVar name, in kebab-case"
+    elif not all(isinstance(getattr(class_, side, None), Level) for side in ("takes", "gives")):
         seen, fault = "no levels", "ClassVars takes and gives, each a Level"
     else:
-        return found
+        return class_
     raise RecipeError(
         f"{reference} is not a pass",
         where="passes",

@@ -95,8 +95,8 @@ def profile(name: str, beside: Path = _HERE) -> DeviceProfile:
 def profiles() -> Mapping[str, DeviceProfile]:
     """Every device that rtc ships a profile of, by name."""
     folder = Path(str(resources.files("rtc.targets.profiles")))
-    found = {path.stem: _read(path) for path in sorted(folder.glob("*.yaml"))}
-    return MappingProxyType(found)
+    by_name = {path.stem: _read(path) for path in sorted(folder.glob("*.yaml"))}
+    return MappingProxyType(by_name)
 
 
 def profile_text(profile: DeviceProfile) -> bytes:
@@ -129,11 +129,11 @@ def backend(name: str) -> Backend:
     if name in ABSENT and name not in known:
         raise RecipeError(ABSENT[name], id="unknown-backend")
     kind = BACKENDS.find(name)
-    for told in ("extra", "engine_file"):
-        if not isinstance(getattr(kind, told, None), str):
+    for attribute in ("extra", "engine_file"):
+        if not isinstance(getattr(kind, attribute, None), str):
             raise RecipeError(
-                f"the backend {BACKENDS.reference(name)} does not say its {told}",
-                expected=f"a text {told} in the class",
+                f"the backend {BACKENDS.reference(name)} does not say its {attribute}",
+                expected=f"a text {attribute} in the class",
                 id="not-a-backend",
             )
     try:
@@ -217,20 +217,20 @@ def _profiles() -> TypeAdapter[DeviceProfile]:
 def _checked(document: Document) -> DeviceProfile:
     from rtc.compiler.documents.validation import validated
 
-    found = validated(_profiles(), document.value, document, ())
-    if not re.fullmatch(FOLDER_NAME, found.name):
+    device = validated(_profiles(), document.value, document, ())
+    if not re.fullmatch(FOLDER_NAME, device.name):
         raise RecipeError(
             "this name cannot name a folder",
             where=document.where(("name",)),
-            seen=repr(found.name),
+            seen=repr(device.name),
             expected="letters and digits, with single dots, dashes or underscores between them",
             id="device-name",
         )
-    for index, name in enumerate(found.backends):
+    for index, name in enumerate(device.backends):
         if not _absent(name):
             try:
                 BACKENDS.reference(name)
             except RecipeError as error:
                 error.where = error.where or document.where(("backends", index))
                 raise
-    return found
+    return device

@@ -144,12 +144,12 @@ class Difference:
 
     def upstream(self, tensors: Iterable[str]) -> list[onnx.NodeProto]:
         """The nodes that compute `tensors` from known ones, in graph order."""
-        wanted, found = set(tensors), []
+        wanted, nodes = set(tensors), []
         for node in reversed(self.graph.node):
             if any(name in wanted and name not in self.known for name in node.output):
-                found.append(node)
+                nodes.append(node)
                 wanted |= set(node.input)
-        return found[::-1]
+        return nodes[::-1]
 
     def _number(self, base: FloatGraph, node: onnx.NodeProto) -> None:
         inputs = [self.known.get(name, "") for name in node.input]

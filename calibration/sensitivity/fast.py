@@ -88,16 +88,16 @@ def fast(
     batches: list[_Batch] = []
     random = np.random.default_rng(seed)
     for start, inputs in split.batches_for(base.batch, circuit.batch):
-        outputs, found = circuit.run(inputs, random)
+        outputs, answers = circuit.run(inputs, random)
         base.refuse_not_finite(
             {
                 change.float_end: answer.signal
-                for change, answer in zip(circuit.changes, found, strict=True)
+                for change, answer in zip(circuit.changes, answers, strict=True)
             },
             start,
             len(inputs),
         )
-        batches.append((results.reference(outputs, split, start), found))
+        batches.append((results.reference(outputs, split, start), answers))
         progress(results.samples, len(split), f"{len(alternatives)} alternatives")
         if time.perf_counter() - begun > within_s:
             break
@@ -135,14 +135,14 @@ def _tallies(precisions: Sequence[Precision], batches: Sequence[_Batch]) -> list
     """What the batches come to for each alternative, given its precision."""
     squares = _blended(
         precisions,
-        np.concatenate([[answer.apart for answer in found] for _, found in batches], axis=-1),
-        np.concatenate([[answer.whole for answer in found] for _, found in batches], axis=-1),
+        np.concatenate([[answer.apart for answer in answers] for _, answers in batches], axis=-1),
+        np.concatenate([[answer.whole for answer in answers] for _, answers in batches], axis=-1),
     )
     tallies, done = [Tally() for _ in precisions], 0
-    for reference, found in batches:
+    for reference, answers in batches:
         here = squares[..., done : done + len(reference.power)]
         done += len(reference.power)
-        for tally, answer, (noise, fisher) in zip(tallies, found, here, strict=True):
+        for tally, answer, (noise, fisher) in zip(tallies, answers, here, strict=True):
             tally.at_layer(answer.signal, answer.noise)
             tally.predicted(reference, noise, fisher / 2, answer.margin)
     return tallies
@@ -234,13 +234,13 @@ class _Circuit:
                 fix="use the exact one",
                 id="no-gradient",
             ) from cause
-        found = []
+        answers = []
         for at in range(0, len(rest), 7):
             signal, noise, *squares, signs, fisher, margin = rest[at : at + 7]
             apart = np.array(squares, np.float64)
             whole = np.array([signs, fisher], np.float64) ** 2
-            found.append(_Answer(signal, noise, apart, whole, margin))
-        return outputs, found
+            answers.append(_Answer(signal, noise, apart, whole, margin))
+        return outputs, answers
 
 
 def _known(base: FloatGraph, tensor: str) -> Shape:

@@ -80,12 +80,12 @@ class Gradient(Writer):
 
     def _between(self, wanted: set[str]) -> list[onnx.NodeProto]:
         """Nodes from the wanted tensors to the output."""
-        self.moving, found = set(wanted), []
+        self.moving, nodes = set(wanted), []
         for node in self.base.graph.node:
             if self.moving.intersection(node.input) and not self._is_flat(node):
                 self.moving |= set(node.output)
-                found.append(node)
-        return found
+                nodes.append(node)
+        return nodes
 
     def _is_flat(self, node: onnx.NodeProto) -> bool:
         import onnx

@@ -27,10 +27,10 @@ def marked_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
 
     What cannot be inferred is looked at as it runs; what cannot be told even so is absent.
     """
-    found = known_shapes(types_at(model, BATCH))
+    shapes = known_shapes(types_at(model, BATCH))
     made = [name for node in model.graph.node for name in node.output]
-    unknown = [name for name in made if name and name not in found]
-    return found | (_seen_shapes(model, unknown) if unknown else {})
+    unknown = [name for name in made if name and name not in shapes]
+    return shapes | (_seen_shapes(model, unknown) if unknown else {})
 
 
 def _seen_shapes(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Shape]:
@@ -44,14 +44,14 @@ def _seen_shapes(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Shape]
             runs = [oracle.run(np.zeros((count, *dims[1:]), np.float32)) for count in few]
     except Exception:  # noqa: BLE001 - the runtime's errors have no common public class
         return {}
-    found = {}
+    shapes = {}
     for name in tensors:
         sizes = list(zip(*(run[name].shape for run in runs), strict=True))
         if all(len(set(size)) == 1 or 3 * size[0] == 2 * size[-1] for size in sizes):
-            found[name] = tuple(
+            shapes[name] = tuple(
                 size[0] if len(set(size)) == 1 else size[0] // 2 * BATCH for size in sizes
             )
-    return found
+    return shapes
 
 
 def per_sample(shape: Shape, mark: int) -> int:

@@ -42,9 +42,9 @@ def unknown(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
 
 
 def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape: str) -> LayerRow:
-    found = [owner.precision_of.get(name, owner.precision) for owner in owners]
-    built = _widest(found)
-    kinds = {owner.kind for owner, own in zip(owners, found, strict=True) if own is built}
+    precisions = [owner.precision_of.get(name, owner.precision) for owner in owners]
+    built = _widest(precisions)
+    kinds = {owner.kind for owner, own in zip(owners, precisions, strict=True) if own is built}
     verdict, why = _judge(decision, built, kinds)
     return LayerRow(
         name=name,
@@ -59,10 +59,10 @@ def _row(name: str, decision: LayerDecision, owners: Sequence[BuiltLayer], shape
     )
 
 
-def _widest(found: Iterable[Precision | None]) -> Precision | None:
+def _widest(precisions: Iterable[Precision | None]) -> Precision | None:
     """The widest precision among the kernels that carry a layer; None where none computes."""
     width = list(Precision)  # from the widest to the narrowest
-    return min((each for each in found if each is not None), key=width.index, default=None)
+    return min((each for each in precisions if each is not None), key=width.index, default=None)
 
 
 def _judge(

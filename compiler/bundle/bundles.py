@@ -170,7 +170,7 @@ def publish(
         for name, content in files.items()
     }
     head = json.loads(_without_home(canonical(manifest.fields())))
-    listed = {name: asdict(found) for name, found in sealed.listing(files).items()}
+    listed = {name: asdict(entry) for name, entry in sealed.listing(files).items()}
     contents = {**files, MANIFEST: sealed.render({**head, "files": listed})}
     if problem := _unsound(manifest, files):
         raise InternalError(problem, where="bundle", id="bundle-fields")
@@ -195,9 +195,9 @@ def newest(home: Path, version: str) -> str:
 
     Found by name: a target's folder is looked at, and no bundle.
     """
-    found = _of_version(home, version)
-    passed = {number: name for number, name in found.items() if (home / name).is_dir()}
-    return (passed or found)[max(passed or found)] if found else ""
+    versions = _of_version(home, version)
+    passed = {number: name for number, name in versions.items() if (home / name).is_dir()}
+    return (passed or versions)[max(passed or versions)] if versions else ""
 
 
 def afresh(home: Path, version: str) -> str:
@@ -209,9 +209,9 @@ def afresh(home: Path, version: str) -> str:
 def _of_version(home: Path, version: str) -> dict[int, str]:
     """The names of a version's bundles, passed or failed, by their number."""
     with durable.explained(home, elsewhere=_ELSEWHERE):
-        there = {path.name.removesuffix(_FAILED) for path in home.glob(f"{version}*")}
+        names = {path.name.removesuffix(_FAILED) for path in home.glob(f"{version}*")}
     of_version = re.compile(re.escape(version) + r"(?:\.([1-9][0-9]{0,5}))?")
-    matches = [match for match in map(of_version.fullmatch, there) if match]
+    matches = [match for match in map(of_version.fullmatch, names) if match]
     return {int(match[1] or 1): match.group() for match in matches}
 
 
@@ -280,8 +280,8 @@ def list_bundles(out: Path) -> tuple[Path, ...]:
 
 
 def _bundles(target: Path) -> list[Path]:
-    found = (manifest.parent for manifest in target.glob(f"*/{MANIFEST}"))
-    return sorted(path for path in found if path.name[0] != "." and not path.is_symlink())
+    folders = (manifest.parent for manifest in target.glob(f"*/{MANIFEST}"))
+    return sorted(path for path in folders if path.name[0] != "." and not path.is_symlink())
 
 
 def _install(final: Path, contents: Mapping[str, bytes], *, damaged: bool) -> None:
@@ -299,17 +299,17 @@ def _damage(final: Path, manifest: Manifest) -> str:
     """
     try:
         head, _ = sealed.read_sealed(final, MANIFEST, schema=SCHEMA)
-        found = _manifest(head, str(final / MANIFEST))
+        parsed = _manifest(head, str(final / MANIFEST))
     except FileNotFoundError:
         return ""
     except IntegrityError as error:
         return f"{error.where}: {error.what}"
-    same = (found.name, found.target, found.folder) == (
+    same = (parsed.name, parsed.target, parsed.folder) == (
         manifest.name,
         manifest.target,
         manifest.folder,
     )
-    return "" if same else f"{final}: is another bundle, {found.name} {found.version}"
+    return "" if same else f"{final}: is another bundle, {parsed.name} {parsed.version}"
 
 
 def _manifest(head: Mapping[str, Any], where: str) -> Manifest:

@@ -188,12 +188,12 @@ def _check_binding(
     binding: Mapping[str, str], here: Mapping[str, frozenset[str]], where: str
 ) -> None:
     for key, needed in binding.items():
-        found = here.get(key, frozenset())
-        if needed not in found:
+        present = here.get(key, frozenset())
+        if needed not in present:
             raise MachineError(
                 "this engine is bound to another machine or runtime",
                 where=where,
-                seen=f"{key} {', '.join(sorted(found)) or 'none'}",
+                seen=f"{key} {', '.join(sorted(present)) or 'none'}",
                 expected=f"{key} {needed}",
                 fix="compile the recipe for this machine, or run the engine on its own",
                 id="wrong-device",

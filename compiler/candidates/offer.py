@@ -57,15 +57,15 @@ def candidates(
             yield _missing(backend, variant, CandidateState.LEFT_OUT, left_out[variant])
             continue
         count = (threads or {}).get(variant, job.request.threads)
-        found = _tried(job.with_threads(count), backend, variant)
-        if isinstance(found, Candidate) and found.variant is not variant:
-            reason = f"{_without_int8(found.plan)}: it is {found.name}"
+        tried = _tried(job.with_threads(count), backend, variant)
+        if isinstance(tried, Candidate) and tried.variant is not variant:
+            reason = f"{_without_int8(tried.plan)}: it is {tried.name}"
             left = _missing(backend, variant, CandidateState.LEFT_OUT, reason)
-            yield replace(left, search=found.search)
-            if found.variant in offered:
+            yield replace(left, search=tried.search)
+            if tried.variant in offered:
                 continue
-            offered.add(found.variant)
-        yield found
+            offered.add(tried.variant)
+        yield tried
 
 
 def _tried(job: Job, backend: Backend, variant: Variant) -> Candidate | Missing:
@@ -104,8 +104,8 @@ def candidate(builder: Builder, variant: Variant) -> Candidate:
         from rtc.compiler.search.mix import decided
 
         _look_at_int8(builder)
-        found = decided(builder, job.search)
-        given, row = found.plan, found.row
+        decision = decided(builder, job.search)
+        given, row = decision.plan, decision.row
     for _ in range(_REBUILDS):
         built = builder.realise(_named(builder, builder.writer.plan(variant, given)))
         if given is not None and given is job.given:  # a person's word

@@ -85,22 +85,22 @@ def paces(job: Job, backends: Sequence[Backend]) -> dict[str, Pace]:
     """
     request = job.request
     nothing = {backend.name: Pace() for backend in backends}
-    there = [backend for backend in backends if backend.runnable(request.profile).ok]
+    runnable = [backend for backend in backends if backend.runnable(request.profile).ok]
     tried = _counts(request)
-    if request.profile.kind != "cpu" or len(there) * len(tried) < 2:
+    if request.profile.kind != "cpu" or len(runnable) * len(tried) < 2:
         return nothing
     try:
         with job.stages.together("threads", request.profile.name) as stages:
-            found = _timings(replace(job, stages=stages), there, tried)
+            timings = _timings(replace(job, stages=stages), runnable, tried)
     except RtcError as error:
         job.stages.listener.warned(
             f"runtimes have their own number of threads: trying others failed: {error}"
             " (measure.threads fixes it)"
         )
         return nothing
-    behind, known = _behind(found), dict(nothing)
-    for name in dict.fromkeys(timing.backend for timing in found):
-        best = {} if request.threads else chosen([t for t in found if t.backend == name])
+    behind, known = _behind(timings), dict(nothing)
+    for name in dict.fromkeys(timing.backend for timing in timings):
+        best = {} if request.threads else chosen([t for t in timings if t.backend == name])
         known[name] = Pace(best, behind.get(name, ""))
     return known
 
@@ -139,13 +139,13 @@ def _fewest(timings: Sequence[Timing]) -> dict[Variant, int]:
     return best
 
 
-def _behind(found: Sequence[Timing]) -> dict[str, str]:
+def _behind(timings: Sequence[Timing]) -> dict[str, str]:
     """In words, of each runtime that is far behind: how far behind what its fastest engine is.
 
     Only of two runtimes that show both their ends, float and INT8.
     """
     ends: dict[str, dict[Variant, Timing]] = {}
-    for timing in found:
+    for timing in timings:
         own = ends.setdefault(timing.backend, {})
         if timing.variant not in own or timing.speed > own[timing.variant].speed:
             own[timing.variant] = timing
@@ -212,12 +212,12 @@ def _timings(job: Job, backends: Sequence[Backend], tried: Sequence[int]) -> tup
             for (name, variant), engine in engines.items()
         }
         case = Case(LatencyMode.FORWARD, request.batches[1])
-        found, failed = timed(subjects, samples, case, job.recipe.seed)
+        timings, failed = timed(subjects, samples, case, job.recipe.seed)
         for name, error in failed.items():
             job.stages.listener.warned(
                 f"{name} runs with its own number of threads: {error} (measure.threads fixes it)"
             )
-        return {"timings.json": _TIMINGS.dump_json(found)}, _words(found)
+        return {"timings.json": _TIMINGS.dump_json(timings)}, _words(timings)
 
     files = job.stages.run("threads", inputs, work, target=request.profile.name, by=backends)
     return _TIMINGS.validate_json(files["timings.json"])
@@ -245,7 +245,7 @@ def timed(
             seconds = _SECONDS * len({name for name, *_ in subjects})
             compared = bench.time(seconds, modes=(LatencyMode.FORWARD,), seed=seed)
             first = next(iter(compared.series[case]), "")
-            found = [
+            timings = [
                 Timing(
                     *names[name],
                     ms=compared.measured(name, case, "").value,
@@ -255,9 +255,9 @@ def timed(
             ]
         else:
             first_ms = next(iter(rough.values()))
-            found = [Timing(*which, ms=ms, speed=first_ms / ms) for which, ms in rough.items()]
+            timings = [Timing(*which, ms=ms, speed=first_ms / ms) for which, ms in rough.items()]
         failed = {names[name][0]: error for name, error in bench.failures.items()}
-        kept = tuple(timing for timing in found if timing.backend not in failed)
+        kept = tuple(timing for timing in timings if timing.backend not in failed)
         if not kept:
             bench.refuse_failures()
     return kept, failed
@@ -265,26 +265,26 @@ def timed(
 
 def _rough(subjects: Mapping[_Which, Subject], bench: Bench, case: Case) -> dict[_Which, float]:
     """Milliseconds of a batch of each that runs; the bench remembers why another does not."""
-    found: dict[_Which, float] = {}
+    fastest: dict[_Which, float] = {}
     for which, subject in subjects.items():
         if subject.name in bench.running:
             with suppress(RtcError):
-                found[which] = bench.typical_ms(subject.name, case)
-    return found
+                fastest[which] = bench.typical_ms(subject.name, case)
+    return fastest
 
 
-def _words(found: Sequence[Timing]) -> str:
+def _words(timings: Sequence[Timing]) -> str:
     """In words like: "openvino: fp32 2 (1: 872 µs, 2: 761 µs), int8 1 (1: 562 µs, 2: 589 µs)"."""
     return "; ".join(
-        f"{name}: {_words_of([timing for timing in found if timing.backend == name])}"
-        for name in dict.fromkeys(timing.backend for timing in found)
+        f"{name}: {_words_of([timing for timing in timings if timing.backend == name])}"
+        for name in dict.fromkeys(timing.backend for timing in timings)
     )
 
 
 def _words_of(own: Sequence[Timing]) -> str:
-    told = []
+    words = []
     for variant, count in _fewest(own).items():
         seen = sorted((each.threads, each.ms) for each in own if each.variant is variant)
         times = ", ".join(f"{threads}: {amount(ms, 'ms')}" for threads, ms in seen)
-        told.append(f"{variant} {count} ({times})")
-    return ", ".join(told)
+        words.append(f"{variant} {count} ({times})")
+    return ", ".join(words)

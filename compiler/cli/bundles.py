@@ -96,18 +96,18 @@ def run(
 
     with load(bundle) as engine:
         given, names = samples.read(input, engine, preprocessed=preprocessed)
-        found, kind = samples.infer(engine, given, preprocessed=preprocessed), engine.output
+        answers, kind = samples.infer(engine, given, preprocessed=preprocessed), engine.output
     if output is not None:
-        samples.write(output, found)
+        samples.write(output, answers)
     document = {
-        "samples": len(found),
-        "shape": list(found.shape),
+        "samples": len(answers),
+        "shape": list(answers.shape),
         "gives": str(kind),
         "output": str(output or ""),
     }
-    if found.ndim != 2:
-        return Answer(document, f"{len(found)} samples, output {found.shape}")
-    best = samples.top_classes(found, kind, top)
+    if answers.ndim != 2:
+        return Answer(document, f"{len(answers)} samples, output {answers.shape}")
+    best = samples.top_classes(answers, kind, top)
     return Answer({**document, "names": list(names), "top": best}, _classes(names, best))
 
 
@@ -148,8 +148,8 @@ def _row(row: AccuracyRow) -> dict[str, Any]:
 
     figures = ("top1", "top5", "loss", "agreement")
     values = {name: getattr(row, name) for name in figures}
-    told = {name: None if v is None else evidence.to_dict(v) for name, v in values.items()}
-    return {"subject": row.subject, **told, "runs_on": row.runs_on}
+    numbers = {name: None if v is None else evidence.to_dict(v) for name, v in values.items()}
+    return {"subject": row.subject, **numbers, "runs_on": row.runs_on}
 
 
 def _accuracy(rows: Iterable[AccuracyRow]) -> RenderableType:

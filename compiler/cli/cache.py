@@ -44,11 +44,11 @@ def info(cache: Folder = None) -> Answer:
     """
     from rtc.compiler.report.figures import size
 
-    found = open_store(cache).info()
-    text = f"{found.path}: {found.entries} entries, {size(found.bytes)}"
-    if found.quarantined:
-        text += f", {found.quarantined} of them damaged and set aside"
-    return Answer({**asdict(found), "path": str(found.path)}, text)
+    contents = open_store(cache).info()
+    text = f"{contents.path}: {contents.entries} entries, {size(contents.bytes)}"
+    if contents.quarantined:
+        text += f", {contents.quarantined} of them damaged and set aside"
+    return Answer({**asdict(contents), "path": str(contents.path)}, text)
 
 
 @command(app, "clear")

@@ -39,8 +39,8 @@ def audit(
       rtc calibration audit recipes/lenet5-mnist.yaml
     """
     with watched(quiet) as listener:
-        found = _audited(recipe, cache, listener)
-    return Answer(_document(found), _text(found), _failure(found))
+        result = _audited(recipe, cache, listener)
+    return Answer(_document(result), _text(result), _failure(result))
 
 
 def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
@@ -61,33 +61,36 @@ def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
     return examine(data, data.classes, model.onnx.proto, wanted)
 
 
-def _document(found: Audit) -> dict[str, Any]:
+def _document(result: Audit) -> dict[str, Any]:
     return {
-        "samples": found.samples,
-        "compared_with": found.reference,
-        "faults": [asdict(fault) for fault in found.faults],
-        "enough_samples": found.stability.enough,
+        "samples": result.samples,
+        "compared_with": result.reference,
+        "faults": [asdict(fault) for fault in result.faults],
+        "enough_samples": result.stability.enough,
         "curve": [
             {"samples": samples, "median_error": median, "worst_error": worst}
-            for samples, median, worst in found.stability.curve
+            for samples, median, worst in result.stability.curve
         ],
-        "scale_spread": dict(sorted(found.stability.spread.items())),
+        "scale_spread": dict(sorted(result.stability.spread.items())),
     }
 
 
-def _text(found: Audit) -> str:
-    stable = found.stability
+def _text(result: Audit) -> str:
+    stable = result.stability
     name, worst = stable.worst
     lines = [
-        f"{found.samples} calibration samples, compared with {found.reference}: {_verdict(stable)}",
+        (
+            f"{result.samples} calibration samples, compared with {result.reference}: "
+            f"{_verdict(stable)}"
+        ),
         (
             f"half of the scales are known within {stable.typical:.1%}; "
             f"least certain: {name}, ±{worst:.1%}"
         ),
     ]
-    for fault in found.faults:
+    for fault in result.faults:
         lines += [f"{fault.name}: {fault.seen}", f"  {fault.fix}"]
-    return "\n".join(lines if found.faults else [*lines, "nothing is wrong with them"])
+    return "\n".join(lines if result.faults else [*lines, "nothing is wrong with them"])
 
 
 def _verdict(stable: Stability) -> str:
@@ -99,8 +102,8 @@ def _verdict(stable: Stability) -> str:
     )
 
 
-def _failure(found: Audit) -> DataError | None:
-    if not found.faults:
+def _failure(result: Audit) -> DataError | None:
+    if not result.faults:
         return None
-    names = ", ".join(dict.fromkeys(fault.name for fault in found.faults))
+    names = ", ".join(dict.fromkeys(fault.name for fault in result.faults))
     return DataError("the calibration samples have faults", seen=names, id="calibration-faults")

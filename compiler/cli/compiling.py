@@ -141,7 +141,7 @@ def _failure(results: Sequence[CompileResult]) -> GateError | None:
     failed = [r for r in results if not r.passed]
     if not failed:
         return None
-    told = "; ".join(f"{r.target}: {reasons(r.report.gates)}" for r in failed)
+    targets = "; ".join(f"{r.target}: {reasons(r.report.gates)}" for r in failed)
     pages = ", ".join(str(r.bundle / "report.html") for r in failed)
     advice = f"what was built is written, marked failed: see {pages}"
-    return GateError(f"a gate failed: {told}", fix=advice)
+    return GateError(f"a gate failed: {targets}", fix=advice)

@@ -74,10 +74,10 @@ def culprits(
         session = opened(given, stages, target=target, backend=backend, variant=variant)
         split = session.job.context.data.test.head(samples)
         with step_of(listener, "culprits") as progress:
-            found = search(session, held, split, progress)
-    written = _written(found, out)
-    document = {**found.to_dict(), "written": str(written or "")}
-    return Answer(document, _drawn(found, written))
+            result = search(session, held, split, progress)
+    written = _written(result, out)
+    document = {**result.to_dict(), "written": str(written or "")}
+    return Answer(document, _drawn(result, written))
 
 
 def _refuse_unwritable(out: Path) -> None:
@@ -85,42 +85,42 @@ def _refuse_unwritable(out: Path) -> None:
         raise MachineError("no file can be written there", where=str(out))
 
 
-def _written(found: Culprits, out: Path | None) -> Path | None:
+def _written(result: Culprits, out: Path | None) -> Path | None:
     """Where the recipe patch was written; there is none where no layer is to blame."""
-    if out is None or not found.layers:
+    if out is None or not result.layers:
         return None
-    out.write_text(found.patch, encoding="utf-8")
+    out.write_text(result.patch, encoding="utf-8")
     return out
 
 
-def _drawn(found: Culprits, written: Path | None) -> RenderableType:
+def _drawn(result: Culprits, written: Path | None) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    if not found.layers:
-        return f"{found.candidate}: {found.metric} holds as planned: {_told(found.before)}"
-    count = f"{len(found.layers)} of {found.offered} layers"
+    if not result.layers:
+        return f"{result.candidate}: {result.metric} holds as planned: {_told(result.before)}"
+    count = f"{len(result.layers)} of {result.offered} layers"
     lines = [
-        f"{found.candidate}: {found.metric} does not hold: {_told(found.before)}",
-        f"{count} break it; with them put back it is {_told(found.after)}",
+        f"{result.candidate}: {result.metric} does not hold: {_told(result.before)}",
+        f"{count} break it; with them put back it is {_told(result.after)}",
     ]
-    if not found.surely_broken:
+    if not result.surely_broken:
         lines.append("the limit lies in the 95 % interval: more --samples may tell otherwise")
     end = [
-        f"{found.tests} graphs built and run in {found.seconds:.1f} s, {found.before.where}",
+        f"{result.tests} graphs built and run in {result.seconds:.1f} s, {result.before.where}",
         f"written to {printable(str(written))}:" if written else "merge this into the recipe:",
     ]
-    patch = Text(found.patch.rstrip(), no_wrap=True, overflow="ignore")  # a broken line is no YAML
-    return Group("\n".join(lines), _table(found), "\n".join(end), patch)
+    patch = Text(result.patch.rstrip(), no_wrap=True, overflow="ignore")  # a broken line is no YAML
+    return Group("\n".join(lines), _table(result), "\n".join(end), patch)
 
 
-def _table(found: Culprits) -> RenderableType:
+def _table(result: Culprits) -> RenderableType:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table("layer", "operator", "planned", "pin", "own SNR", box=SIMPLE_HEAD)
-    for layer in found.layers:
+    for layer in result.layers:
         snr = "" if layer.snr_db is None else f"{layer.snr_db:.1f} dB"
         words = (printable(layer.layer), layer.op, layer.planned.value, layer.pin.value, snr)
         table.add_row(*(Text(word, overflow="fold") for word in words))
@@ -130,5 +130,5 @@ def _table(found: Culprits) -> RenderableType:
 def _told(measured: Measured) -> str:
     from rtc.compiler.report.figures import figure
 
-    told = figure(measured)
-    return f"{told.text} ({told.spread}; {measured.samples:,} samples)"
+    text = figure(measured)
+    return f"{text.text} ({text.spread}; {measured.samples:,} samples)"

@@ -45,8 +45,8 @@ def own_version() -> str:
 
 
 def _python() -> Finding:
-    found = f"{platform.python_version()} at {sys.executable}, rtc {own_version()}"
-    return Finding("python", ok=True, found=found)
+    summary = f"{platform.python_version()} at {sys.executable}, rtc {own_version()}"
+    return Finding("python", ok=True, found=summary)
 
 
 def _packages() -> tuple[Finding, ...]:
@@ -61,8 +61,10 @@ def _packages() -> tuple[Finding, ...]:
 
 def _group(subject: str, names: tuple[str, ...], fix: str) -> Finding:
     versions = {name: _version(name) for name in names}
-    missing = [name for name, found in versions.items() if found is None]
-    listed = ", ".join(f"{name} {found}" for name, found in versions.items() if found is not None)
+    missing = [name for name, release in versions.items() if release is None]
+    listed = ", ".join(
+        f"{name} {release}" for name, release in versions.items() if release is not None
+    )
     if not missing:
         return Finding(subject, ok=True, found=listed)
     return Finding(subject, ok=False, found=f"missing {', '.join(missing)}", fix=fix)
@@ -78,8 +80,10 @@ def _version(distribution: str) -> str | None:
 def _machine() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     compilers = [name for name in ("c++", "g++", "clang++") if shutil.which(name)]
-    found = f"{usable} cores, {platform.machine()}, {platform.system()} {platform.release()}, "
-    return Finding("machine", ok=True, found=found + f"C++ compiler: {(compilers or ['none'])[0]}")
+    summary = f"{usable} cores, {platform.machine()}, {platform.system()} {platform.release()}, "
+    return Finding(
+        "machine", ok=True, found=summary + f"C++ compiler: {(compilers or ['none'])[0]}"
+    )
 
 
 def _gpu() -> Finding:
@@ -115,16 +119,16 @@ def _folders() -> tuple[Finding, ...]:
 
 def _folder(subject: str, folder: Path, fix: str) -> Finding:
     """Whether a folder (or the nearest parent there is) can be written to, and has room."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
-            free_gb = shutil.disk_usage(there).free / 1e9
+        with tempfile.TemporaryFile(dir=existing):
+            free_gb = shutil.disk_usage(existing).free / 1e9
     except OSError as error:
-        found = f"{folder}: cannot be written to: {error.strerror}"
-        return Finding(subject, ok=False, found=found, fix=fix)
+        state = f"{folder}: cannot be written to: {error.strerror}"
+        return Finding(subject, ok=False, found=state, fix=fix)
     enough = free_gb >= _ENOUGH_FREE_GB
-    found = f"{folder}: {free_gb:.1f} GB free"
-    return Finding(subject, enough, found, "" if enough else f"free some space, or {fix}")
+    state = f"{folder}: {free_gb:.1f} GB free"
+    return Finding(subject, enough, state, "" if enough else f"free some space, or {fix}")
 
 
 def _targets() -> tuple[Finding, ...]:
@@ -142,8 +146,8 @@ def _targets() -> tuple[Finding, ...]:
     ]
     others = [row.profile.name for row in rows if not row.buildable]
     if others:
-        found = f"cannot be built here: {', '.join(others)}"
-        findings.append(Finding("other targets", ok=False, found=found, fix="see rtc targets"))
+        state = f"cannot be built here: {', '.join(others)}"
+        findings.append(Finding("other targets", ok=False, found=state, fix="see rtc targets"))
     return tuple(findings)
 
 

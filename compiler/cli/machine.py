@@ -63,7 +63,10 @@ def _targets_table(rows: tuple[TargetRow, ...]) -> RenderableType:
         for runtime in row.runtimes:
             lack = runtime.runs if runtime.builds.ok else runtime.builds
             version = f"{runtime.backend} {runtime.builds.version}".rstrip()
-            marks = ("yes" if there.ok else "no" for there in (runtime.builds, runtime.runs))
+            marks = (
+                "yes" if availability.ok else "no"
+                for availability in (runtime.builds, runtime.runs)
+            )
             table.add_row(name, version, *marks, Text(lack.missing))
             name = ""
             if lack.fix:
@@ -96,8 +99,8 @@ def _findings(findings: tuple[Finding, ...]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for finding in findings:
         mark = Text("ok", "green") if finding.ok else Text("--", "yellow")
-        found = Text(finding.found)
+        text = Text(finding.found)
         if finding.fix:
-            found.append(f"\n{finding.fix}", "bold")
-        table.add_row(mark, finding.subject, found)
+            text.append(f"\n{finding.fix}", "bold")
+        table.add_row(mark, finding.subject, text)
     return table

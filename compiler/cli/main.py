@@ -95,10 +95,10 @@ def _run(given: Sequence[str]) -> int:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, a user gets one line
         if "--debug" in given:
             traceback.print_exc()
-        told = _as_rtc_error(error)
+        known = _as_rtc_error(error)
         if "--json" in given:
-            print_json(told.to_dict())
-        return complain(told)
+            print_json(known.to_dict())
+        return complain(known)
     return _stopped(130) if code == 130 else int(code or 0)
 
 

@@ -87,10 +87,10 @@ def inspect_onnx(path: Path, *, layers: bool) -> Answer:
             memory_gb=PARSE_GB,
             what=f"reading {path.name}",
         )
-    found = TypeAdapter(Contents).validate_json(made["contents.json"])
-    beside = {name: _state(path.parent, name) for name in found.beside}
-    document = _document(path, len(proto), found, beside)
-    return Answer(document, _drawn(document, found, layers))
+    listing = TypeAdapter(Contents).validate_json(made["contents.json"])
+    beside = {name: _state(path.parent, name) for name in listing.beside}
+    document = _document(path, len(proto), listing, beside)
+    return Answer(document, _drawn(document, listing, layers))
 
 
 def _state(folder: Path, location: str) -> dict[str, Any]:
@@ -221,69 +221,69 @@ def _flaw(model: ModelProto) -> str:
 
 
 def _document(
-    path: Path, size: int, found: Contents, beside: Mapping[str, dict[str, Any]]
+    path: Path, size: int, listing: Contents, beside: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     return {
         "onnx": str(path),
-        "producer": found.producer,
-        "ir_version": found.ir,
-        "opset": found.opset,
-        "domains": found.domains,
+        "producer": listing.producer,
+        "ir_version": listing.ir,
+        "opset": listing.opset,
+        "domains": listing.domains,
         "bytes": size,
         "beside": list(beside.values()),
         "signature": {
-            "inputs": [asdict(side) for side in found.inputs],
-            "outputs": [asdict(side) for side in found.outputs],
+            "inputs": [asdict(side) for side in listing.inputs],
+            "outputs": [asdict(side) for side in listing.outputs],
         },
-        "functions": list(found.functions),
-        "operators": found.operators,
-        "parameters": found.parameters,
-        "flaw": found.flaw,
+        "functions": list(listing.functions),
+        "operators": listing.operators,
+        "parameters": listing.parameters,
+        "flaw": listing.flaw,
         "nodes": [
             {"name": name, "op": op, "inputs": list(inputs), "outputs": list(outputs)}
-            for name, op, inputs, outputs in found.nodes
+            for name, op, inputs, outputs in listing.nodes
         ],
     }
 
 
-def _drawn(document: Mapping[str, Any], found: Contents, layers: bool) -> RenderableType:
+def _drawn(document: Mapping[str, Any], listing: Contents, layers: bool) -> RenderableType:
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(printable(line)) for line in _lines(document, found)]
+    parts: list[RenderableType] = [Text(printable(line)) for line in _lines(document, listing)]
     counts = Table("operator", "nodes", box=SIMPLE_HEAD)
-    for op, count in found.operators.items():
+    for op, count in listing.operators.items():
         counts.add_row(Text(printable(op)), str(count))
     parts.append(counts)
     if layers:
         nodes = Table("node", "operator", "inputs", "outputs", box=SIMPLE_HEAD)
-        for name, op, inputs, outputs in found.nodes:
+        for name, op, inputs, outputs in listing.nodes:
             words = (name, op, ", ".join(inputs), ", ".join(outputs))
             nodes.add_row(*(Text(printable(word), overflow="fold") for word in words))
         parts.append(nodes)
     return Group(*parts)
 
 
-def _lines(document: Mapping[str, Any], found: Contents) -> Iterator[str]:
-    by = f", by {found.producer}" if found.producer else ""
-    yield f"{document['onnx']}: opset {found.opset}, {document['bytes']:,} bytes{by}"
-    others = [f"{name} {n}" for name, n in found.domains.items() if name != "ai.onnx"]
+def _lines(document: Mapping[str, Any], listing: Contents) -> Iterator[str]:
+    by = f", by {listing.producer}" if listing.producer else ""
+    yield f"{document['onnx']}: opset {listing.opset}, {document['bytes']:,} bytes{by}"
+    others = [f"{name} {n}" for name, n in listing.domains.items() if name != "ai.onnx"]
     if others:
         yield f"domains     {', '.join(others)}"
     for file in document["beside"]:
         size = f"{file['bytes']:,} bytes"
         yield f"weights in  {file['file']}: {file['problem'] or size}"
-    for kind, sides in (("input", found.inputs), ("output", found.outputs)):
+    for kind, sides in (("input", listing.inputs), ("output", listing.outputs)):
         for side in sides:
             shape = (
                 "of unknown shape" if side.shape is None else f"({', '.join(map(str, side.shape))})"
             )
             yield f"{kind:<10}  {side.name}: {side.dtype} {shape}"
-    if found.functions:
-        yield f"functions   {', '.join(found.functions)}"
-    parameters = ", ".join(f"{count:,} {kind}" for kind, count in found.parameters.items())
+    if listing.functions:
+        yield f"functions   {', '.join(listing.functions)}"
+    parameters = ", ".join(f"{count:,} {kind}" for kind, count in listing.parameters.items())
     yield f"parameters  {parameters or 'none'}"
-    if found.flaw:
-        yield f"flaw        {found.flaw}"
+    if listing.flaw:
+        yield f"flaw        {listing.flaw}"

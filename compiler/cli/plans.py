@@ -65,7 +65,7 @@ def show(
     report = _report(bundle)
     wanted = _precision(precision).value if precision else ""
     shown = candidate or report.shipped
-    found = arranged(views(report, shown), sort=sort, only=layer or (), precision=wanted)
+    chosen = arranged(views(report, shown), sort=sort, only=layer or (), precision=wanted)
     search = search_of(report, shown)
     document = {
         "bundle": str(bundle),
@@ -73,14 +73,14 @@ def show(
         "candidate": shown,
         "candidates": list(candidates_of(report)),
         "search": asdict(search) if search else None,
-        "layers": [_document(view) for view in found],
+        "layers": [_document(view) for view in chosen],
     }
     if residuals:
         if search is None or not search.ledger:
             raise RecipeError("this bundle has no residual ledger: nothing was searched, or no Add")
         return Answer(document, ledger_table(search))
     others = [row for row in candidates_of(report) if row != shown]
-    return Answer(document, layer_table(shown, found, search, others=others))
+    return Answer(document, layer_table(shown, chosen, search, others=others))
 
 
 @command(app, "why")
@@ -154,10 +154,10 @@ def attempt(
         stages = Stages(
             open_store(cache, warn=listener.warned), listener, owner=str(given.path.resolve())
         )
-        found = tried(
+        result = tried(
             given, stages, pins, policies=policies, plan=plan, target=target, backend=backend
         )
-    return Answer(_attempt_document(found), attempt_table(found))
+    return Answer(_attempt_document(result), attempt_table(result))
 
 
 @command(app, "diff")
@@ -176,12 +176,12 @@ def diff(
     from rtc.compiler.diagnose.tables import difference_table
 
     sides = side(first), side(second)
-    found = changes(sides[0].plan, sides[1].plan)
+    differences = changes(sides[0].plan, sides[1].plan)
     document = {
         "same_model": sides[0].plan.model == sides[1].plan.model,
-        "changes": [asdict(each) for each in found],
+        "changes": [asdict(each) for each in differences],
     }
-    return Answer(document, difference_table(*sides, found))
+    return Answer(document, difference_table(*sides, differences))
 
 
 def _report(path: Path) -> Report:
@@ -196,7 +196,7 @@ def _report(path: Path) -> Report:
 
 def _changes(texts: Sequence[str]) -> dict[str, Precision | ResidualPolicy]:
     """`layer=precision` or `add=policy`, each name once; it may itself hold an equals sign."""
-    found: dict[str, Precision | ResidualPolicy] = {}
+    pins: dict[str, Precision | ResidualPolicy] = {}
     for text in texts:
         name, equals, word = text.rpartition("=")
         if not equals or not name:
@@ -208,14 +208,14 @@ def _changes(texts: Sequence[str]) -> dict[str, Precision | ResidualPolicy]:
                 id="usage",
             )
         wanted = ResidualPolicy(word) if word in _POLICIES else _precision(word, *_POLICIES)
-        if found.setdefault(name, wanted) is not wanted:
+        if pins.setdefault(name, wanted) is not wanted:
             raise RecipeError(
                 f"two changes contradict each other on {name}",
                 where="--set",
-                seen=f"{found[name]} and {wanted}",
+                seen=f"{pins[name]} and {wanted}",
                 id="contradictory-pins",
             )
-    return found
+    return pins
 
 
 def _precision(word: str, *other: str) -> Precision:
@@ -234,13 +234,13 @@ def _document(view: LayerView) -> dict[str, Any]:
     return {**asdict(view.row), "losses": losses, "times_us": dict(view.times_us)}
 
 
-def _attempt_document(found: Attempt) -> dict[str, Any]:
+def _attempt_document(result: Attempt) -> dict[str, Any]:
     return {
-        "candidate": found.candidate,
-        "samples": found.samples,
-        "before": _outcome(found.before),
-        "after": _outcome(found.after),
-        "changes": [asdict(change) for change in found.changes],
+        "candidate": result.candidate,
+        "samples": result.samples,
+        "before": _outcome(result.before),
+        "after": _outcome(result.after),
+        "changes": [asdict(change) for change in result.changes],
     }
 
 

@@ -56,10 +56,10 @@ class TerminalListener:
         self._running[stage] = (self._live.add_task(label, total=None, found=""), label)
 
     def redone(self, stage: str, why: Sequence[str]) -> None:
-        told = self._again.setdefault(stage, [])
-        told += [reason for reason in why if reason not in told]
+        reasons = self._again.setdefault(stage, [])
+        reasons += [reason for reason in why if reason not in reasons]
         if stage in self._running:
-            self._live.update(self._running[stage][0], found=clean(f"again: {in_words(told)}"))
+            self._live.update(self._running[stage][0], found=clean(f"again: {in_words(reasons)}"))
 
     def progressed(self, stage: str, done: int, total: int, found: str) -> None:
         if stage in self._running:
@@ -78,8 +78,8 @@ class TerminalListener:
         self._print(line)
 
     def failed(self, stage: str, why: str) -> None:
-        told = f"{self._ended(stage):<{_NAME}} {clean(why)}".rstrip()
-        line = Text.assemble(("✗ ", "red"), told)
+        text = f"{self._ended(stage):<{_NAME}} {clean(why)}".rstrip()
+        line = Text.assemble(("✗ ", "red"), text)
         self._print(line)
 
     def warned(self, text: str) -> None:

@@ -46,19 +46,19 @@ def _checked(path: Path) -> Recipe:
     from rtc.compiler.frontend.recipe_check import faults
     from rtc.compiler.recipe.schema import load_recipe, parse_recipe
 
-    found: list[RtcError] = []
+    errors: list[RtcError] = []
     try:
         recipe = load_recipe(path)
     except RecipeError as error:
         if error.id != "missing-file" or not path.is_file():
             raise
-        found.append(error)
+        errors.append(error)
         recipe = parse_recipe(read(path), path)
-    found += faults(recipe)
-    for other in found[1:]:
+    errors += faults(recipe)
+    for other in errors[1:]:
         complain(other)
-    if found:
-        raise found[0]
+    if errors:
+        raise errors[0]
     return recipe
 
 

@@ -58,8 +58,8 @@ def _array(path: Path) -> Array:
         raise DataError("there is no such file", where=str(path), id="missing-file")
     try:
         with path.open("rb") as stream:
-            found = np.load(stream, allow_pickle=False)
-            array: Array = found if isinstance(found, np.ndarray) else found["x"]
+            loaded = np.load(stream, allow_pickle=False)
+            array: Array = loaded if isinstance(loaded, np.ndarray) else loaded["x"]
     except KeyError as cause:
         raise DataError("the .npz file has no array x", where=str(path)) from cause
     except Exception as cause:
@@ -76,8 +76,8 @@ def infer(engine: Engine, samples: Array, *, preprocessed: bool) -> Array:
         GateError: the engine gave a NaN or an infinity.
     """
     batches = _batches(samples, engine.manifest.engine.batches[2])
-    found = [engine(batch if preprocessed else _prepared(engine, batch)) for batch in batches]
-    output: Array = np.concatenate(found)
+    answers = [engine(batch if preprocessed else _prepared(engine, batch)) for batch in batches]
+    output: Array = np.concatenate(answers)
     if not np.isfinite(output).all():
         raise GateError("the engine's output is not finite", id="not-finite")
     return output

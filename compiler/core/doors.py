@@ -39,17 +39,17 @@ class Door(Generic[T]):
         Raises:
             RecipeError: two packages register a name for different classes ("name-taken").
         """
-        found = dict(self.own)
+        references = dict(self.own)
         for name, reference in _registered(self.group, tuple(sys.path)):
-            if found.setdefault(name, reference) != reference:
+            if references.setdefault(name, reference) != reference:
                 raise RecipeError(
                     f"two classes are registered as the {self.noun} {name!r}",
                     where=f"entry points {self.group}",
-                    seen=f"{found[name]} and {reference}",
+                    seen=f"{references[name]} and {reference}",
                     fix="uninstall one of their packages",
                     id="name-taken",
                 )
-        return MappingProxyType(found)
+        return MappingProxyType(references)
 
     def reference(self, name: str) -> str:
         """The "module:Class" behind a name, or the name where it is of that form itself.
@@ -74,18 +74,20 @@ class Door(Generic[T]):
                 no whole class of the kind ("not-a-backend").
         """
         reference = self.reference(name)
-        found = load_object(reference, where=where or f"{self.noun} {name}")
+        registered = load_object(reference, where=where or f"{self.noun} {name}")
         base = f"{self.kind.__module__}.{self.kind.__name__}"
-        if not (inspect.isclass(found) and issubclass(found, self.kind)):
+        if not (inspect.isclass(registered) and issubclass(registered, self.kind)):
             raise RecipeError(
                 f"{reference} is not {_article(self.noun)} {self.noun}",
                 where=where,
-                seen=f"the class {found.__name__}" if inspect.isclass(found) else repr(found)[:80],
+                seen=f"the class {registered.__name__}"
+                if inspect.isclass(registered)
+                else repr(registered)[:80],
                 expected=f"a class that is made from {base}",
                 fix=f"name such a class, or make this one from {base.rpartition('.')[2]}",
                 id=f"not-{_article(self.noun)}-{self.noun}",
             )
-        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        missing = sorted(getattr(registered, "__abstractmethods__", ()))
         if missing:
             raise RecipeError(
                 f"the {self.noun} {reference} lacks methods",
@@ -95,7 +97,7 @@ class Door(Generic[T]):
                 fix="write them",
                 id=f"not-{_article(self.noun)}-{self.noun}",
             )
-        return found
+        return registered
 
 
 def _article(noun: str) -> str:

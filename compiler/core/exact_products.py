@@ -145,13 +145,13 @@ def write_out(proto: bytes) -> bytes:
     model = onnx.load_model_from_string(proto)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    calls, found = Calls(model, types_of(model, trusting=True)), False
+    calls, changed = Calls(model, types_of(model, trusting=True)), False
     for graph in nested(model.graph):
         for node in graph.node:
             if write := _FORMS.get(op_of(node)):
                 write(calls, node)
-                found = True
-    return calls.finish() if found else proto
+                changed = True
+    return calls.finish() if changed else proto
 
 
 def _given(node: onnx.NodeProto, index: int) -> str:
@@ -278,8 +278,8 @@ def _pieces(calls: Calls, weights: str) -> tuple[int, int]:
 
 def _shape(calls: Calls, tensor: str) -> tuple[Dim, ...]:
     """A tensor's shape; empty where its rank is not known."""
-    found = calls.types.get(tensor)
-    return (found.shape or ()) if found is not None else ()
+    known = calls.types.get(tensor)
+    return (known.shape or ()) if known is not None else ()
 
 
 def _convolution(pieces: tuple[int, int], present: Sequence[str]) -> str:

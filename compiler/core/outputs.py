@@ -67,8 +67,8 @@ def log_probabilities(outputs: Array, kind: OutputKind) -> Float64Array:
     """The logarithm of each class's probability, by rows (N, classes), in nats."""
     logits = as_logits(outputs, kind)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    found: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found
+    logarithms: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logarithms
 
 
 def _are_one(sums: Float64Array, tolerance: float) -> bool:

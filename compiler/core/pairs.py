@@ -33,20 +33,20 @@ def partners(shape: Sequence[int]) -> tuple[Int64Array, ...]:
     """
     inputs, places = shape[0], math.prod(shape[1:])
     order = np.arange(inputs * places).reshape(inputs, places).T  # as they are multiplied
-    found = [_pairs(order)]
+    orders = [_pairs(order)]
     if inputs % 2:
-        found.append(_pairs(order.reshape(1, -1)))
-    return tuple(found)
+        orders.append(_pairs(order.reshape(1, -1)))
+    return tuple(orders)
 
 
 def _pairs(order: Int64Array) -> Int64Array:
     """Neighbours within each row of `order`; the last of a row of odd length has none."""
     count = order.size
-    found = np.full(count + 1, count)
+    partner = np.full(count + 1, count)
     even = order.shape[1] // 2 * 2
     first, second = order[:, 0:even:2], order[:, 1:even:2]
-    found[first], found[second] = second, first
-    return found[:count]
+    partner[first], partner[second] = second, first
+    return partner[:count]
 
 
 def largest(weights: Array, pairs: Sequence[Int64Array]) -> Array:
@@ -54,9 +54,9 @@ def largest(weights: Array, pairs: Sequence[Int64Array]) -> Array:
 
     Absolute values; without `pairs`, of single weights alone.
     """
-    found: Array = np.abs(weights).max(axis=1)
+    per_row: Array = np.abs(weights).max(axis=1)
     for signed in (weights, -weights) if pairs else ():
         positive = np.pad(np.maximum(signed, 0), [(0, 0), (0, 1)])
         for partner in pairs:
-            found = np.maximum(found, (positive[:, :-1] + positive[:, partner]).max(axis=1))
-    return found
+            per_row = np.maximum(per_row, (positive[:, :-1] + positive[:, partner]).max(axis=1))
+    return per_row

@@ -178,11 +178,11 @@ def _decision_to_dict(decision: LayerDecision) -> dict[str, Any]:
 
 def _section(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A mapping of a plan, by names of nodes; one that is not there, or empty, holds none."""
-    found = fields.get(name) or {}
-    if not isinstance(found, Mapping):
-        seen = type(found).__name__
+    section = fields.get(name) or {}
+    if not isinstance(section, Mapping):
+        seen = type(section).__name__
         raise RecipeError("not a mapping", where=f"plan: {name}", seen=seen, expected="node: {…}")
-    return found
+    return section
 
 
 def _refuse_unknown(where: str, fields: Any, known: Iterable[str]) -> None:

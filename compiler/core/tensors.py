@@ -74,11 +74,11 @@ def types_of(model: onnx.ModelProto, *, trusting: bool = False) -> dict[str, Ten
         ModelError: as there.
     """
     stated = [model] if trusting else []
-    found: dict[str, TensorType] = {}
-    for told in (*stated, _told(model, trusting=trusting)):
-        for graph in nested(told.graph):
-            found |= tensor_types(graph)
-    return found
+    types: dict[str, TensorType] = {}
+    for typed_model in (*stated, _told(model, trusting=trusting)):
+        for graph in nested(typed_model.graph):
+            types |= tensor_types(graph)
+    return types
 
 
 def types_at(model: onnx.ModelProto, batch: int) -> dict[str, TensorType]:
@@ -116,11 +116,11 @@ def _told(model: onnx.ModelProto, *, trusting: bool) -> onnx.ModelProto:
 
 def tensor_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
     """Types by tensor name, of what a typed model states; constants included."""
-    found = {t.name: TensorType(t.data_type, tuple(t.dims)) for t in graph.initializer}
+    types = {t.name: TensorType(t.data_type, tuple(t.dims)) for t in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type:
-            found.setdefault(value.name, _type_of(value))
-    return found
+            types.setdefault(value.name, _type_of(value))
+    return types
 
 
 def known_shapes(types: Mapping[str, TensorType]) -> dict[str, Shape]:
@@ -168,14 +168,14 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
     try:
-        found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as cause:
         raise ModelError(f"shapes cannot be inferred: {cause}", id="bad-shapes") from cause
-    outputs = {value.name for value in found.graph.output}  # it lists some of them twice
-    inner = [value for value in found.graph.value_info if value.name not in outputs]
-    del found.graph.value_info[:]
-    found.graph.value_info.extend(inner)
-    return found
+    outputs = {value.name for value in inferred.graph.output}  # it lists some of them twice
+    inner = [value for value in inferred.graph.value_info if value.name not in outputs]
+    del inferred.graph.value_info[:]
+    inferred.graph.value_info.extend(inner)
+    return inferred
 
 
 def _unknown(model: onnx.ModelProto, *, shapes: bool = False) -> set[str]:
@@ -246,10 +246,10 @@ def _restore_outputs(model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoPro
     exported with before its batch was freed.
     """
     batch = next((d for value in model.graph.input[:1] for d in _dims(value)), None)
-    for found, stated in zip(model.graph.output, outputs, strict=True):
-        if not _has_type(found):
-            found.type.CopyFrom(stated.type)
-        tensor = found.type.tensor_type
+    for output, stated in zip(model.graph.output, outputs, strict=True):
+        if not _has_type(output):
+            output.type.CopyFrom(stated.type)
+        tensor = output.type.tensor_type
         if not tensor.HasField("shape"):
             for _ in _dims(stated):
                 tensor.shape.dim.add()

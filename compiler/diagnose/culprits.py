@@ -199,18 +199,18 @@ class _Trials:
         Raises:
             ModelError, BuilderError: the runtime does not build that.
         """
-        found = self.measured.get(frozenset(layers))
-        if found is None:
+        known = self.measured.get(frozenset(layers))
+        if known is None:
             plan = self.session.plan
             if layers:
                 plan = self.session.replanned(dict.fromkeys(layers, put_back(self.session)))
             self.runtime.build(self.session.graph(plan))
             logits = self.runtime.logits()
-            found = self.metric.measure(
+            known = self.metric.measure(
                 self.floats, logits, self.split.labels, self.where, incoming=self.incoming
             )
-            self.measured[frozenset(layers)] = found
-        return found
+            self.measured[frozenset(layers)] = known
+        return known
 
     def holds(self, layers: Sequence[str]) -> bool:
         """Whether the metric holds with these layers put back; what cannot be built does not."""
@@ -222,8 +222,8 @@ class _Trials:
                 self.measure(layers)
             except (ModelError, BuilderError):
                 self.measured[key] = None
-        found = self.measured[key]
-        return found is not None and self.metric.holds(found.value)
+        measured = self.measured[key]
+        return measured is not None and self.metric.holds(measured.value)
 
     def check_all(self, suspects: Sequence[str]) -> None:
         """Refuse to search where putting everything back does not help.
@@ -231,8 +231,8 @@ class _Trials:
         Raises:
             GateError: it does not.
         """
-        found = self.measure(suspects)
-        if self.metric.holds(found.value):
+        measured = self.measure(suspects)
+        if self.metric.holds(measured.value):
             return
         from rtc.compiler.report.figures import amount
 
@@ -241,7 +241,7 @@ class _Trials:
         raise GateError(
             f"with every layer put back the metric still fails: the fault is not one of {fault}",
             where=_candidate(self.session),
-            seen=amount(found.value, found.unit),
+            seen=amount(measured.value, measured.unit),
             expected=str(self.metric),
             fix="try --variant half" if half else "compare the engine in fp32 with the float model",
             id="not-precision",

@@ -75,11 +75,11 @@ def views(report: Report, candidate: str = "") -> tuple[LayerView, ...]:
         for row in rows[other]
         if row.snr_db is not None
     }
-    found = search_of(report, name)
+    search = search_of(report, name)
     losses: dict[str, dict[str, LossRow]] = {}
-    for row in found.losses if found else ():
+    for row in search.losses if search else ():
         losses.setdefault(row.layer, {})[row.precision] = row
-    times = found.times_us if found else {}
+    times = search.times_us if search else {}
     return tuple(
         LayerView(
             replace(row, snr_db=own_snr.get(row.name)),

@@ -53,24 +53,24 @@ def changes(first: PrecisionPlan, second: PrecisionPlan) -> tuple[Change, ...]:
 
 
 def _layers(first: PrecisionPlan, second: PrecisionPlan) -> list[Change]:
-    found = []
+    differences = []
     for name in dict.fromkeys((*first.layers, *second.layers)):
         pair = first.layers.get(name), second.layers.get(name)
         before, after = (each.precision.value if each else "" for each in pair)
         if before != after:
             kind = next(each.op for each in pair if each)
-            found.append(Change(name, kind, before, after, _reasons(pair)))
-    return found
+            differences.append(Change(name, kind, before, after, _reasons(pair)))
+    return differences
 
 
 def _residuals(first: PrecisionPlan, second: PrecisionPlan) -> list[Change]:
-    found = []
+    differences = []
     for name in dict.fromkeys((*first.residuals, *second.residuals)):
         pair = first.residuals.get(name), second.residuals.get(name)
         before, after = (each.policy.value if each else "" for each in pair)
         if before != after:
-            found.append(Change(name, "residual", before, after, _reasons(pair)))
-    return found
+            differences.append(Change(name, "residual", before, after, _reasons(pair)))
+    return differences
 
 
 def _reasons(pair: Iterable[LayerDecision | ResidualDecision | None]) -> tuple[str, str]:

@@ -114,12 +114,12 @@ def evaluate(again: Revisited, progress: Progress = silent) -> tuple[AccuracyRow
     with Engine(again.verified) as engine:
         engine.hold(probe_of(again.verified, test, engine.device), entry.batches)
         shipped = _logits(engine, test, entry.batches[2], progress)
-        there = f"{engine.runtime} on {machine()}"
+        place = f"{engine.runtime} on {machine()}"
     floats = reference_logits(again.verified.files["float.onnx"], test)
     here, kind = f"{REFERENCE} on {machine()}", output_kind(floats)
     return (
         accuracy_row(FLOAT_MODEL, floats, test.labels, None, here, kind=kind),
-        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, there, kind=kind),
+        accuracy_row(SHIPPED_ENGINE, shipped, test.labels, floats, place, kind=kind),
     )
 
 
@@ -170,8 +170,8 @@ def completed(again: Revisited, rows: Sequence[LatencyRow], notes: Sequence[str]
     report = again.report
     measured = {(row.subject, row.mode, row.batch) for row in rows}
     kept = [r for r in report.latency if (r.subject, r.mode, r.batch) not in measured]
-    found = replace(report, latency=(*kept, *rows), notes=(*report.notes, *notes))
-    judged = _gates(found, again.recipe)
+    updated = replace(report, latency=(*kept, *rows), notes=(*report.notes, *notes))
+    judged = _gates(updated, again.recipe)
     passed, reasons = gates.all_passed(judged), gates.reasons(judged)
     candidates = tuple(
         replace(row, state=CandidateState.REFUSED, reason=reasons)
@@ -180,10 +180,10 @@ def completed(again: Revisited, rows: Sequence[LatencyRow], notes: Sequence[str]
         for row in report.candidates
     )
     return replace(
-        found,
+        updated,
         gates=judged,
         passed=passed,
-        headline=_headline(found, rows, judged),
+        headline=_headline(updated, rows, judged),
         candidates=candidates,
     )
 
@@ -229,17 +229,17 @@ def _gates(report: Report, recipe: Recipe) -> tuple[GateRow, ...]:
     if engine is None or floats is None or not rows:
         return report.gates
     incoming = report.accuracy_of(INCOMING_MODEL)
-    found = gates.Findings(engine, floats, rows[-1], report.layers, incoming)
-    now = {row.name: row for row in gates.judge(recipe.gates, found)}
+    findings = gates.Findings(engine, floats, rows[-1], report.layers, incoming)
+    now = {row.name: row for row in gates.judge(recipe.gates, findings)}
     return tuple(now.get(r.name, r) if r.passed is None else r for r in report.gates)
 
 
 def _headline(report: Report, rows: Sequence[LatencyRow], judged: Sequence[GateRow]) -> str:
     if reasons := gates.reasons(judged):
         return f"{report.shipped} fails: {reasons}"
-    told = [
+    sentences = [
         f"{row.evidence.value:.3g} ms {row.mode} at batch {row.batch}"
         for row in rows
         if isinstance(row.evidence, Measured)
     ]
-    return f"{report.shipped} measured: {', '.join(told)}"
+    return f"{report.shipped} measured: {', '.join(sentences)}"

@@ -130,11 +130,11 @@ def _runtime(device: DeviceProfile, name: str, *, here: bool) -> Backend:
 def _fit(backend: Backend, device: DeviceProfile, *, here: bool) -> Backend:
     """The backend, where it builds for that device on this machine and, if `here`, runs."""
     needed = (backend.available(), backend.runnable(device)) if here else (backend.available(),)
-    for found in needed:
-        if not found.ok:
+    for availability in needed:
+        if not availability.ok:
             raise MachineError(
-                f"{backend.name} does not run for {device.name} here: {found.missing}",
-                fix=found.fix or "name a target that this machine is, such as --target cpu",
+                f"{backend.name} does not run for {device.name} here: {availability.missing}",
+                fix=availability.fix or "name a target that this machine is, such as --target cpu",
                 id="not-runnable",
             )
     return backend

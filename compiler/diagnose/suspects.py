@@ -63,7 +63,7 @@ def suspects_of(session: Session) -> dict[str, Suspect]:
             id="nothing-to-put-back",
         )
     order = {name: place for place, name in enumerate(on_offer)}
-    found = [
+    suspects = [
         Suspect(
             name,
             tuple(sorted(_joins(graph, node) & on_offer.keys(), key=order.__getitem__)),
@@ -71,8 +71,8 @@ def suspects_of(session: Session) -> dict[str, Suspect]:
         )
         for name, node in on_offer.items()
     ]
-    found.sort(key=lambda each: (each.noise_db, on_offer[each.layer].op in WEIGHTED))
-    return {each.layer: each for each in found}
+    suspects.sort(key=lambda each: (each.noise_db, on_offer[each.layer].op in WEIGHTED))
+    return {each.layer: each for each in suspects}
 
 
 def _noise(graph: gs.Graph, node: gs.Node, plan: PrecisionPlan) -> float:
@@ -92,14 +92,14 @@ def _joins(graph: gs.Graph, node: gs.Node) -> set[str]:
     """Every join that a layer's output reaches through joins alone."""
     from rtc.passes.support.layers import JOINS
 
-    found: set[str] = set()
+    joins: set[str] = set()
     waiting = [node]
     while waiting:
         for reader in _readers(graph, waiting.pop()):
-            if op_of(reader) in JOINS and reader.name not in found:
-                found.add(reader.name)
+            if op_of(reader) in JOINS and reader.name not in joins:
+                joins.add(reader.name)
                 waiting.append(reader)
-    return found
+    return joins
 
 
 def _readers(graph: gs.Graph, node: gs.Node) -> Iterator[gs.Node]:

@@ -227,12 +227,12 @@ def difference_table(first: Side, second: Side, found: Sequence[Change]) -> Rend
     )
 
 
-def _changes(found: Sequence[Change], first: str, second: str) -> RenderableType:
+def _changes(changes: Sequence[Change], first: str, second: str) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("layer", "", first, second):
         table.add_column(name, overflow="fold")
     table.add_column("because", overflow="fold", ratio=1)
-    for each in found:
+    for each in changes:
         table.add_row(
             Text(clean(each.name)),
             Text(each.kind, "dim"),
@@ -264,11 +264,11 @@ def _time(value: float | None) -> Text:
 
 
 def _ratio(outcome: Outcome) -> str:
-    found = outcome.over_float
-    return "–" if found is None else f"{found.value:.2f}× ({found.low:.2f} – {found.high:.2f})"
+    ratio = outcome.over_float
+    return "–" if ratio is None else f"{ratio.value:.2f}× ({ratio.low:.2f} – {ratio.high:.2f})"
 
 
-def _share(found: Interval | None, unit: str) -> str:
-    if found is None:
+def _share(interval: Interval | None, unit: str) -> str:
+    if interval is None:
         return "–"
-    return f"{band_words((found.value, found.low, found.high), 100, 2)} {unit}"
+    return f"{band_words((interval.value, interval.low, interval.high), 100, 2)} {unit}"

@@ -82,14 +82,14 @@ def attempt(
     samples = job.context.data.calibration.head(_SAMPLES)
     float_plan = writer.mix({})
     with Lab(builder, network(job.model), samples, float_plan) as lab:
-        found, changed = lab.trial(before), changes(before, after)
+        outcome, changed = lab.trial(before), changes(before, after)
         return Attempt(
             candidate=f"{runtime.name} {before.variant}",
             samples=len(samples),
             changes=changed,
-            before=found,
+            before=outcome,
             # Timed again, what is the same would seem faster or slower.
-            after=lab.trial(after) if changed else found,
+            after=lab.trial(after) if changed else outcome,
         )
 
 
@@ -97,11 +97,11 @@ def _by_name(
     policies: Mapping[str, ResidualPolicy], plan: PrecisionPlan
 ) -> dict[str, ResidualPolicy]:
     """Policies by the names of the Adds that they are for."""
-    found: dict[str, ResidualPolicy] = {}
+    chosen: dict[str, ResidualPolicy] = {}
     for pattern, policy in policies.items():
         names = matching(pattern, plan.residuals, "--set", of="residual Add")
-        found |= dict.fromkeys(names, policy)
-    return found
+        chosen |= dict.fromkeys(names, policy)
+    return chosen
 
 
 def _refuse_other_policies(plan: PrecisionPlan, wanted: Mapping[str, ResidualPolicy]) -> None:

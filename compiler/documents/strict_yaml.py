@@ -163,21 +163,21 @@ class _Parser:
         return self._scalar(event)
 
     def _mapping(self, events: Iterator[Any], place: Place) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             self._refuse(event, place)
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._error("a key must be text", event, seen="a list or a mapping")
             key = self._text(event)
             inner = (*place, key)
-            if key in found:
+            if key in mapping:
                 first = "{}:{}:{}".format(self.source, *self.keys[inner])
                 raise self._error(f"duplicate key {key!r}", event, fix=f"it is first at {first}")
             if event.implicit[0] and key == "<<":
                 raise self._error("merge keys are not allowed", event, fix="write the keys out")
             self.keys[inner] = _mark(event.start_mark)
-            found[key] = self._value(next(events), events, inner)
-        return found
+            mapping[key] = self._value(next(events), events, inner)
+        return mapping
 
     def _refuse(self, event: Any, place: Place) -> None:
         if isinstance(event, yaml.AliasEvent) or event.anchor:

@@ -116,12 +116,12 @@ def _short(value: object) -> str:
 def _schema_at(schema: dict[str, Any], loc: Iterable[str | int]) -> dict[str, Any]:
     """The part of a JSON Schema that describes an address; empty where it says nothing."""
     definitions = schema.get("$defs", {})
-    found = _resolve(schema, definitions)
+    resolved = _resolve(schema, definitions)
     for step in loc:
-        inner = found.get("properties", {}).get(step)
-        inner = inner or found.get("items" if isinstance(step, int) else "additionalProperties")
-        found = _resolve(inner if isinstance(inner, dict) else {}, definitions)
-    return found
+        inner = resolved.get("properties", {}).get(step)
+        inner = inner or resolved.get("items" if isinstance(step, int) else "additionalProperties")
+        resolved = _resolve(inner if isinstance(inner, dict) else {}, definitions)
+    return resolved
 
 
 def _resolve(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,8 +65,8 @@ class Stages:
         key = self.store.key({"stage": name, "inputs": inputs, "code": [code, others]})
         self.listener.started(name, target)
         given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-        told = {"rtc": code, **given, "code": {**others, **given.get("code", {})}}
-        why = self.changed(name, told, target=target)
+        all_inputs = {"rtc": code, **given, "code": {**others, **given.get("code", {})}}
+        why = self.changed(name, all_inputs, target=target)
         with self.store.lock(key):
             again = self.fresh and key not in self.made
             kept = None if again else self.store.get(key)
@@ -141,8 +141,8 @@ class Stages:
         finally:
             self.rows += inner.rows
         rows = [row for _, row in inner.rows]
-        found = "; ".join(dict.fromkeys(row.found for row in _telling(name, rows)))
-        self.listener.finished(name, sum(row.seconds for row in rows), found, part.cached)
+        summary = "; ".join(dict.fromkeys(row.found for row in _telling(name, rows)))
+        self.listener.finished(name, sum(row.seconds for row in rows), summary, part.cached)
 
     def rows_of(self, target: str) -> tuple[StageRow, ...]:
         """The stages behind a target's bundle: its own, and those that serve every target."""

@@ -108,11 +108,11 @@ def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     unit, old = lifted(unit, samples, sizes)
     unit, foreign = in_plain_operators(unit, samples, sizes)
     if own is None:
-        found = _settled_symbolic(unit, samples, batch)
+        result = _settled_symbolic(unit, samples, batch)
     else:
-        found = _settled_fixed(unit, own, samples, batch)
-    notes = (*found.notes, *filter(None, (old, foreign, flat)))
-    return Settled(_with_classes(found.unit, samples), notes)
+        result = _settled_fixed(unit, own, samples, batch)
+    notes = (*result.notes, *filter(None, (old, foreign, flat)))
+    return Settled(_with_classes(result.unit, samples), notes)
 
 
 def _settled_symbolic(unit: Unit, samples: Array, batch: int) -> Settled:

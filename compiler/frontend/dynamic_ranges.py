@@ -101,16 +101,16 @@ def _taken(graph: onnx.GraphProto) -> Iterator[str]:
     """The scales and zero points that depend on what the model is given."""
     constant = {tensor.name for tensor in graph.initializer}
     varying = {value.name for value in graph.input} - constant
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for node in graph.node:
         if varying.isdisjoint(node.input) and not any(a.HasField("g") for a in node.attribute):
             continue
         varying.update(node.output)
         if op_of(node) == _DYNAMIC:
-            found |= dict.fromkeys(node.output[1:3])
+            names |= dict.fromkeys(node.output[1:3])
         elif op_of(node) == "QuantizeLinear":
-            found |= dict.fromkeys(name for name in node.input[1:3] if name in varying)
-    yield from found
+            names |= dict.fromkeys(name for name in node.input[1:3] if name in varying)
+    yield from names
 
 
 def _fix(graph: onnx.GraphProto, values: dict[str, Array]) -> None:

@@ -72,20 +72,20 @@ def make_front(recipe: Recipe, data: Splits, stages: Stages, made: Unit | None =
     certificates: list[CertificateRow] = []
 
     def passed(step: Pass, unit: Unit, context: PassContext) -> Passed:
-        found = run_pass(step, unit, context, stages)
-        details.append((step.name, found.details))
-        certificates.extend(found.certificates)
-        return found
+        result = run_pass(step, unit, context, stages)
+        details.append((step.name, result.details))
+        certificates.extend(result.certificates)
+        return result
 
     for step in (step for step in recipe.passes if step.takes is Level.TORCH):
         eager, unit = unit, passed(step, unit, training).unit
     settled = _settle(recipe, unit, data, stages)
     unit, context = settled.unit, PassContext(whole(data, settled.unit), seed=recipe.seed)
     for step in (step for step in recipe.passes if step.takes is Level.ONNX):
-        found = passed(step, unit, context)
-        if incoming is None and found.another_function:
+        result = passed(step, unit, context)
+        if incoming is None and result.another_function:
             incoming = unit
-        unit = found.unit
+        unit = result.unit
     _warn_of_dead_channels(unit, stages.listener)
     if recipe.calibration is not None:
         _warn_of_other_samples(data, stages.listener)
@@ -150,9 +150,11 @@ def source_files(recipe: Recipe) -> dict[str, str]:
         ModelError: as `read_model_files`.
     """
     source = recipe.source
-    found = {source.weights: file_digest(recipe.resolve(source.weights))} if source.weights else {}
+    digests = (
+        {source.weights: file_digest(recipe.resolve(source.weights))} if source.weights else {}
+    )
     if source.onnx is None:
-        return found
+        return digests
     return read_model_files(recipe.resolve(source.onnx)).digests(source.onnx)
 
 
@@ -259,7 +261,7 @@ def check_samples(unit: Unit, data: Splits, classes: int) -> None:
     spec = unit.signature.inputs[0]
     seen, wanted = data.test.inputs(0, 1).shape[1:], spec.shape[1:]
     fits = len(seen) == len(wanted) and all(
-        isinstance(size, str) or size == found for size, found in zip(wanted, seen, strict=True)
+        isinstance(size, str) or size == given for size, given in zip(wanted, seen, strict=True)
     )
     if not fits:
         raise DataError(
@@ -298,8 +300,8 @@ def _observe(recipe: Recipe, model: Unit, data: Splits, stages: Stages) -> Stati
         ranges = collect(model.onnx.proto, wanted, data.calibration, progress)
         content = {name: asdict(seen) for name, seen in ranges.items()}
         count = len(data.calibration) // data.calibration.whole * data.calibration.whole
-        found = f"{len(ranges)} tensors over {count} samples"
-        return {"ranges.json": canonical(content)}, found
+        summary = f"{len(ranges)} tensors over {count} samples"
+        return {"ranges.json": canonical(content)}, summary
 
     by = [make_observer(kind) for kind in sorted({size.kind for size in wanted})]
     ranges = json.loads(stages.run("observe", inputs, work, by=by)["ranges.json"])

@@ -81,11 +81,11 @@ def _constants(model: ModelProto) -> dict[str, list[int]]:
     """Shapes that a graph holds: initialisers, and what Constant nodes give."""
     import onnx
 
-    found = {t.name: t for t in model.graph.initializer}
+    tensors = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         if op_of(node) == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
-    whole = {name: t for name, t in found.items() if t.data_type == onnx.TensorProto.INT64}
+            tensors[node.output[0]] = node.attribute[0].t
+    whole = {name: t for name, t in tensors.items() if t.data_type == onnx.TensorProto.INT64}
     return {
         name: onnx.numpy_helper.to_array(t).tolist()
         for name, t in whole.items()

@@ -57,8 +57,8 @@ def check_alone(unit: Unit, samples: Array, size: int, others: Sequence[int] = (
     """
     with Oracle(unit.onnx.proto) as oracle:
         batch, answer = samples[:size], _Answer(oracle)
-        found = answer(batch)
-        if (off := apart(found, answer(batch))) > _SAME:
+        answers = answer(batch)
+        if (off := apart(answers, answer(batch))) > _SAME:
             said = f"the same samples give answers that are {_share(off)} apart, run for run"
             raise NotAlone("random", said)
         for mixed, kept, wild in _neighbours(samples, size):
@@ -68,15 +68,15 @@ def check_alone(unit: Unit, samples: Array, size: int, others: Sequence[int] = (
                 if wild and finding.kind == "fails":  # what is looked up by them is not there
                     continue
                 raise
-            if (off := apart(found[kept], seen[kept])) > _SAME:
+            if (off := apart(answers[kept], seen[kept])) > _SAME:
                 said = f"an answer moves by {_share(off)} with the samples beside it"
                 raise NotAlone("neighbours", said, _mixing_node(unit, batch, mixed, kept))
-        rounding = _Rounding(answer, batch, found)
-        if rounding.beyond(off := apart(found, answer(batch[::-1])[::-1])):
+        rounding = _Rounding(answer, batch, answers)
+        if rounding.beyond(off := apart(answers, answer(batch[::-1])[::-1])):
             said = f"an answer moves by {_share(off)} with its place in the batch"
             raise NotAlone("place", said)
         for other in others:
-            off = _apart_in(answer, samples, found, other)
+            off = _apart_in(answer, samples, answers, other)
             if rounding.beyond(off):
                 said = (
                     f"answers in a batch of {other} are {_share(off)} from those in one of {size}"
@@ -132,19 +132,19 @@ def _neighbours(samples: Array, size: int) -> list[tuple[Array, Array, bool]]:
     real = np.roll(np.take(samples, range(size, 2 * size), axis=0, mode="wrap"), 1, axis=0)
     order = draw.permutation(samples[0].size)
     wild = _WILD * real.reshape(size, -1)[:, order].reshape(real.shape)
-    found = []
+    mixtures = []
     for kept, others in ((mask, real), (~mask, real), (~mask, wild)):
         mixed = samples[:size].copy()
         mixed[~kept] = others[~kept]
-        found.append((mixed, kept, others is wild))
-    return found
+        mixtures.append((mixed, kept, others is wild))
+    return mixtures
 
 
 class _Rounding:
     """How far apart answers may be that other kernels give."""
 
-    def __init__(self, answer: _Answer, batch: Array, found: Array) -> None:
-        self._answer, self._batch, self._found = answer, batch, found
+    def __init__(self, answer: _Answer, batch: Array, answers: Array) -> None:
+        self._answer, self._batch, self._found = answer, batch, answers
 
     def beyond(self, off: float) -> bool:
         """Whether that is more than a change of the samples as small as rounding makes."""
@@ -155,13 +155,13 @@ class _Rounding:
         return off > apart(self._found, self._answer(moved))
 
 
-def _apart_in(answer: _Answer, samples: Array, found: Array, other: int) -> float:
+def _apart_in(answer: _Answer, samples: Array, answers: Array, other: int) -> float:
     """How far the answers are that another size of batch gives."""
-    if other >= len(found):
-        return apart(found, answer(samples[:other])[: len(found)])
-    end = len(found) // other * other
+    if other >= len(answers):
+        return apart(answers, answer(samples[:other])[: len(answers)])
+    end = len(answers) // other * other
     parts = [answer(samples[start : start + other]) for start in range(0, end, other)]
-    return apart(found[:end], np.concatenate(parts))
+    return apart(answers[:end], np.concatenate(parts))
 
 
 def _mixing_node(unit: Unit, batch: Array, mixed: Array, kept: Array) -> str:

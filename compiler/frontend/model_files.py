@@ -93,7 +93,7 @@ def _locations(path: Path, proto: bytes) -> list[str]:
     if key in _known:
         return _known[key]
     with reading(path):
-        found = sandbox.run(
+        made = sandbox.run(
             "rtc.compiler.frontend.model_files:list_locations",
             files={MODEL: proto},
             args={},
@@ -101,7 +101,7 @@ def _locations(path: Path, proto: bytes) -> list[str]:
             memory_gb=PARSE_GB,
             what=f"reading {path.name}",
         )
-    _known[key] = json.loads(found["locations.json"])
+    _known[key] = json.loads(made["locations.json"])
     return _known[key]
 
 
@@ -131,8 +131,8 @@ def refusing_nonsense() -> Iterator[None]:
 def list_locations(files: Mapping[str, bytes], _: Mapping[str, Any]) -> dict[str, bytes]:
     """The files that a model names, as JSON; for a child process."""
     model = parse(files[MODEL])
-    found = {entry(t).get("location", ""): None for t in tensors(model) if is_outside(t)}
-    return {"locations.json": json.dumps(list(found)).encode()}
+    locations = {entry(t).get("location", ""): None for t in tensors(model) if is_outside(t)}
+    return {"locations.json": json.dumps(list(locations)).encode()}
 
 
 def entry(tensor: TensorProto) -> dict[str, str]:

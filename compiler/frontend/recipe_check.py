@@ -31,16 +31,16 @@ from rtc.compiler.recipe.source_code import missing_parts
 def faults(recipe: Recipe) -> list[RtcError]:
     """Everything that is wrong with a recipe whose text was read, as far as headers tell."""
     recipe.admit_code()
-    found = list(_references(recipe))
-    found += _caught(recipe.observer_classes, RtcError)
-    found += _caught(lambda: _weights(recipe), RtcError)
+    errors = list(_references(recipe))
+    errors += _caught(recipe.observer_classes, RtcError)
+    errors += _caught(lambda: _weights(recipe), RtcError)
     model: list[Unit] = []
     if recipe.source.onnx is not None and recipe.resolve(recipe.source.onnx).is_file():
-        found += _caught(lambda: model.append(_model(recipe)), RtcError)
-    found += _caught(lambda: _samples(recipe, model[0] if model else None), RtcError)
+        errors += _caught(lambda: model.append(_model(recipe)), RtcError)
+    errors += _caught(lambda: _samples(recipe, model[0] if model else None), RtcError)
     if model:
-        found += _layers(recipe, model[0])
-    return found
+        errors += _layers(recipe, model[0])
+    return errors
 
 
 def _caught(look: Callable[[], object], kind: type[RtcError]) -> Iterator[RtcError]:
@@ -161,7 +161,7 @@ def _layers(recipe: Recipe, model: Unit) -> list[RtcError]:
         *((name, layers, "precision.plan") for name in (plan.layers if plan else ())),
         *((name, adds, "precision.plan") for name in (plan.residuals if plan else ())),
     ]
-    found: list[RtcError] = [
+    errors: list[RtcError] = [
         RecipeError(
             "this names a layer that the model does not have",
             where=f"{recipe.path}: {where}",
@@ -172,7 +172,7 @@ def _layers(recipe: Recipe, model: Unit) -> list[RtcError]:
         for name, known, where in named
         if name not in known and not fnmatch.filter(known, name)
     ]
-    return [*found, *_caught(lambda: observing(recipe).needs(unit), RecipeError)]
+    return [*errors, *_caught(lambda: observing(recipe).needs(unit), RecipeError)]
 
 
 def _plan(recipe: Recipe) -> Any:

@@ -73,8 +73,8 @@ class _CalibratedElsewhere:
     def calibration(self) -> Split:
         from rtc.calibration.folder import folder_split
 
-        found = folder_split(self.folder, self.preprocess)
-        seen, wanted = (split.inputs(0, 1).shape[1:] for split in (found, self.data.test))
+        from_folder = folder_split(self.folder, self.preprocess)
+        seen, wanted = (split.inputs(0, 1).shape[1:] for split in (from_folder, self.data.test))
         if seen != wanted:
             raise DataError(
                 "the calibration samples differ in shape from the data's",
@@ -84,7 +84,7 @@ class _CalibratedElsewhere:
                 fix="crop or scale them as the model's own samples were",
                 id="sample-shape",
             )
-        return found
+        return from_folder
 
 
 def dataset_of(recipe: Recipe) -> Dataset:

@@ -56,11 +56,11 @@ def onnx_unit(path: Path, files: ModelFiles | None = None) -> Unit:
     Raises:
         ModelError: it is not readable as ONNX, or not a model that rtc compiles.
     """
-    found = files or read_model_files(path)
+    read_files = files or read_model_files(path)
     with reading(path):
         made = sandbox.run(
             "rtc.compiler.frontend.source:read_model",
-            files=found.for_child(),
+            files=read_files.for_child(),
             args={},
             deadline_s=PARSE_SECONDS,
             memory_gb=PARSE_GB,
@@ -233,8 +233,8 @@ def _refuse_other_signatures(signature: Signature) -> None:
             expected="float32 (batch, …)",
             id="signature",
         )
-    told = [size for size in gives.shape[1:] if isinstance(size, int) and size != 1]
-    if gives.dtype != "float32" or len(gives.shape) < 2 or len(told) > 1:
+    sizes = [size for size in gives.shape[1:] if isinstance(size, int) and size != 1]
+    if gives.dtype != "float32" or len(gives.shape) < 2 or len(sizes) > 1:
         raise no_classifier(gives.name, f"{gives.dtype} ({', '.join(map(str, gives.shape))})")
 
 

@@ -137,9 +137,9 @@ class PlanWriter:
             from rtc.passes.quantise.half_loss import half_losses
 
             watched = replace(job.context, target=self.target, progress=progress)
-            found = half_losses(job.model, watched)
-            nodes = "node stays" if len(found) == 1 else "nodes stay"
-            return {"half.json": canonical(found)}, f"{len(found)} {nodes} float"
+            losses = half_losses(job.model, watched)
+            nodes = "node stays" if len(losses) == 1 else "nodes stay"
+            return {"half.json": canonical(losses)}, f"{len(losses)} {nodes} float"
 
         files = job.stages.run(f"range of {half}", inputs, work, target=job.profile.name)
         losses: dict[str, str] = json.loads(files["half.json"])
@@ -191,8 +191,8 @@ class PlanWriter:
             if anew is not None and isinstance(step, Recalibrate):
                 continue
             result = step.apply(unit, context)
-            unit, found = result.unit, result.statistics
-            context = context if found is None else replace(context, statistics=found)
+            unit, statistics = result.unit, result.statistics
+            context = context if statistics is None else replace(context, statistics=statistics)
         return unit
 
     def written(self, name: str, plan: PrecisionPlan) -> list[Passed]:
@@ -207,9 +207,9 @@ class PlanWriter:
         for step in (*quantising, cast):
             unit = passed[-1].unit if passed else self.job.model
             reference = None if step is cast else self.job.model
-            found = self._pass(step, unit, name, replace(context, reference=reference))
-            context = replace(context, statistics=found.statistics or context.statistics)
-            passed.append(found)
+            certified = self._pass(step, unit, name, replace(context, reference=reference))
+            context = replace(context, statistics=certified.statistics or context.statistics)
+            passed.append(certified)
         return passed
 
     def _pass(

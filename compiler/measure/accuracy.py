@@ -107,8 +107,8 @@ def _guess(answers: Int64Array, labels: Int64Array, where: str) -> Measured | No
     """What guessing would come to; None where not even right answers could be told from it."""
     if guessing(labels, labels).high >= 1:
         return None
-    found = guessing(answers, labels)
-    return Measured(found.value, "fraction", where, len(labels), found.low, found.high)
+    guess = guessing(answers, labels)
+    return Measured(guess.value, "fraction", where, len(labels), guess.low, guess.high)
 
 
 def _fraction(flags: BoolArray, where: str) -> Measured:

@@ -107,8 +107,8 @@ class Deviation:
     least: float
 
     def __str__(self) -> str:
-        found = f"{self.decibels:.1f} dB, {self.worst:.3g} at worst"
-        return f"{self.form}: {found}" if self.form else found
+        figures = f"{self.decibels:.1f} dB, {self.worst:.3g} at worst"
+        return f"{self.form}: {figures}" if self.form else figures
 
 
 def probe(graph: bytes, model: bytes, split: Split, profile: DeviceProfile) -> Probe:
@@ -166,23 +166,23 @@ def settle(runner: Runner, known: Probe, batch: int) -> Deviation:
         BuilderError: it is right in none (id "engine-differs"), by how much is told of each.
         RtcError: none of them runs; the first one's reason.
     """
-    found: list[Deviation] = []
+    deviations: list[Deviation] = []
     failed: list[RtcError] = []
     for form in runner.forms(batch):
         runner.take(batch, form)
         try:
-            found.append(_deviation(runner, known, batch, form))
+            deviations.append(_deviation(runner, known, batch, form))
         except RtcError as error:
             failed.append(error)
             continue
-        if found[-1].share <= _SURE:
+        if deviations[-1].share <= _SURE:
             break
-    if not found:
+    if not deviations:
         raise failed[0]
-    limit = min(1.0, _ALIKE * min(each.share for each in found))
-    chosen = next((each for each in found if each.share <= limit), None)
+    limit = min(1.0, _ALIKE * min(each.share for each in deviations))
+    chosen = next((each for each in deviations if each.share <= limit), None)
     if chosen is None:
-        raise _differs(found, batch)
+        raise _differs(deviations, batch)
     runner.take(batch, chosen.form)
     return chosen
 
@@ -214,11 +214,11 @@ def unpacked(content: bytes) -> Probe:
         ValueError: it is none.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as found:
-            names = [str(name) for name in found["names"]]
-            outputs = {name: found[f"output-{i}"] for i, name in enumerate(names)}
-            allowed = dict(zip(names, map(float, found["allowed"]), strict=True))
-            return Probe(found["inputs"], outputs, allowed)
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            names = [str(name) for name in arrays["names"]]
+            outputs = {name: arrays[f"output-{i}"] for i, name in enumerate(names)}
+            allowed = dict(zip(names, map(float, arrays["allowed"]), strict=True))
+            return Probe(arrays["inputs"], outputs, allowed)
     except Exception as cause:  # numpy and zipfile raise a dozen unrelated classes
         raise ValueError("not a probe") from cause
 
@@ -265,11 +265,11 @@ def _deviation(runner: Runner, known: Probe, batch: int, form: str) -> Deviation
     parts = [
         {n: a.copy() for n, a in runner.run({source: known.inputs[row]}).items()} for row in rows
     ]
-    found = []
+    deviations = []
     for name, wanted in known.outputs.items():
         seen = [part[name] for part in parts]
-        found.append(_compared(seen, wanted[rows], count, known.allowed[name], form))
-    return max(found, key=lambda each: math.inf if math.isnan(each.share) else each.share)
+        deviations.append(_compared(seen, wanted[rows], count, known.allowed[name], form))
+    return max(deviations, key=lambda each: math.inf if math.isnan(each.share) else each.share)
 
 
 def _compared(
@@ -319,12 +319,12 @@ def _decibels(power: float, noise: float) -> float:
     return 10 * math.log10(max(power, 1e-300) / noise)
 
 
-def _differs(found: Sequence[Deviation], batch: int) -> BuilderError:
+def _differs(deviations: Sequence[Deviation], batch: int) -> BuilderError:
     return BuilderError(
         "the engine computes something else than its graph",
         where=f"batch {batch}",
-        seen="; ".join(map(str, found)),
-        expected=f"at least {found[0].least:.1f} dB from its graph in the reference",
+        seen="; ".join(map(str, deviations)),
+        expected=f"at least {deviations[0].least:.1f} dB from its graph in the reference",
         fix="leave this candidate out, or compile for another batch",
         id="engine-differs",
     )

@@ -139,24 +139,24 @@ class Comparison:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of how well these timings stand."""
-        told = {
+        lines = {
             f"{subject}, {case.mode}, batch {case.batch}": statistics.summarise(one.all)
             for case, them in self.series.items()
             for subject, one in them.items()
         }
-        few = {at: one.count for at, one in told.items() if one.count < ENOUGH}
-        wide = {at: one.variation for at, one in told.items() if one.variation > STEADY}
+        few = {at: one.count for at, one in lines.items() if one.count < ENOUGH}
+        wide = {at: one.variation for at, one in lines.items() if one.variation > STEADY}
         notes = []
         if few:
             at = min(few, key=few.__getitem__)
             notes.append(
-                f"Fewer than {ENOUGH} timings in {len(few)} of {len(told)} series; "
+                f"Fewer than {ENOUGH} timings in {len(few)} of {len(lines)} series; "
                 f"the fewest are {few[at]} ({at}). More seconds of measuring give more."
             )
         if wide:
             at = max(wide, key=wide.__getitem__)
             notes.append(
-                f"Unsteady timing in {len(wide)} of {len(told)} series: the coefficient of "
+                f"Unsteady timing in {len(wide)} of {len(lines)} series: the coefficient of "
                 f"variation is above {100 * STEADY:g} %, at most {100 * wide[at]:.0f} % ({at}). "
                 "Other work on this machine, or its clock, disturbs it."
             )
@@ -301,13 +301,13 @@ class Bench(Closing):
         slice_s = min(max(seconds / (turns * ROUNDS), SLICE_S[0]), SLICE_S[1])
         rounds = max(ROUNDS, round(seconds / (turns * slice_s)))
         order = random.Random(seed)  # noqa: S311 - an order of turns is no secret
-        told: dict[Case, dict[str, Series]] = {case: {} for case in cases}
+        series: dict[Case, dict[str, Series]] = {case: {} for case in cases}
 
         def go_round() -> None:
             pairs = [(case, name) for case in cases for name in self.running]
             for case, name in order.sample(pairs, len(pairs)):
                 if name in self._workers:  # it may have failed in this very round
-                    self._slice(name, case, told[case], slice_s)
+                    self._slice(name, case, series[case], slice_s)
 
         progress(0, rounds + 1, "warm-up")
         go_round()
@@ -318,7 +318,10 @@ class Bench(Closing):
             progress(number, rounds + 1, f"round {number} of {rounds}")
             go_round()
         return Comparison(
-            {case: {n: told[case][n] for n in self.running if n in told[case]} for case in cases}
+            {
+                case: {n: series[case][n] for n in self.running if n in series[case]}
+                for case in cases
+            }
         )
 
     def typical_ms(self, name: str, case: Case) -> float:

@@ -46,10 +46,10 @@ def unrounded(proto: bytes) -> bytes | None:
     made = {name: node for node in graph.node for name in node.output}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        found = _without_rounding(node, made, constants)
-        if found is None:
+        parts = _without_rounding(node, made, constants)
+        if parts is None:
             return None
-        nodes += found
+        nodes += parts
     _replace(graph, nodes)
     return bytes(model.SerializeToString())
 
@@ -100,11 +100,11 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
     import onnx
 
-    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if op_of(node) == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
-    return found
+            constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    return constants
 
 
 def _without_rounding(
@@ -121,8 +121,8 @@ def _without_rounding(
         return [node]
     before = made.get(source)
     if before is not None and op_of(before) == "QuantizeLinear":
-        here, there = constants.get(node.input[1]), constants.get(before.input[1])
-        if here is None or there is None or not np.array_equal(here, there):
+        own_scale, before_scale = constants.get(node.input[1]), constants.get(before.input[1])
+        if own_scale is None or before_scale is None or not np.array_equal(own_scale, before_scale):
             return None
     return [onnx.helper.make_node("Identity", [source], [node.output[0]])]
 

@@ -255,11 +255,13 @@ def _bounded(reference: Array, result: Array, bound: Bounded, split: Split) -> V
     if bound.metric == "disagreement":
         same = accuracy.agreement(result, reference, WHERE)
         count = round((1 - same.value) * same.samples)
-        found = wilson(count, same.samples)
-        span = f"95 % interval {100 * found.low:.2f} to {100 * found.high:.2f}"
-        said = f"changes for {count} of {same.samples} samples ({100 * found.value:.2f} %; {span})"
+        interval = wilson(count, same.samples)
+        span = f"95 % interval {100 * interval.low:.2f} to {100 * interval.high:.2f}"
+        said = (
+            f"changes for {count} of {same.samples} samples ({100 * interval.value:.2f} %; {span})"
+        )
         # Of no change, rounding may put the lower end above zero.
-        return min(found.value, found.low) <= bound.limit, said
+        return min(interval.value, interval.low) <= bound.limit, said
     if bound.metric != "top1_drop":
         raise InternalError(f'no metric is named "{bound.metric}"', where="bound")
     if split.labels is None:
@@ -301,13 +303,13 @@ def _outputs(side: str, unit: Unit, on: _Samples) -> Outputs:
     key = (unit.digest, on.data, on.split.name, len(on.split), on.batch)
     if on.data and key in _lately:
         return _lately[key]
-    found = _run(side, unit, on)
+    result = _run(side, unit, on)
     if not on.data:
-        return found
-    _lately[key] = found
+        return result
+    _lately[key] = result
     while len(_lately) > _KEPT:
         del _lately[next(iter(_lately))]  # the oldest
-    return found
+    return result
 
 
 def _run(side: str, unit: Unit, on: _Samples) -> Outputs:

@@ -53,8 +53,8 @@ def machine() -> str:
 def kernels_of(runtime: str, kind: str) -> str:
     """What tells which kernels an engine runs with here: the runtime, and the processor's kind."""
     facts = hardware()
-    there = (facts["gpu"], facts["driver"]) if kind == "gpu" else (facts["instructions"],)
-    return "; ".join((runtime, *there))
+    kinds = (facts["gpu"], facts["driver"]) if kind == "gpu" else (facts["instructions"],)
+    return "; ".join((runtime, *kinds))
 
 
 def device(kind: str) -> str:
@@ -154,10 +154,10 @@ def _gpu() -> tuple[str, str]:
         return "", ""
     query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - a fixed query
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - a fixed query
     except (OSError, subprocess.SubprocessError):
         return "", ""
-    name, _, driver = told.stdout.partition("\n")[0].partition(",")
+    name, _, driver = done.stdout.partition("\n")[0].partition(",")
     return name.strip(), driver.strip()
 
 

@@ -104,8 +104,8 @@ def _probe(shipped: Candidate, model: Unit, calibration: Split) -> bytes:
 
 
 def _held_on(shipped: Candidate) -> str:
-    there = kernels_of(shipped.built.runtime, shipped.request.profile.kind)
-    return there if shipped.built.forms else ""
+    here = kernels_of(shipped.built.runtime, shipped.request.profile.kind)
+    return here if shipped.built.forms else ""
 
 
 def plan_file(candidate: str) -> str:

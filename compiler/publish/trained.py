@@ -42,8 +42,8 @@ class Training:
 
 def training_of(stage: str, details: Mapping[str, Any]) -> Training:
     """What a pass tells of training."""
-    told = {who: _entry(details, who) for who in _CONTESTANTS}
-    scores = {who: _read(_SCORE, one.get("test")) for who, one in told.items()}
+    entries = {who: _entry(details, who) for who in _CONTESTANTS}
+    scores = {who: _read(_SCORE, one.get("test")) for who, one in entries.items()}
     curves = details.get("curves")
     because = details.get("because")
     return Training(

@@ -47,24 +47,24 @@ def code_of(modules: Iterable[str]) -> str:
 
 @functools.cache
 def _marks(modules: tuple[str, ...]) -> list[tuple[str, str]]:
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for module in modules:
-        _follow(module, found)
-    return sorted(found.items())
+        _follow(module, digests)
+    return sorted(digests.items())
 
 
-def _follow(module: str, found: dict[str, str]) -> None:
+def _follow(module: str, digests: dict[str, str]) -> None:
     """Add a module, the packages around it, and everything that they import."""
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or not _is_own(name):
+        if name in digests or not _is_own(name):
             continue
         waiting.append(name.rpartition(".")[0])
         path = _path(name)
         if path is None:  # an object of a module
             continue
-        found[name] = _file_digest(path)
+        digests[name] = _file_digest(path)
         if name != _LAZY:
             waiting += _imported(path)
 

@@ -455,9 +455,9 @@ def _check_files(recipe: Recipe, document: strict_yaml.Document) -> None:
         name = getattr(getattr(recipe, section), key)
         if name is None or recipe.resolve(name).is_file():
             continue
-        there = recipe.resolve(name).exists()
+        exists = recipe.resolve(name).exists()
         raise RecipeError(
-            f"{section}.{key} is {'not a file' if there else 'not there'}",
+            f"{section}.{key} is {'not a file' if exists else 'not there'}",
             where=document.where((section, key)),
             seen=repr(name),
             expected=f"a file in {recipe.path.resolve().parent}",

@@ -42,11 +42,11 @@ def referenced_code(value: Any) -> dict[str, str]:
     all that it imports.
     """
     importlib.invalidate_caches()  # a file may be younger than what the finders know
-    found: dict[str, _Module] = {}
+    modules: dict[str, _Module] = {}
     for name in _references(value):
-        _follow(name, found)
-    _counted.update((n, (m.path, m.mark)) for n, m in found.items() if m.path is not None)
-    return {each.label: each.mark for each in found.values() if each.mark}
+        _follow(name, modules)
+    _counted.update((n, (m.path, m.mark)) for n, m in modules.items() if m.path is not None)
+    return {each.label: each.mark for each in modules.values() if each.mark}
 
 
 def code_behind(classes: Iterable[type]) -> dict[str, str]:
@@ -69,9 +69,9 @@ def missing_parts(reference: str) -> Iterator[tuple[str, str]]:
     if spec is None:
         yield f"no module named {module}", where_looked(module)
         return
-    found: dict[str, _Module] = {}
-    _follow(module, found)
-    own = [each for each in found.values() if each.path is not None]
+    modules: dict[str, _Module] = {}
+    _follow(module, modules)
+    own = [each for each in modules.values() if each.path is not None]
     moved = any(_moves_the_path(each) for each in own)
     for each in own:
         yield from _not_importable(each, elsewhere=moved)
@@ -177,34 +177,34 @@ def _references(value: Any) -> Iterator[str]:
         yield value.partition(":")[0]
 
 
-def _follow(name: str, found: dict[str, _Module]) -> None:
+def _follow(name: str, modules: dict[str, _Module]) -> None:
     """Add a module, the packages around it, and everything that they import."""
     top = name.partition(".")[0]
-    if name in found or top in sys.stdlib_module_names:
+    if name in modules or top in sys.stdlib_module_names:
         return
     if top == "rtc":
         if _spec(name) is not None:
-            found[name] = _Module(name, code_of([name]))
+            modules[name] = _Module(name, code_of([name]))
         return
     parent = name.rpartition(".")[0]
     if parent:
-        _follow(parent, found)
+        _follow(parent, modules)
     spec = _spec(name)
     if spec is None:
         return
     origin = Path(spec.origin) if spec.has_location and spec.origin else None
     if origin is not None and INSTALLED & set(origin.parts):
-        found.setdefault(top, _Module(top, _release(top, origin)))
+        modules.setdefault(top, _Module(top, _release(top, origin)))
         return
     if origin is None:  # a folder without an __init__.py
-        found[name] = _Module(name, "")
+        modules[name] = _Module(name, "")
         return
     package = spec.submodule_search_locations is not None
     stem = f"{name.replace('.', '/')}/__init__" if package else name.replace(".", "/")
-    found[name] = _Module(f"{stem}{origin.suffix}", file_digest(origin), origin)
+    modules[name] = _Module(f"{stem}{origin.suffix}", file_digest(origin), origin)
     if origin.suffix == ".py":
         for imported in _imports(origin, name, package=package):
-            _follow(imported, found)
+            _follow(imported, modules)
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -253,16 +253,16 @@ def _imports(path: Path, name: str, *, package: bool) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return  # whoever imports it will be told
     around = name if package else name.rpartition(".")[0]
-    told: set[ast.AST] = set()  # calls by a constant name
+    constant_calls: set[ast.AST] = set()  # calls by a constant name
     for node in ast.walk(tree):  # a call comes before the name that it calls
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from _imported_from(node, around)
         elif isinstance(node, ast.Call) and (given := _constant_name(node)):
-            told.add(node.func)
+            constant_calls.add(node.func)
             yield from _named(given, around)
-        if _is_untold(node) and node not in told:
+        if _is_untold(node) and node not in constant_calls:
             yield from _all_beside(path, around)
 
 

@@ -32,10 +32,10 @@ class Fact:
 def facts(report: Report) -> tuple[Fact, ...]:
     """What the summary says of one target, most asked for first."""
     batches = sorted({1, report.batch})
-    found = [_top1(report), _agreement(report)]
-    found += [_latency(report, batch) for batch in batches]
-    found += [_throughput(report), _layers(report), _engine(report)]
-    return tuple(fact for fact in found if fact is not None)
+    rows = [_top1(report), _agreement(report)]
+    rows += [_latency(report, batch) for batch in batches]
+    rows += [_throughput(report), _layers(report), _engine(report)]
+    return tuple(fact for fact in rows if fact is not None)
 
 
 def _top1(report: Report) -> Fact | None:

@@ -65,9 +65,9 @@ def summary(reports: Sequence[Report], bundles: Sequence[Path]) -> RenderableTyp
     table.add_row(
         "ships" if ships else "not shipped", *(_shipped(report, ships) for report in reports)
     )
-    found = [{fact.title: fact for fact in facts(report)} for report in reports]
-    for title in dict.fromkeys(title for column in found for title in column):
-        table.add_row(title, *(_fact(column.get(title)) for column in found))
+    columns = [{fact.title: fact for fact in facts(report)} for report in reports]
+    for title in dict.fromkeys(title for column in columns for title in column):
+        table.add_row(title, *(_fact(column.get(title)) for column in columns))
     places = [
         Text(clean(f"{title:<8}{path}"), overflow="fold")
         for bundle in bundles
@@ -111,11 +111,11 @@ def _doubts(reports: Sequence[Report]) -> list[Text]:
     for report in reports:
         for text in report.doubts:
             targets.setdefault(text, []).append(report.target)
-    told = (
+    lines = (
         text if len(names) == len(reports) else f"{', '.join(names)}: {text}"
         for text, names in targets.items()
     )
-    return [Text(clean(f"! {text}"), "bold yellow") for text in told]
+    return [Text(clean(f"! {text}"), "bold yellow") for text in lines]
 
 
 def _verdict(report: Report) -> Text:

@@ -131,18 +131,18 @@ def _solve(problem: Problem, *, minimise: str, limit: float) -> Assignment | Non
     ]
     if limit < float("inf"):
         constraints.append(LinearConstraint(held[None, :], -np.inf, limit / most))
-    found = milp(
+    solution = milp(
         aim + _TIE * held,
         constraints=constraints,
         integrality=columns.integral,
         bounds=Bounds(0, usable.astype(float)),
         options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
     )
-    if found.x is None:
-        if found.status in _NO_ANSWER:
+    if solution.x is None:
+        if solution.status in _NO_ANSWER:
             return None
-        raise InternalError(f"the assignment could not be solved: {found.message}")
-    return problem.score(columns.chosen(found.x))
+        raise InternalError(f"the assignment could not be solved: {solution.message}")
+    return problem.score(columns.chosen(solution.x))
 
 
 class _Columns:

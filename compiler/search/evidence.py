@@ -55,21 +55,23 @@ def evidence_of(
 
     def work(progress: Progress) -> tuple[Files, str]:
         proto, offered = alternatives(job.model, context)
-        found = None
+        result = None
         if not exact:
             try:
-                found = sensitivity.fast(
+                result = sensitivity.fast(
                     proto, offered, samples, seed=context.seed, within_s=within_s, progress=progress
                 )
             except ModelError as error:
                 if error.id != "no-gradient":
                     raise
-                told = f"{writer.backend.name}: {error.what}, so the exact one is used"
-                job.stages.listener.warned(f"{told} ({error.where})" if error.where else told)
-        if found is None:
-            found = sensitivity.exact(proto, offered, samples, within_s=within_s, progress=progress)
-        told = f"{len(found.rows)} alternatives, {found.engine}, {found.samples} samples"
-        return {"sensitivity.json": canonical(found.to_dict())}, told
+                reason = f"{writer.backend.name}: {error.what}, so the exact one is used"
+                job.stages.listener.warned(f"{reason} ({error.where})" if error.where else reason)
+        if result is None:
+            result = sensitivity.exact(
+                proto, offered, samples, within_s=within_s, progress=progress
+            )
+        reason = f"{len(result.rows)} alternatives, {result.engine}, {result.samples} samples"
+        return {"sensitivity.json": canonical(result.to_dict())}, reason
 
     name = f"sensitivity {writer.backend.name}"
     files = job.stages.run(name, inputs, work, target=target.profile.name)

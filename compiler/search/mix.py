@@ -103,9 +103,9 @@ def _searched(builder: Builder, options: Search) -> Decided:
     def work(_: Progress) -> tuple[Files, str]:
         # Its own stages are kept too, for a search that is stopped; the report tells of the whole.
         apart = replace(job, stages=replace(job.stages, rows=[]))
-        found = decide(Builder.of(apart, backend), options)
-        files = {"plan.yaml": plan_text(found.plan), "search.json": _ROW.dump_json(found.row)}
-        return files, _words(found.row)
+        decision = decide(Builder.of(apart, backend), options)
+        files = {"plan.yaml": plan_text(decision.plan), "search.json": _ROW.dump_json(decision.row)}
+        return files, _words(decision.row)
 
     files = job.stages.run(
         f"search {backend.name} {Variant.MIX}",
@@ -142,15 +142,15 @@ def decide(builder: Builder, options: Search) -> Decided:
         goal = _goal(options, builder.job).within_reach(*lab.of_float())
         least = _LEAST if options.seconds is None else 1
         searcher = Searcher(lab, ground.space, goal, seconds, least=least, begun=begun)
-        found = searcher.run(partial(_rules, builder, ground.space))
-    if len(found.trials) == 1 and not found.ended:
+        result = searcher.run(partial(_rules, builder, ground.space))
+    if len(result.trials) == 1 and not result.ended:
         _warn_of_budget(builder, seconds)
         plan = builder.writer.plan(Variant.MIX)
     else:
-        plan = explained(builder, found, ground.evidence)
+        plan = explained(builder, result, ground.evidence)
     name = f"{builder.backend.name} {Variant.MIX}"
-    row = search_row(name, found, ground.evidence, lab, time.monotonic() - begun)
-    lines = add_rows(ground.ledger, plan, found, builder.writer.target.scheme)
+    row = search_row(name, result, ground.evidence, lab, time.monotonic() - begun)
+    lines = add_rows(ground.ledger, plan, result, builder.writer.target.scheme)
     return Decided(plan, replace(row, ledger=lines, ledger_samples=LEDGER_SAMPLES))
 
 
@@ -313,10 +313,10 @@ def _extra(row: LedgerRow, policy: PolicyEvidence) -> float:
 def explained(builder: Builder, found: SearchResult, evidence: Sensitivity) -> PrecisionPlan:
     """The best plan, each layer and each residual Add with what speaks for and against INT8."""
     best = found.best
-    told = "measured" if best.outcome.measured else "estimated"
+    how = "measured" if best.outcome.measured else "estimated"
     rows = {row.layer: row for row in evidence.rows if row.precision is Precision.INT8}
     because = {
-        name: _because(name, rows.get(name), found, told, evidence.samples) for name in best.choice
+        name: _because(name, rows.get(name), found, how, evidence.samples) for name in best.choice
     }
     layers, sums = decisions(best.choice, best.plan, because)
     layers = {
@@ -327,7 +327,7 @@ def explained(builder: Builder, found: SearchResult, evidence: Sensitivity) -> P
 
 
 def _because(
-    name: str, row: LayerSensitivity | None, found: SearchResult, told: str, samples: int
+    name: str, row: LayerSensitivity | None, result: SearchResult, how_known: str, samples: int
 ) -> str:
     """In words like: 41.2 dB (40.1 – 42.6) at the output in int8, 64 samples; 5.0 µs half, 3.1 µs
     int8 (measured).
@@ -337,10 +337,10 @@ def _because(
         snr = row.output_snr_db
         band = f"{snr.value:.1f} dB ({snr.low:.1f} – {snr.high:.1f})"
         parts.append(f"{band} at the output in int8, {samples} samples")
-    known = [(how, time) for (part, how), time in found.times.parts.items() if part == name]
+    known = [(how, time) for (part, how), time in result.times.parts.items() if part == name]
     if known:
         times = ", ".join(f"{significant(time)} µs {how}" for how, time in known)
-        parts.append(f"{times} ({told})")
+        parts.append(f"{times} ({how_known})")
     return "; ".join(parts) or "searched"
 
 

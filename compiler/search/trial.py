@@ -289,17 +289,19 @@ class Lab(Closing):
     def _foreseen(self, built: Built) -> tuple[Time, None, None]:
         """The estimated latency."""
         request = self.builder.job.request
-        found = roofline.estimate(built.layers, request.profile, request.batches[1])
-        return found if isinstance(found, Estimated) else None, None, None
+        estimate = roofline.estimate(built.layers, request.profile, request.batches[1])
+        return estimate if isinstance(estimate, Estimated) else None, None, None
 
     def _timed(self) -> tuple[Time, Measured | None, Interval]:
         """Latency in each mode, and the speed against the float engine, which takes turns."""
         request, seed = self.builder.job.request, self.builder.job.recipe.seed
         where, batch = device(request.profile.kind), request.batches[1]
         compared = self.runtime.compared(_TIMED_S, modes=self.modes, seed=seed)
-        found = {mode: compared.measured(BUILT, Case(mode, batch), where) for mode in self.modes}
+        latencies = {
+            mode: compared.measured(BUILT, Case(mode, batch), where) for mode in self.modes
+        }
         ratio = compared.speedup(BUILT, BESIDE, Case(LatencyMode.FORWARD, batch))
-        return found[LatencyMode.FORWARD], found.get(LatencyMode.END_TO_END), ratio
+        return latencies[LatencyMode.FORWARD], latencies.get(LatencyMode.END_TO_END), ratio
 
     def of_float(self) -> tuple[float, AccuracyRow | None]:
         """What the float model itself loses of the model that came in, and its quality."""

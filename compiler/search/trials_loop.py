@@ -245,13 +245,13 @@ class Searcher:
         while len(self.trials) + len(self.refused) < _MOST_TRIALS:
             if self._late():
                 return False
-            found = fastest(self.space.problem(self.times), limit)
-            if found is None:  # float itself makes more noise than that
+            assignment = fastest(self.space.problem(self.times), limit)
+            if assignment is None:  # float itself makes more noise than that
                 return True
-            if high == math.inf and (idle >= _PATIENCE or not self._promises(found)):
+            if high == math.inf and (idle >= _PATIENCE or not self._promises(assignment)):
                 return True
             before, least = len(self.trials), self._best().outcome.cost
-            trial = self._assigned(found)
+            trial = self._assigned(assignment)
             if trial is not None and trial.passed:
                 if len(self.trials) > before:
                     low = max(low, trial.noise)
@@ -261,18 +261,18 @@ class Searcher:
                     return True
                 low = limit
             else:
-                high = min(high, found.loss)
+                high = min(high, assignment.loss)
             if high / low < _CLOSE:
                 return True
             limit = math.sqrt(low * high)
         return False
 
-    def _promises(self, found: Assignment) -> bool:
+    def _promises(self, assignment: Assignment) -> bool:
         """Whether a plan is predicted to be faster than the best so far; unknown off the device."""
         first, best = self.trials[0].outcome, self._best().outcome
         if best.over_float is None or first.latency is None:
             return True
-        return found.time_us * _AS_FAST < 1e3 * first.latency.value * best.cost
+        return assignment.time_us * _AS_FAST < 1e3 * first.latency.value * best.cost
 
     def _for_accuracy(self) -> bool:
         """Correct the predicted times by the measured ones until the plan comes back."""
@@ -281,27 +281,27 @@ class Searcher:
             if self._late():
                 return False
             problem, known = self.space.problem(self.times), len(self.trials)
-            found = most_accurate(problem, limit) or fastest(problem)
-            trial = self._assigned(found) if found else None
-            if found is None or trial is None:
+            assignment = most_accurate(problem, limit) or fastest(problem)
+            trial = self._assigned(assignment) if assignment else None
+            if assignment is None or trial is None:
                 return True
             if len(self.trials) == known and limit == before:
                 return True
-            limit, before = self._corrected(found, trial.outcome), limit
+            limit, before = self._corrected(assignment, trial.outcome), limit
         return False
 
-    def _corrected(self, found: Assignment, outcome: Outcome) -> float:
+    def _corrected(self, assignment: Assignment, outcome: Outcome) -> float:
         """What the programme's kernels may take, by how a plan's prediction came true."""
         asked, forward = self.goal.latency_ms or math.inf, outcome.latency
         if forward is None:
             return 1e3 * asked
         whole = outcome.end_to_end or forward
         around = whole.value - forward.value  # preprocessing and copies, whatever the plan
-        return max(0.0, asked - around) * found.time_us / forward.value
+        return max(0.0, asked - around) * assignment.time_us / forward.value
 
-    def _assigned(self, found: Assignment) -> Trial | None:
-        choice = {name: found.chosen[name] for name in self.space.chosen}
-        return self._try(f"assignment {len(self.trials)}", choice, found)
+    def _assigned(self, assignment: Assignment) -> Trial | None:
+        choice = {name: assignment.chosen[name] for name in self.space.chosen}
+        return self._try(f"assignment {len(self.trials)}", choice, assignment)
 
     def _best(self) -> Trial:
         """What serves the goal best; where none passes, float."""
@@ -327,6 +327,6 @@ class Searcher:
         best = self._best().outcome.over_float if self.trials else None
         so_far = f"best {best.value:.2f}× float, " if best else ""
         left = max(0.0, self.seconds - elapsed)
-        found = f"{name}: {so_far}{len(self.trials)} plans tried, {left:.0f} s left at most"
+        state = f"{name}: {so_far}{len(self.trials)} plans tried, {left:.0f} s left at most"
         listener = self.lab.builder.job.stages.listener
-        listener.progressed("search", round(elapsed), round(self.seconds), found)
+        listener.progressed("search", round(elapsed), round(self.seconds), state)

@@ -130,9 +130,9 @@ class Runtime(Closing):
         Raises:
             RtcError: either failed.
         """
-        found = self._bench.time(seconds, modes=modes, seed=seed)
+        comparison = self._bench.time(seconds, modes=modes, seed=seed)
         self._bench.refuse_failures()
-        return found
+        return comparison
 
     def close(self) -> None:
         """End the processes."""

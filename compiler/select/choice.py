@@ -66,9 +66,9 @@ def choose(
     """
     ranked = _ranked(built, appraised, batch)
     if not ranked:
-        told = (f"{name}: {reason}" for name, reason in appraised.failed.items())
+        reasons = (f"{name}: {reason}" for name, reason in appraised.failed.items())
         what = "every engine that was built failed when it was measured"
-        raise BuilderError(what, seen="; ".join(told), id="no-candidate")
+        raise BuilderError(what, seen="; ".join(reasons), id="no-candidate")
     judged = {each.name: _judge(asked, each, appraised, batch) for each in ranked}
     lost = {each.name: _lost(appraised.of[each.name]) if accurate else () for each in ranked}
     shipped = min(ranked, key=lambda each: (_failures(judged[each.name]), lost[each.name]))
@@ -173,19 +173,21 @@ def _doubts(candidates: Sequence[Candidate], appraised: Appraised, batch: int) -
         if candidate.plan.is_float
     ]
     yardstick = min(floats, default=float("inf"))
-    found = {
+    reasons = {
         candidate.name: _doubt(appraised.of[candidate.name], yardstick, batch)
         for candidate in candidates
         if not candidate.plan.is_float
     }
-    return {name: reason for name, reason in found.items() if reason}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _doubt(appraisal: Appraisal, yardstick: float, batch: int) -> str:
     ratio = appraisal.over_float
     if ratio is not None:
-        found = f"{ratio.value:.2f}× (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
-        return "" if ratio.low > 1 else f"not surely faster than the fastest float engine: {found}"
+        speedup = f"{ratio.value:.2f}× (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
+        return (
+            "" if ratio.low > 1 else f"not surely faster than the fastest float engine: {speedup}"
+        )
     evidence = find(appraisal.latency, LatencyMode.FORWARD, batch).evidence
     if isinstance(evidence, Estimated) and evidence.value * MARGIN > yardstick:
         return (
@@ -199,20 +201,20 @@ def _judge(
     asked: Gates, candidate: Candidate, appraised: Appraised, batch: int
 ) -> tuple[GateRow, ...]:
     appraisal = appraised.of[candidate.name]
-    found = gates.Findings(
+    findings = gates.Findings(
         engine=appraisal.accuracy,
         float_model=appraised.float_model,
         latency=find(appraisal.latency, LatencyMode.END_TO_END, batch),
         layers=candidate.layers,
         incoming=appraised.incoming,
     )
-    return gates.judge(asked, found)
+    return gates.judge(asked, findings)
 
 
 def _lost(appraisal: Appraisal) -> tuple[float, float]:
     """What a candidate gives away: of the agreement with the float model, then of top-1."""
-    found = (appraisal.accuracy.agreement, appraisal.accuracy.top1)
-    agreement, top1 = (each.value if isinstance(each, Measured) else 0.0 for each in found)
+    measured = (appraisal.accuracy.agreement, appraisal.accuracy.top1)
+    agreement, top1 = (each.value if isinstance(each, Measured) else 0.0 for each in measured)
     return 1 - agreement, 1 - top1
 
 

@@ -77,11 +77,14 @@ def better_than_guessing(model: AccuracyRow, least: float = 0.0) -> bool | None:
     return top1.value > guess.high + least
 
 
-def _chance(least: float, found: Findings) -> GateRow:
+def _chance(least: float, findings: Findings) -> GateRow:
     """Of the float model and of the engine; the row tells of the first that guesses."""
     rows = [
         _chance_of(least, model, whose)
-        for model, whose in ((found.float_model, "the float model"), (found.engine, "the engine"))
+        for model, whose in (
+            (findings.float_model, "the float model"),
+            (findings.engine, "the engine"),
+        )
     ]
     return next((row for row in rows if not row.passed), rows[0])
 
@@ -97,9 +100,9 @@ def _chance_of(least: float, model: AccuracyRow, whose: str) -> GateRow:
     assert isinstance(model.guess, Measured)
     assert model.guess.high is not None
     top1, guess = (f"{each.value * 100:.2f} %" for each in (model.top1, model.guess))
-    found = f"{top1} against {guess}, at most {model.guess.high * 100:.2f} %"
+    comparison = f"{top1} against {guess}, at most {model.guess.high * 100:.2f} %"
     reason = "" if better else f"{whose}'s top-1, {top1}, is not surely above guessing's, {guess}"
-    return GateRow("chance", asked, found, better, reason, model.top1)
+    return GateRow("chance", asked, comparison, better, reason, model.top1)
 
 
 def _top1(least: float, engine: AccuracyRow) -> GateRow:
@@ -107,24 +110,26 @@ def _top1(least: float, engine: AccuracyRow) -> GateRow:
     if value is None:
         return GateRow("top1", asked, "not measured", passed=False, reason="not measured")
     passed = limits.at_least(value, least)
-    found = f"{value * 100:.2f} %"
-    return GateRow("top1", asked, found, passed, "" if passed else f"it is {found}", engine.top1)
+    percent = f"{value * 100:.2f} %"
+    return GateRow(
+        "top1", asked, percent, passed, "" if passed else f"it is {percent}", engine.top1
+    )
 
 
 def _loss(most: float, engine: AccuracyRow) -> GateRow:
     asked, value = f"loss ≤ {most:g} nats", _value(engine.loss)
     if value is None:
         return GateRow("loss", asked, "not measured", passed=False, reason="not measured")
-    found = f"{value:.4f} nats"
+    nats = f"{value:.4f} nats"
     passed = value <= most
-    return GateRow("loss", asked, found, passed, "" if passed else f"it is {found}", engine.loss)
+    return GateRow("loss", asked, nats, passed, "" if passed else f"it is {nats}", engine.loss)
 
 
-def _top1_drop(limit: float, found: Findings) -> GateRow:
-    first = found.incoming or found.float_model
-    before, after = _value(first.top1), _value(found.engine.top1)
+def _top1_drop(limit: float, findings: Findings) -> GateRow:
+    first = findings.incoming or findings.float_model
+    before, after = _value(first.top1), _value(findings.engine.top1)
     asked = f"drop ≤ {limit * 100:.2f} pt" + (
-        f" from the {first.subject}" if found.incoming else ""
+        f" from the {first.subject}" if findings.incoming else ""
     )
     if before is None or after is None:
         return GateRow("top1_drop", asked, "not measured", passed=False, reason="not measured")
@@ -135,14 +140,14 @@ def _top1_drop(limit: float, found: Findings) -> GateRow:
         asked,
         f"{drop * 100:+.2f} pt ({before * 100:.2f} → {after * 100:.2f} %)",
         passed=passed,
-        reason=_doubt(limit, found) if passed else f"top-1 fell by {drop * 100:.2f} points",
-        evidence=found.engine.top1,
+        reason=_doubt(limit, findings) if passed else f"top-1 fell by {drop * 100:.2f} points",
+        evidence=findings.engine.top1,
     )
 
 
-def _doubt(limit: float, found: Findings) -> str:
+def _doubt(limit: float, findings: Findings) -> str:
     """What too few samples leave open: top-1 can fall by the share that changes its class."""
-    agreement = found.engine.agreement
+    agreement = findings.engine.agreement
     if not isinstance(agreement, Measured) or agreement.low is None or 1 - agreement.low <= limit:
         return ""
     return (
@@ -151,8 +156,8 @@ def _doubt(limit: float, found: Findings) -> str:
     )
 
 
-def _parity(limit: float, found: Findings) -> GateRow:
-    agreement = _value(found.engine.agreement)
+def _parity(limit: float, findings: Findings) -> GateRow:
+    agreement = _value(findings.engine.agreement)
     asked = f"agreement ≥ {limit * 100:.2f} %"
     if agreement is None:
         return GateRow("parity", asked, "not measured", passed=False, reason="not measured")
@@ -163,7 +168,7 @@ def _parity(limit: float, found: Findings) -> GateRow:
         f"{agreement * 100:.2f} % of samples",
         passed=passed,
         reason="" if passed else f"agrees with the float model on {agreement * 100:.2f} % only",
-        evidence=found.engine.agreement,
+        evidence=findings.engine.agreement,
     )
 
 

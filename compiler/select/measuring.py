@@ -139,8 +139,8 @@ def appraise(
     def work(progress: Progress) -> tuple[Files, str]:
         job = _Work(recipe, data.test, front, profile, built)
         appraised = job.on_device(progress) if here else job.off_device(progress)
-        found = f"{len(appraised.of)} candidates, {len(data.test)} test samples"
-        return {"appraised.json": _APPRAISED.dump_json(appraised)}, found
+        summary = f"{len(appraised.of)} candidates, {len(data.test)} test samples"
+        return {"appraised.json": _APPRAISED.dump_json(appraised)}, summary
 
     files = stages.run("measure", inputs, work, target=profile.name, by=runtimes)
     return _APPRAISED.validate_json(files["appraised.json"])
@@ -170,10 +170,10 @@ class _Work:
         """What may be the yardstick: engines have the best number of threads, so it has one too."""
         unit, name = self.front.eager or self.front.model, self.baseline
         asked = self.recipe.measure.threads
-        found = [float_subject(name, unit, asked)]
+        subjects = [float_subject(name, unit, asked)]
         if self.profile.kind == "cpu" and not asked and physical_cores() > 1:
-            found.append(float_subject(f"{name}, 1 thread", unit, 1))
-        return found
+            subjects.append(float_subject(f"{name}, 1 thread", unit, 1))
+        return subjects
 
     def on_device(self, progress: Progress) -> Appraised:
         """Accuracy and latency of the shipped bytes, in one interleaved run with the baseline."""
@@ -320,11 +320,11 @@ class _Work:
 
 def fastest_float(candidates: Sequence[Candidate], compared: Comparison, case: Case) -> str:
     """The name of the float candidate that is the fastest in a case, or ""."""
-    there = compared.series[case]
+    series = compared.series[case]
     floats = [
         candidate.name
         for candidate in candidates
-        if candidate.plan.is_float and candidate.name in there
+        if candidate.plan.is_float and candidate.name in series
     ]
     return fastest(floats, compared, case)
 

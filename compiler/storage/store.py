@@ -109,7 +109,7 @@ class Store:
         entry = self._entry(key)
         if INDEX in files:
             raise InternalError(f"{INDEX} is the store's own file", id="file-name")
-        listed = {name: asdict(found) for name, found in sealed.listing(files).items()}
+        listed = {name: asdict(listed_file) for name, listed_file in sealed.listing(files).items()}
         index = sealed.render({"schema": SCHEMA, "key": key, "files": listed})
         with self._explained(needed=sum(map(len, files.values()))):
             durable.make_folder(entry.parent)

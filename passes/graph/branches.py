@@ -78,10 +78,10 @@ def _decided(model: onnx.ModelProto, conditions: set[str]) -> dict[str, bool]:
         graph = gs.import_onnx(part)
     readers = {node.name: node for node in graph.nodes[-len(conditions) :]}
     Folding(graph, _MAX_MB).run()
-    found = {name: reader.inputs[0] for name, reader in readers.items()}
+    deciding = {name: reader.inputs[0] for name, reader in readers.items()}
     return {
         name: bool(tensor.values.reshape(-1)[0])
-        for name, tensor in found.items()
+        for name, tensor in deciding.items()
         if is_constant(tensor) and tensor.values.size == 1
     }
 

@@ -64,8 +64,8 @@ class EliminateIdentity(Pass):
         details = {"removed": dict(sorted(removed.items())), "left": left}
         if not removed:
             return PassResult(unit, False, "nothing to remove", details)
-        found = ", ".join(f"{count} {op}" for op, count in sorted(removed.items()))
-        return PassResult(write(graph, unit), True, f"{found} removed", details)
+        summary = ", ".join(f"{count} {op}" for op, count in sorted(removed.items()))
+        return PassResult(write(graph, unit), True, f"{summary} removed", details)
 
 
 @dataclass(frozen=True)

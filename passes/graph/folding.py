@@ -231,7 +231,7 @@ def _inferred(graph: gs.Graph, node: gs.Node) -> dict[str, list[int | str | None
             for tensor in given
             if is_constant(tensor) and math.prod(tensor.shape) <= _MOST_DATA
         }
-        found = onnx.shape_inference.infer_node_outputs(
+        outputs = onnx.shape_inference.infer_node_outputs(
             schema,
             OnnxExporter.export_node(node),
             types,
@@ -243,7 +243,7 @@ def _inferred(graph: gs.Graph, node: gs.Node) -> dict[str, list[int | str | None
         return {}
     return {
         name: [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape.dim]
-        for name, kind in found.items()
+        for name, kind in outputs.items()
         if kind.tensor_type.HasField("shape") and (shape := kind.tensor_type.shape) is not None
     }
 

@@ -82,10 +82,10 @@ class KnownValues:
 
     def visit(self, node: gs.Node) -> Values | None:
         """Find the value of a node's first output, from those of what it reads."""
-        found = self._computed(node)
-        if found is not None and found.size <= _MOST:
-            self._found[id(node.outputs[0])] = found
-            return found
+        values = self._computed(node)
+        if values is not None and values.size <= _MOST:
+            self._found[id(node.outputs[0])] = values
+            return values
         return None
 
     def _computed(self, node: gs.Node) -> Values | None:
@@ -223,8 +223,8 @@ def _elementwise(function: Callable[..., Element]) -> SizeRule:
     def rule(_: gs.Node, inputs: list[Any]) -> Values | None:
         if len(inputs) != count or any(name is None for name in inputs):
             return None
-        found = np.frompyfunc(function, count, 1)(*inputs)
-        return _array(found, np.shape(found))
+        values = np.frompyfunc(function, count, 1)(*inputs)
+        return _array(values, np.shape(values))
 
     return rule
 
@@ -253,13 +253,13 @@ def _slice(node: gs.Node, inputs: list[Any]) -> Values | None:
         if any(p is None and t.name for p, t in zip(parts, node.inputs[1:], strict=False)):
             return None
         starts, ends, axes, steps = (None if part is None else part.tolist() for part in parts)
-    found = inputs[0]
+    values = inputs[0]
     steps = steps or [1] * len(starts)
     for axis, *cut in zip(axes or range(len(starts)), starts, ends, steps, strict=True):
         if not all(isinstance(place, int) for place in cut):
             return None
-        found = np.take(found, _places(found.shape[axis], *cut), axis)
-    return np.asarray(found)
+        values = np.take(values, _places(values.shape[axis], *cut), axis)
+    return np.asarray(values)
 
 
 def _places(size: int, start: int, end: int, step: int) -> Int64Array:
@@ -284,8 +284,8 @@ def _squeeze(node: gs.Node, inputs: list[Any]) -> Values | None:
     axes = _axes(node, inputs[1] if len(inputs) > 1 else None)
     if axes is None and len(inputs) > 1:
         return None
-    found = np.squeeze(inputs[0], None if axes is None else tuple(axes))
-    return _array(found, np.shape(found))
+    values = np.squeeze(inputs[0], None if axes is None else tuple(axes))
+    return _array(values, np.shape(values))
 
 
 def _reshape(_: gs.Node, inputs: list[Any]) -> Values | None:

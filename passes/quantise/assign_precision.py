@@ -132,13 +132,13 @@ class AssignPrecision(Pass):
             and (policy.quantises or pins.get(name) is Precision.INT8)
         ]
         snr = _snr(write(graph, unit), wanted, ctx) if wanted else {}
-        found = {
+        decisions = {
             n: kept.get(n) or policy.decide(graph, layer, snr.get(n)) for n, layer in layers.items()
         }
-        found |= {name: decision for name, decision in kept.items() if name not in layers}
-        found = {name: policy.unless_refused(name, each) for name, each in found.items()}
-        pinned = {name: _pinned(pin, policy, found.get(name)) for name, pin in pins.items()}
-        return found | pinned
+        decisions |= {name: decision for name, decision in kept.items() if name not in layers}
+        decisions = {name: policy.unless_refused(name, each) for name, each in decisions.items()}
+        pinned = {name: _pinned(pin, policy, decisions.get(name)) for name, pin in pins.items()}
+        return decisions | pinned
 
     def resolved(
         self, unit: Unit, ctx: PassContext, pin: Mapping[str, Precision]
@@ -206,10 +206,10 @@ class AssignPrecision(Pass):
 def _summary(plan: PrecisionPlan, layers: Mapping[str, Layer]) -> tuple[str, dict[str, Any]]:
     """How many layers with weights, and how many residuals, were decided which way."""
     counts = Counter(d.precision.value for name, d in plan.layers.items() if name in layers)
-    found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     policies = Counter(decision.policy.value for decision in plan.residuals.values())
     details = {"layers": dict(counts), "residuals": dict(policies)}
-    return f"{found or 'no'} layers with weights", details
+    return f"{summary or 'no'} layers with weights", details
 
 
 def _layers(graph: gs.Graph) -> dict[str, Layer]:

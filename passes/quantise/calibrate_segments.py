@@ -59,9 +59,9 @@ class CalibrateSegments(Pass):
             summary = "no tensor to take a range of"
             return PassResult(unit, False, summary, statistics=ctx.statistics)
         learn, judge = learn_and_judge(ctx.calibration(), self.samples, unit)
-        found = self._found(tensors, unit, ctx, learn)
-        snr = [_snr_db(unit, ctx, each, judge) for each in (ctx.statistics, found)]
-        chosen = found if snr[1] > snr[0] + _LEAST_GAIN_DB else ctx.statistics
+        matched = self._found(tensors, unit, ctx, learn)
+        snr = [_snr_db(unit, ctx, each, judge) for each in (ctx.statistics, matched)]
+        chosen = matched if snr[1] > snr[0] + _LEAST_GAIN_DB else ctx.statistics
         anew = {
             name: [[each.low, each.high] for each in (ctx.statistics[name], chosen[name])]
             for name in tensors
@@ -80,12 +80,12 @@ class CalibrateSegments(Pass):
         """All ranges; those of `tensors` taken anew, run by run, wherever the output gains."""
         from rtc.calibration.segmented import matched_ranges
 
-        reference, found = ctx.reference or unit, ctx.statistics
+        reference, statistics = ctx.reference or unit, ctx.statistics
         few = learn.head(_TRIED)
-        best = _snr_db(unit, ctx, found, few)
+        best = _snr_db(unit, ctx, statistics, few)
         size = -(-len(tensors) // self.segments)
         for start in range(0, len(tensors), size):
-            twin = _twin(unit, ctx, found)
+            twin = _twin(unit, ctx, statistics)
             names = names_in(read(twin), read(reference), tensors[start : start + size])
             anew = matched_ranges(
                 reference.onnx.proto,
@@ -95,10 +95,10 @@ class CalibrateSegments(Pass):
                 learn,
                 progress=ctx.progress,
             )
-            snr = _snr_db(unit, ctx, {**found, **anew}, few)
+            snr = _snr_db(unit, ctx, {**statistics, **anew}, few)
             if snr > best:
-                best, found = snr, {**found, **anew}
-        return found
+                best, statistics = snr, {**statistics, **anew}
+        return statistics
 
 
 def _snr_db(unit: Unit, ctx: PassContext, statistics: Statistics, split: Split) -> float:

@@ -66,17 +66,17 @@ def guarding(
     if not lost:
         return {}
     walk = _walk(graph, proto, inputs, half)
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for place, constant in lost.items():
         steps = list(walk.steps(place, {}))
         if not any(step.breaks for step in steps):
             continue
         name, least = graph.nodes[place].name, peak_of(constant.values)
-        found[name] = f"its {least:.3g} guards against zero, and is lost in {half}"
+        reasons[name] = f"its {least:.3g} guards against zero, and is lost in {half}"
         reason = f"it reads what {least:.3g} in {name} guards, which is lost in {half}"
         handling = {n for step in steps if step.lost_in(half) for n in step.handling} & names
-        found |= dict.fromkeys(handling - found.keys(), reason)
-    return found
+        reasons |= dict.fromkeys(handling - reasons.keys(), reason)
+    return reasons
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,8 @@ class _Walk:
         wanted, got = (None if doubtful else self._of(node, pairs, side) for side in (0, 1))
         if wanted is None or got is None:
             return [_Step(node, output, None, None) for output in outputs]
-        found = zip(outputs, wanted, got, strict=True)
-        return [_Step(node, each, right, self._rounded(left)) for each, right, left in found]
+        steps = zip(outputs, wanted, got, strict=True)
+        return [_Step(node, each, right, self._rounded(left)) for each, right, left in steps]
 
     def _of(self, node: gs.Node, pairs: _Pairs, side: int) -> list[Array] | None:
         """What a node gives with the constant (side 0) or in half (1); None where it cannot."""

@@ -59,10 +59,10 @@ def half_losses(unit: Unit, ctx: PassContext) -> Reasons:
     half = ctx.where().scheme.half
     if half is None:
         return {}
-    found = _Losses(unit, ctx, half)
-    found.look_alone()
-    found.look_together()
-    return {name: found.floats[name] for name in found.nodes if found.floats.get(name)}
+    losses = _Losses(unit, ctx, half)
+    losses.look_alone()
+    losses.look_together()
+    return {name: losses.floats[name] for name in losses.nodes if losses.floats.get(name)}
 
 
 class _Losses:
@@ -87,8 +87,8 @@ class _Losses:
         some = filled(samples.inputs(0, batch), batch)
         self.floats = guarding(self.graph, proto, some, names, half)
         opset = self.graph.opset
-        told = [n for n, node in self.nodes.items() if half_obstacle(node, opset, half)]
-        self.floats |= dict.fromkeys(told, "")
+        obstacles = [n for n, node in self.nodes.items() if half_obstacle(node, opset, half)]
+        self.floats |= dict.fromkeys(obstacles, "")
         self.lossy: set[str] = set()
 
     # Each node alone
@@ -156,7 +156,7 @@ class _Losses:
         Of values that become integers on the way (an index, a condition) all nodes back to a layer
         with weights: any of them alone in half makes another integer.
         """
-        found, waiting, known = set(), [(node, False)], {id(node)}
+        names, waiting, known = set(), [(node, False)], {id(node)}
         while waiting:
             reader, counts = waiting.pop()
             for tensor in (tensor for tensor in reader.inputs if not is_constant(tensor)):
@@ -167,10 +167,10 @@ class _Losses:
                 whole = counts or not _is_float(tensor)
                 new = maker.name in self.nodes and maker.name not in self.floats
                 if new:
-                    found.add(maker.name)
+                    names.add(maker.name)
                 if not new or (whole and op_of(maker) not in WEIGHTED):
                     waiting.append((maker, whole))
-        return found
+        return names
 
     # All nodes together
 
@@ -227,14 +227,14 @@ class _Losses:
     def _leading_out(self, lost: set[str]) -> set[str]:
         """The nodes from which lost tensors lead to a lost output of the model."""
         waiting = [_moved(tensor) for tensor in self.graph.outputs]
-        found: set[str] = set()
+        names: set[str] = set()
         while waiting:
             tensor = waiting.pop()
             maker = producer(tensor)
-            if tensor.name in lost and maker is not None and maker.name not in found:
-                found.add(maker.name)
+            if tensor.name in lost and maker is not None and maker.name not in names:
+                names.add(maker.name)
                 waiting += map(_moved, _reads(maker))
-        return found
+        return names
 
 
 def _in_vain(snr_db: list[float]) -> bool:

@@ -43,8 +43,8 @@ def ranges_around(
     model = onnx.load_model_from_string(unit.onnx.proto)
     for add in adds:
         made = beside_one_add(model, unit, add, ResidualPolicy.RECALIBRATED, ctx)
-        there = read(replace(unit, model=OnnxModel(made.proto)))
-        changes[made] = names_in(there, graph, _around(graph, add))
+        nodes = read(replace(unit, model=OnnxModel(made.proto)))
+        changes[made] = names_in(nodes, graph, _around(graph, add))
     return matched_ranges_beside(
         unit.onnx.proto, changes, ctx.statistics, split, progress=ctx.progress
     )

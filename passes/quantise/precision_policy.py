@@ -69,15 +69,15 @@ class Policy:
         obstacle = self.obstacle(layer)
         if obstacle:
             return LayerDecision(self.default, f"cannot be quantised: {obstacle}", layer.op)
-        found = "no SNR" if snr_db is None else f"{snr_db:.1f} dB"
+        snr = "no SNR" if snr_db is None else f"{snr_db:.1f} dB"
         if self.variant is Variant.INT8:
-            because = f"quantised wherever possible ({found})"
+            because = f"quantised wherever possible ({snr})"
             return LayerDecision(Precision.INT8, because, layer.op, snr_db)
         against = _against_int8(graph, layer)
         if against:
             return LayerDecision(self.default, against, layer.op, snr_db)
         passes = snr_db is not None and snr_db >= self.min_snr_db
-        because = f"{found} {'≥' if passes else '<'} {self.min_snr_db:g} dB"
+        because = f"{snr} {'≥' if passes else '<'} {self.min_snr_db:g} dB"
         return LayerDecision(Precision.INT8 if passes else self.default, because, layer.op, snr_db)
 
     def obstacle(self, layer: Layer) -> str:
@@ -106,12 +106,12 @@ class Policy:
             if node.name in known:
                 continue
             if node.name in residuals:
-                found = self._residual(node, residuals[node.name])
+                decision = self._residual(node, residuals[node.name])
             elif node.name in named:
-                found = self._follower(graph, node, known)
+                decision = self._follower(graph, node, known)
             else:
                 continue
-            known[node.name] = self.unless_refused(node.name, found)
+            known[node.name] = self.unless_refused(node.name, decision)
         order = [node.name for node in graph.nodes if node.name in known]
         return {name: known[name] for name in order}
 

@@ -131,7 +131,7 @@ def _parameters(
         raise InternalError(f"the range of tensor {missing[0]} was never observed")
     sharing = [statistics[name] for name in spot.sharing]
     seen, kind = with_one_scale(statistics[spot.range_of], sharing, scheme.activation)
-    found = activation_parameters(seen, kind)
+    parameters = activation_parameters(seen, kind)
     maker = producer(spot.tensor)
     readers = spot.tensor.outputs if spot.readers is None else spot.readers
     shifted = (
@@ -139,7 +139,7 @@ def _parameters(
         and op_of(maker) in scheme.unsigned_after
         and any(id(reader) in multiplied for reader in readers)
     )
-    return as_unsigned(found) if shifted else found
+    return as_unsigned(parameters) if shifted else parameters
 
 
 class _Writer:

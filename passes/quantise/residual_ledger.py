@@ -104,8 +104,8 @@ def residual_ledger(
         )
         for offer in offered
     ]
-    found = exact(unit.onnx.proto, made, split, within_s=within_s, progress=ctx.progress)
-    rows = found.rows if made else ()
+    effects = exact(unit.onnx.proto, made, split, within_s=within_s, progress=ctx.progress)
+    rows = effects.rows if made else ()
     evidence: defaultdict[str, list[PolicyEvidence]] = defaultdict(list)
     for trial, row in zip(offered, rows, strict=True):
         evidence[trial.add.name].append(_evidence(trial.policy, row))

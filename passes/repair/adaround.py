@@ -64,15 +64,15 @@ class Adaround(Repair):
             raise TypeError("adaround runs after assign-precision")
         graph = read(unit)
         plain = write(read(unit), unit)  # with its weights where input_gram looks for them
-        found = int8_layers(graph, ctx.plan)
-        reasons = {layer.name: self._reason(layer, ctx) for layer in found}
+        layers = int8_layers(graph, ctx.plan)
+        reasons = {layer.name: self._reason(layer, ctx) for layer in layers}
         left = {name: reason for name, reason in reasons.items() if reason}
         learned = {}
         splits, names = learn_and_judge(ctx.calibration(), self.samples, unit), Names(graph)
-        for number, layer in enumerate(found):
+        for number, layer in enumerate(layers):
             if layer.name not in left:
                 learned[layer.name] = _learn(names, layer, plain, splits, ctx)
-            ctx.progress(number + 1, len(found), layer.name)
+            ctx.progress(number + 1, len(layers), layer.name)
         details: dict[str, Any] = {"layers": learned, "left": left}
         better = [name for name, (before, after) in learned.items() if after > before]
         if not better:

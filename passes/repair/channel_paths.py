@@ -94,9 +94,9 @@ class Pair(Path):
 
         A channel that does not arrive has 0.
         """
-        found = np.zeros(self.first.channels[1] + 1)
-        np.maximum.at(found, self.source, ranges)
-        return found[:-1]
+        values = np.zeros(self.first.channels[1] + 1)
+        np.maximum.at(values, self.source, ranges)
+        return values[:-1]
 
 
 def pairs(graph: gs.Graph, unit: Unit, split: Split) -> dict[str, Pair | str]:
@@ -105,9 +105,11 @@ def pairs(graph: gs.Graph, unit: Unit, split: Split) -> dict[str, Pair | str]:
     Every ReLU6 between two layers counts as a ReLU. `split` gives the samples that are run.
     """
     layers = {layer.name: layer for layer in weighted_layers(graph)}
-    found = {name: _path(graph, layer, layers) for name, layer in layers.items()}
-    paths = {name: each for name, each in found.items() if isinstance(each, Path)}
-    result: dict[str, Pair | str] = {n: each for n, each in found.items() if isinstance(each, str)}
+    paths_or_reasons = {name: _path(graph, layer, layers) for name, layer in layers.items()}
+    paths = {name: each for name, each in paths_or_reasons.items() if isinstance(each, Path)}
+    result: dict[str, Pair | str] = {
+        n: each for n, each in paths_or_reasons.items() if isinstance(each, str)
+    }
     if not paths:
         return result
     smooth = graph.copy()
@@ -166,16 +168,16 @@ def _is_relu6(node: gs.Node) -> bool:
 
 def _limits(node: gs.Node) -> tuple[float, float]:
     """What a Clip cuts to; NaN where a limit is not constant."""
-    found = []
+    limits = []
     for index, key, default in ((1, "min", -math.inf), (2, "max", math.inf)):
         limit = value(node, index)
         if limit is not None:
-            found.append(float(limit.reshape(-1)[0]))
+            limits.append(float(limit.reshape(-1)[0]))
         elif len(node.inputs) > index and node.inputs[index].name:
-            found.append(math.nan)
+            limits.append(math.nan)
         else:
-            found.append(float(node.attrs.get(key, default)))
-    return found[0], found[1]
+            limits.append(float(node.attrs.get(key, default)))
+    return limits[0], limits[1]
 
 
 def _sources(proto: bytes, paths: Sequence[Path], split: Split) -> list[Int64Array | None]:

@@ -59,9 +59,9 @@ class CorrectBias(Repair):
         if ctx.plan is None:
             raise TypeError("correct-bias runs after assign-precision")
         graph = read(unit)
-        found = int8_layers(graph, ctx.plan)
-        left = {layer.name: bias_obstacle(layer) for layer in found if bias_obstacle(layer)}
-        layers = [layer for layer in found if layer.name not in left]
+        int8 = int8_layers(graph, ctx.plan)
+        left = {layer.name: bias_obstacle(layer) for layer in int8 if bias_obstacle(layer)}
+        layers = [layer for layer in int8 if layer.name not in left]
         if not layers:
             return PassResult(unit, False, "no INT8 layer has a bias to correct", {"left": left})
         learn, judge = learn_and_judge(ctx.calibration(), self.samples, unit)

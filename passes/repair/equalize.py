@@ -74,9 +74,9 @@ class Equalize(Pass):
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         graph = read(unit)
-        found = pairs(graph, unit, ctx.calibration())
-        chosen = [each for each in found.values() if isinstance(each, Pair)]
-        stopped = {name: each for name, each in found.items() if isinstance(each, str)}
+        pairs_or_reasons = pairs(graph, unit, ctx.calibration())
+        chosen = [each for each in pairs_or_reasons.values() if isinstance(each, Pair)]
+        stopped = {name: each for name, each in pairs_or_reasons.items() if isinstance(each, str)}
         clips = [clip for pair in chosen for clip in pair.clips]
         fates = {clip.name: "ReLU6 is kept" for clip in clips}
         if self.relu6 == "replace" and clips:

@@ -144,13 +144,13 @@ def carrying(graph: gs.Graph) -> frozenset[str]:
     The others compute with constants and with the sizes of tensors alone.
     """
     tensors = {id(tensor) for tensor in graph.inputs}
-    found = set()
+    names = set()
     for node in graph.nodes:
         reads = any(id(tensor) in tensors for tensor in node.inputs)
         if reads and op_of(node) not in ("Shape", "Size"):
-            found.add(node.name)
+            names.add(node.name)
             tensors |= {id(tensor) for tensor in node.outputs}
-    return frozenset(found)
+    return frozenset(names)
 
 
 def reads_data_alone(node: gs.Node, carried: frozenset[str]) -> bool:

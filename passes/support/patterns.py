@@ -65,5 +65,5 @@ def by_name(
                     fix=f"name {name} itself, which beats patterns",
                     id=id,
                 )
-    found = {name: asked[pattern] for name, pattern in by_glob.items()}
-    return found | {name: pattern for name, pattern in asked.items() if name in names}
+    values = {name: asked[pattern] for name, pattern in by_glob.items()}
+    return values | {name: pattern for name, pattern in asked.items() if name in names}

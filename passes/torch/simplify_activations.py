@@ -69,14 +69,14 @@ class SimplifyActivations(Schedule, Pass):
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         module = build(unit.torch)
-        found = _replaceable(module, self.rules)
-        if not found:
+        activations = _replaceable(module, self.rules)
+        if not activations:
             return PassResult(unit, modified=False, summary="no activation that a rule names")
         start = score = evaluate(module, ctx.data.calibration)
         edits, layers, curves = list(unit.torch.edits), [], []
-        for index, (path, old) in enumerate(found):
+        for index, (path, old) in enumerate(activations):
             new = self.rules[old]
-            trial, history = self._attempt(module, path, new, ctx, (index, len(found)))
+            trial, history = self._attempt(module, path, new, ctx, (index, len(activations)))
             after = evaluate(trial, ctx.data.calibration)
             kept = self._affords(start, after)
             layers.append(
@@ -98,7 +98,7 @@ class SimplifyActivations(Schedule, Pass):
         return PassResult(
             unit=Unit(pack(module, unit.torch, tuple(edits)), unit.signature) if replaced else unit,
             modified=replaced > 0,
-            summary=f"{replaced} of {len(found)} activations replaced; "
+            summary=f"{replaced} of {len(activations)} activations replaced; "
             f"validation top-1 {start} → {score}",
             details={"layers": layers, "curves": curves},
         )

@@ -32,10 +32,10 @@ def find_device(compute_capability: str, extra: str) -> int:
         raise MachineError("no CUDA device is visible", seen=error.name, id="no-device")
     seen = []
     for device in range(count):
-        found = _compute_capability(cuda, device)
-        if found == compute_capability:
+        capability = _compute_capability(cuda, device)
+        if capability == compute_capability:
             return device
-        seen.append(found)
+        seen.append(capability)
     raise MachineError(
         "no GPU here is of the compute capability that the engine is built for",
         seen=", ".join(seen),

@@ -76,8 +76,8 @@ def numbers(count: int) -> Array:
     """
     rng = np.random.default_rng(0)
     steps = rng.integers(1, _LARGEST // max(1, count), count, endpoint=True)
-    found: Array = (np.cumsum(steps) * rng.choice([-1, 1], count)).astype(np.float32)
-    return found
+    values: Array = (np.cumsum(steps) * rng.choice([-1, 1], count)).astype(np.float32)
+    return values
 
 
 def places(found: Array, given: Array) -> Array | None:

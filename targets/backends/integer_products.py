@@ -172,8 +172,8 @@ class _Scope:
             yield Product(node, name, a, b, integer=True)
         if op_of(node) in _FLOAT_PRODUCTS:
             operands = node.input if op_of(node) == "Einsum" else node.input[:2]
-            found = [self._dequantised(tensor) for tensor in operands]
-            for one, other in pairwise(found):
+            dequantised = [self._dequantised(tensor) for tensor in operands]
+            for one, other in pairwise(dequantised):
                 yield Product(node, name, one, other, integer=False)
 
     def _quantised(self, node: NodeProto, index: int, zero: int) -> Integers:
@@ -228,10 +228,10 @@ class _Scope:
         if count > MOST_NUMBERED:
             return None
         given = numbers(count)
-        found, negated = (
+        order, negated = (
             self._evaluate({tensor}, numbered(held, each))[tensor] for each in (given, -given)
         )
-        return places(found, given) if np.array_equal(found, -negated) else None
+        return places(order, given) if np.array_equal(order, -negated) else None
 
     def _leaves_integers(self, node: NodeProto) -> bool:
         """Whether a node makes floats of 8-bit integers."""
@@ -264,17 +264,17 @@ class _Scope:
         self, tensors: Iterable[str], ends: Callable[[NodeProto], bool] = lambda _: False
     ) -> list[NodeProto]:
         """The nodes that constants are computed by, in order, back to those that end the way."""
-        found: dict[int, NodeProto] = {}
+        nodes: dict[int, NodeProto] = {}
         waiting = list(tensors)
         while waiting:
             tensor = waiting.pop()
             if tensor in self.stored or tensor not in self.makers:
                 continue
             place, node = self.makers[tensor]
-            if place not in found:
-                found[place] = node
+            if place not in nodes:
+                nodes[place] = node
                 waiting += () if ends(node) else node.input
-        return [found[place] for place in sorted(found)]
+        return [nodes[place] for place in sorted(nodes)]
 
     def _evaluate(
         self, wanted: Set[str], instead: Mapping[str, Sequence[NodeProto]]

@@ -92,11 +92,11 @@ class NodeIndex:
     @cached_property
     def readers(self) -> dict[str, list[int]]:
         """The nodes that read each tensor."""
-        found: dict[str, list[int]] = {}
+        places: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
             for tensor in node.input:
-                found.setdefault(tensor, []).append(i)
-        return found
+                places.setdefault(tensor, []).append(i)
+        return places
 
     def way_on(self, node: int, known: Container[int]) -> tuple[int, ...]:
         """The nodes that a node's result goes through up to the first known one; () at a fork."""

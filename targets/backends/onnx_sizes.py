@@ -90,9 +90,9 @@ def elements_per_sample(view: Shape, shapes: Iterable[Shape]) -> int | None:
     for padding in (1, _LARGEST_PADDING):
         if len(view) > _MATRIX and any(_same_axes(view, shape, padding) for shape in candidates):
             return -prod(view)
-        found = {n for shape in candidates for n in _merged_axes(view, shape, padding)}
-        if found:
-            return found.pop() if len(found) == 1 else None
+        counts = {n for shape in candidates for n in _merged_axes(view, shape, padding)}
+        if counts:
+            return counts.pop() if len(counts) == 1 else None
     return None
 
 
@@ -112,11 +112,11 @@ def _merged_axes(view: Shape, shape: Shape, padding: int) -> set[int]:
     view, axes = _without_ones(view), _without_ones(shape)
     if len(axes) < len(view):
         return set()
-    found = set()
+    counts = set()
     for cuts in combinations(range(1, len(axes)), len(view) - 1):
         merged = [prod(axes[a:b]) for a, b in pairwise((0, *cuts, len(axes)))]
         batch = merged[view.index(-1)]
         others = [(m, v) for m, v in zip(merged, view, strict=True) if v != -1]
         if batch % BATCH == 0 and all(m <= v <= m * padding for m, v in others):
-            found.add(batch // BATCH * prod(v for _, v in others))
-    return found
+            counts.add(batch // BATCH * prod(v for _, v in others))
+    return counts

@@ -409,9 +409,9 @@ def _with_batch(port: Any, batch: int) -> Any:
 def _reasons(message: str) -> str:
     """OpenVINO's message without the places in its own source."""
     lines = [line.strip() for line in message.splitlines()]
-    told = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    reasons = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
     rest = [line for line in lines if line and not line.startswith(("Exception from", "Check "))]
-    return "; ".join(told or rest[:1])
+    return "; ".join(reasons or rest[:1])
 
 
 def _kind(node: Any) -> str:
@@ -421,7 +421,7 @@ def _kind(node: Any) -> str:
 def _named(node: Any, index: onnx_graph.NodeIndex) -> set[int]:
     """The ONNX nodes that a layer goes by."""
     labels = str(node.get_rt_info()["originalLayersNames"].value).split(",")
-    return {found for label in labels if (found := index.find(label)) is not None}
+    return {place for label in labels if (place := index.find(label)) is not None}
 
 
 def _add_products(

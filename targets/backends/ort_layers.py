@@ -69,8 +69,8 @@ def _owners(index: NodeIndex, optimised: ModelProto) -> dict[int, int]:
             inner = _between(index, node, visible, owners)
         else:
             inner = _back_to_kind(index, node, layer.op_type, owners)
-        for found in inner:
-            owners.setdefault(found, position)
+        for inner_index in inner:
+            owners.setdefault(inner_index, position)
     for node in range(len(index.nodes)):
         feeding = [owners[producer] for producer in index.producers(node) if producer in owners]
         if feeding:
@@ -80,15 +80,15 @@ def _owners(index: NodeIndex, optimised: ModelProto) -> dict[int, int]:
 
 def _between(index: NodeIndex, node: int, visible: set[str], owners: Mapping[int, int]) -> set[int]:
     """The nodes behind `node` up to tensors that the optimised graph still shows."""
-    found: set[int] = set()
+    indices: set[int] = set()
     todo = [node]
     while todo:
         for tensor in index.nodes[todo.pop()].input:
             producer = None if tensor in visible else index.by_output.get(tensor)
-            if producer is not None and producer not in owners and producer not in found:
-                found.add(producer)
+            if producer is not None and producer not in owners and producer not in indices:
+                indices.add(producer)
                 todo.append(producer)
-    return found
+    return indices
 
 
 def _back_to_kind(

@@ -81,14 +81,14 @@ def parse(message: str) -> tuple[PlanLayer, ...]:
     """The layers of a message that starts with `Layers:`; what is not such a layer is skipped."""
     return tuple(
         PlanLayer(
-            name=found["name"],
-            kind=found["kind"],
-            nodes=_nodes(found["nodes"]),
-            inputs=_tensors(found["inputs"]),
-            constants=_tensors(found["constants"]),
-            outputs=_tensors(found["outputs"]),
+            name=match["name"],
+            kind=match["kind"],
+            nodes=_nodes(match["nodes"]),
+            inputs=_tensors(match["inputs"]),
+            constants=_tensors(match["constants"]),
+            outputs=_tensors(match["outputs"]),
         )
-        for found in _LAYER.finditer(message)
+        for match in _LAYER.finditer(message)
     )
 
 
@@ -176,16 +176,16 @@ def _precision(
         return Precision.INT8, {}
     if not generated and "Int8" in inputs & constants:
         return Precision.INT8, {}
-    found = {_FLOATS[datatype] for datatype in inputs if datatype in _FLOATS}
+    floats = {_FLOATS[datatype] for datatype in inputs if datatype in _FLOATS}
     types: dict[str, Precision] = {}
-    if generated or len(found) != 1:
+    if generated or len(floats) != 1:
         types = {
             node.name or node.output[0]: _ONNX_FLOATS[kind]
             for node in computing
             if (kind := sizes.types.get(node.output[0], 0)) in _ONNX_FLOATS
         }
-        found = set(types.values()) or found
-    widest = min(found, key=list(Precision).index, default=None)
+        floats = set(types.values()) or floats
+    widest = min(floats, key=list(Precision).index, default=None)
     return widest, {name: kind for name, kind in types.items() if kind is not widest}
 
 
@@ -207,13 +207,13 @@ def _elements(
             shapes[tensor.name] |= around
             if tensor.name in sizes.shapes:  # an input or an output of the network
                 shapes[tensor.name].add(sizes.shapes[tensor.name])
-    found: dict[str, int] = {}
+    elements: dict[str, int] = {}
     for name, seen in views.items():
         counted = (elements_per_sample(view, shapes[name]) for view in seen)
         counts = {count for count in counted if count is not None}
         if len(counts) == 1:
-            found[name] = counts.pop()
-    return found
+            elements[name] = counts.pop()
+    return elements
 
 
 def _traffic(

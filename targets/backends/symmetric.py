@@ -99,8 +99,8 @@ class _Graph:
     def value(self, name: str) -> Array:
         from onnx import numpy_helper
 
-        found: Array = numpy_helper.to_array(self.stored[name])
-        return found
+        array: Array = numpy_helper.to_array(self.stored[name])
+        return array
 
     def zero(self, node: NodeProto) -> Array:
         """A node's zero points; 0 where it gives none."""

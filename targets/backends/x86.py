@@ -37,10 +37,10 @@ def adds_in_16_bits() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     try:
-        told = "vnni" in Path("/proc/cpuinfo").read_text()
+        has_vnni = "vnni" in Path("/proc/cpuinfo").read_text()
     except OSError:
-        told = False
-    return not told or _saturates()
+        has_vnni = False
+    return not has_vnni or _saturates()
 
 
 def _saturates() -> bool:
@@ -55,8 +55,8 @@ def _saturates() -> bool:
     graph = onnx.helper.make_graph([node], "product", [], [sums], constants)
     opsets = [onnx.helper.make_opsetid("", 17)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    (found,) = run(model.SerializeToString())
-    return bool((found != 2 * 255 * 127).any())
+    (product,) = run(model.SerializeToString())
+    return bool((product != 2 * 255 * 127).any())
 
 
 def has() -> frozenset[str]:
@@ -74,8 +74,8 @@ def overflowing(model: ModelProto, *, unsigned: bool = True) -> tuple[str, ...]:
         unsigned: whether the runtime shifts uint8 weights into int8, as OpenVINO does. ONNX Runtime
             adds products of two uint8 numbers in 32 bits.
     """
-    found = (product.name for product in products(model) if _may_overflow(product, unsigned))
-    return tuple(dict.fromkeys(found))
+    names = (product.name for product in products(model) if _may_overflow(product, unsigned))
+    return tuple(dict.fromkeys(names))
 
 
 def in_floats(model: ModelProto) -> bool:
@@ -96,7 +96,7 @@ def saturating(optimised: ModelProto) -> tuple[str, ...]:
     Products of two int8 numbers are added in 32 bits, and what it left in float is no product of
     integers.
     """
-    found = (
+    names = (
         product.name
         for product in products(optimised)
         if product.integer
@@ -104,7 +104,7 @@ def saturating(optimised: ModelProto) -> tuple[str, ...]:
         and product.first.kinds != {INT8}
         and _may_overflow(product, unsigned=False)
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def _may_overflow(product: Product, unsigned: bool) -> bool:
@@ -155,8 +155,8 @@ def _largest(product: Product, weight: Array) -> int:
     elif "Conv" not in op and not options.get("transB", 0):
         weight = np.swapaxes(weight, -1, -2).reshape(-1, weight.shape[-2])  # each matrix's columns
     if "Conv" in op and weight.shape[1] == 1 and len(weight) == groups > 1:
-        found: tuple[Int64Array, ...] = ()  # depthwise: a kernel adds no products
+        sums: tuple[Int64Array, ...] = ()  # depthwise: a kernel adds no products
     else:
-        found = pairs.partners(weight.shape[1:])
+        sums = pairs.partners(weight.shape[1:])
     rows = weight.reshape(len(weight), -1)
-    return int(pairs.largest(rows, found).max(initial=0))
+    return int(pairs.largest(rows, sums).max(initial=0))

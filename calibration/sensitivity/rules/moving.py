@@ -150,8 +150,8 @@ def _max_pool(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
 
     def places() -> str:
         options = {**attributes(node), "storage_order": 0}
-        _, found = to.to.nodes_of("MaxPool", [node.input[0]], 2, **options)
-        return to.node("Reshape", found, to.axes([-1]))
+        _, indices = to.to.nodes_of("MaxPool", [node.input[0]], 2, **options)
+        return to.node("Reshape", indices, to.axes([-1]))
 
     yield node.input[0], scattered(to, node, to.once(node, "places", places), g)
 

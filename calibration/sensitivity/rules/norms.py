@@ -55,8 +55,8 @@ def _reduction(slope: Callable[[Writer, onnx.NodeProto, str], str]) -> Rule:
 
     def rule(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
         factor = to.once(node, "slope", lambda: slope(to, node, _spread(to, node, node.output[0])))
-        found = to.node("Mul", _spread(to, node, g), factor)
-        yield node.input[0], to.node("Expand", found, to.shape_of(node.input[0]))
+        gradient = to.node("Mul", _spread(to, node, g), factor)
+        yield node.input[0], to.node("Expand", gradient, to.shape_of(node.input[0]))
 
     return rule
 
@@ -203,8 +203,8 @@ def _global_pool(slope: Callable[[Writer, onnx.NodeProto, str], str]) -> Rule:
 
     def rule(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
         factor = to.once(node, "slope", lambda: slope(to, node, node.output[0]))
-        found = to.node("Mul", g, factor)
-        yield node.input[0], to.node("Expand", found, to.shape_of(node.input[0]))
+        gradient = to.node("Mul", g, factor)
+        yield node.input[0], to.node("Expand", gradient, to.shape_of(node.input[0]))
 
     return rule
 

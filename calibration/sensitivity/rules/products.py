@@ -135,12 +135,12 @@ def _einsum(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
         letters = set(result).union(*(terms[i] for i in others))
         kept = "".join(letter for letter in term if letter in letters)
         back = ",".join([result, *(terms[i] for i in others)]) + "->" + kept
-        found = to.to.node("Einsum", [g, *(node.input[i] for i in others)], equation=back)
+        gradient = to.to.node("Einsum", [g, *(node.input[i] for i in others)], equation=back)
         summed = [axis for axis, letter in enumerate(term) if letter not in letters]
         if summed:  # added up by the node alone: each element has the whole gradient
-            found = to.node("Unsqueeze", found, to.axes(summed))
-            found = to.node("Expand", found, to.shape_of(name))
-        yield name, found
+            gradient = to.node("Unsqueeze", gradient, to.axes(summed))
+            gradient = to.node("Expand", gradient, to.shape_of(name))
+        yield name, gradient
 
 
 RULES: dict[str, Rule] = {

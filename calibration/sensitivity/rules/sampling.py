@@ -42,8 +42,8 @@ def _along_axes(to: Writer, node: onnx.NodeProto, g: str) -> Gradients:
         swap = list(range(rank))
         swap[axis], swap[-1] = swap[-1], swap[axis]
         turned = g if axis == rank - 1 else to.node("Transpose", g, perm=swap)
-        found = to.node("MatMul", turned, to.constant(matrix))
-        g = found if axis == rank - 1 else to.node("Transpose", found, perm=swap)
+        gradient = to.node("MatMul", turned, to.constant(matrix))
+        g = gradient if axis == rank - 1 else to.node("Transpose", gradient, perm=swap)
     yield x, g
 
 
@@ -60,12 +60,12 @@ def _matrix(to: Writer, node: onnx.NodeProto, axis: int, size: int, result: int)
         else _resize_options(to, node, axis, (size, result))
     )
     try:
-        (found,) = evaluate(_alone(to, node, {"x": units, **inputs}, options))
+        (evaluated,) = evaluate(_alone(to, node, {"x": units, **inputs}, options))
     except ModelError as error:
         raise no_gradient(node, "in this form") from error
-    if found.size != size * result:
+    if evaluated.size != size * result:
         raise no_gradient(node, "in this form")
-    matrix: Array = found.reshape(size, result).T
+    matrix: Array = evaluated.reshape(size, result).T
     return matrix
 
 

@@ -120,8 +120,8 @@ class Writer:
         own, full = self.shape(node, name), self.shape(node, node.output[0])
         extra = len(full) - len(own)
         axes = [i for i in range(len(own)) if own[i] == 1 and full[i + extra] != 1]
-        found = self.added(g(), range(extra), keep=False)
-        yield name, self.added(found, axes)
+        gradient = self.added(g(), range(extra), keep=False)
+        yield name, self.added(gradient, axes)
 
     def refuse_moving(self, node: onnx.NodeProto, indices: Iterable[int], how: str) -> None:
         """Refuse inputs that depend on a wanted tensor, of an operator that is a product of them.
