@@ -32,9 +32,11 @@ class Moments:
         return Moments(self.mean * scale + shift, self.std * scale, self.error * scale)
 
     def swapped(self) -> Moments:
+        """The moments of the channels in the opposite order."""
         return Moments(self.mean[::-1], self.std[::-1], self.error[::-1])
 
     def to_dict(self) -> dict[str, list[float]]:
+        """Mean and deviation by channel, rounded for a person."""
         return {"mean": self.mean.round(4).tolist(), "std": self.std.round(4).tolist()}
 
 

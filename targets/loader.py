@@ -64,10 +64,12 @@ class TargetRow:
 
     @property
     def buildable(self) -> bool:
+        """Whether a runtime here builds for it."""
         return any(runtime.builds.ok for runtime in self.runtimes)
 
     @property
     def runnable(self) -> bool:
+        """Whether a runtime here runs on it."""
         return any(runtime.runs.ok for runtime in self.runtimes)
 
 

@@ -119,6 +119,7 @@ class Results:
         return reference
 
     def row(self, alternative: Alternative, tally: Tally) -> LayerSensitivity:
+        """What was counted for an alternative, as estimates with intervals."""
         same, drop = np.concatenate(tally.same), None
         if self._right:
             drop = paired_difference(np.concatenate(self._right), np.concatenate(tally.right))

@@ -145,6 +145,7 @@ class Verified:
 
     @property
     def engine(self) -> bytes:
+        """The engine's file."""
         return self.files[self.manifest.engine.file]
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from rtc.compiler.core.progress import Listener
 from rtc.compiler.execution.changes import in_words
 from rtc.compiler.report.figures import clean, duration
 
@@ -20,7 +21,7 @@ _NAME, _TIME = 30, 12  # widths of a finished line's columns
 _INDENT = "    "  # before what a terminal's line has no room for
 
 
-class TerminalListener:
+class TerminalListener(Listener):
     """A `Listener` that draws; a context manager, so that the terminal is itself again after it."""
 
     def __init__(self, console: Console | None = None) -> None:

@@ -107,19 +107,33 @@ class Splits(Protocol):
     """
 
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int:
+        """The number of classes; labels are below it."""
+        ...
+
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Identifies all samples, labels and preprocessing."""
+        ...
+
     @property
-    def train(self) -> Split: ...
+    def train(self) -> Split:
+        """What a model is trained on."""
+        ...
+
     @property
-    def calibration(self) -> Split: ...
+    def calibration(self) -> Split:
+        """What ranges are taken from, and plans are tried on."""
+        ...
+
     @property
-    def test(self) -> Split: ...
+    def test(self) -> Split:
+        """What is reported on; nothing is fitted to it."""
+        ...
 
 
 @dataclass(frozen=True)
-class WholeBatches:
+class WholeBatches(Splits):
     """The same splits for a model that fixes its batch."""
 
     data: Splits

@@ -89,41 +89,57 @@ class RtcError(Exception):
 
 
 class RecipeError(RtcError):
+    """A recipe, a plan or a command line that cannot mean anything."""
+
     exit_code = 2
     default_id = "recipe"
 
 
 class ModelError(RtcError):
+    """A model that cannot be read, or is not what it says."""
+
     exit_code = 3
     default_id = "model"
 
 
 class DataError(RtcError):
+    """Samples, labels, images or splits that cannot be used."""
+
     exit_code = 4
     default_id = "data"
 
 
 class MachineError(RtcError):
+    """What this machine lacks: an extra, space, a permission, a device."""
+
     exit_code = 5
     default_id = "machine"
 
 
 class BuilderError(RtcError):
+    """A runtime's builder that failed, crashed or overran its deadline."""
+
     exit_code = 6
     default_id = "builder"
 
 
 class IntegrityError(RtcError):
+    """Bytes that are not the bytes that were promised."""
+
     exit_code = 7
     default_id = "integrity"
 
 
 class GateError(RtcError):
+    """An engine or model that a gate or a pass's check refuses."""
+
     exit_code = 8
     default_id = "gate"
 
 
 class InternalError(RtcError):
+    """A bug of rtc."""
+
     exit_code = 70
     default_id = "internal"
 

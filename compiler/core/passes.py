@@ -127,6 +127,7 @@ class PassContext:
         return self.target
 
     def calibration(self) -> Split:
+        """The calibration samples."""
         return self.data.calibration
 
 

@@ -103,10 +103,12 @@ class PrecisionPlan:
     residuals: Mapping[str, ResidualDecision] = field(default_factory=dict)
 
     def precision_of(self, layer: str) -> Precision:
+        """What a layer runs in: its decision's, or the plan's default."""
         decision = self.layers.get(layer)
         return decision.precision if decision else self.default
 
     def residual_of(self, add: str) -> ResidualPolicy:
+        """A residual Add's policy: its decision's, or what its precision comes to."""
         if add in self.residuals:
             return self.residuals[add].policy
         integer = self.precision_of(add) is Precision.INT8
@@ -123,6 +125,7 @@ class PrecisionPlan:
         return all(self.precision_of(name) is other.precision_of(name) for name in names)
 
     def to_dict(self) -> dict[str, Any]:
+        """The shape of a plan file."""
         return {
             "plan": 1,
             "model": self.model,

@@ -19,16 +19,27 @@ def silent(done: int, total: int, found: str = "") -> None:
 class Listener(Protocol):
     """Who watches a compile. `target` is "" for stages that serve every target."""
 
-    def started(self, stage: str, target: str) -> None: ...
-    def redone(self, stage: str, why: Sequence[str]) -> None: ...
-    def progressed(self, stage: str, done: int, total: int, found: str) -> None: ...
-    def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None: ...
-    def failed(self, stage: str, why: str) -> None: ...
-    def warned(self, text: str) -> None: ...
+    def started(self, stage: str, target: str) -> None:
+        """A stage begins."""
+
+    def redone(self, stage: str, why: Sequence[str]) -> None:
+        """A stage is done again, though it was done before: because of these changes."""
+
+    def progressed(self, stage: str, done: int, total: int, found: str) -> None:
+        """So many steps of a stage are done."""
+
+    def finished(self, stage: str, seconds: float, found: str, cached: bool) -> None:
+        """A stage ended; `cached`: its result was there already."""
+
+    def failed(self, stage: str, why: str) -> None:
+        """A stage ended without a result."""
+
+    def warned(self, text: str) -> None:
+        """What a person should know, of no stage."""
 
 
-class Nobody:
-    """A listener that does not."""
+class Nobody(Listener):
+    """A listener that does not; a base for those that care for a part."""
 
     def started(self, stage: str, target: str) -> None:
         pass

@@ -276,6 +276,7 @@ class Report:
     others: tuple[OtherPlan, ...] = ()
 
     def accuracy_of(self, subject: str) -> AccuracyRow | None:
+        """The row of a subject, where it has one."""
         return next((row for row in self.accuracy if row.subject == subject), None)
 
     def called(self, row: AccuracyRow) -> str:

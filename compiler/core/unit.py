@@ -18,6 +18,8 @@ from rtc.compiler.core.words import Word
 
 
 class Level(Word):
+    """What kind of model a unit holds."""
+
     TORCH = "torch"
     ONNX = "onnx"
 
@@ -39,6 +41,7 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON types; the inverse of `from_dict`."""
         return {
             side: [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in tensors]
             for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs))
@@ -46,6 +49,8 @@ class Signature:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Signature:
+        """The inverse of `to_dict`."""
+
         def read(side: str) -> tuple[TensorSpec, ...]:
             return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in fields[side])
 
@@ -88,6 +93,7 @@ class Unit:
 
     @property
     def level(self) -> Level:
+        """What kind of model it is."""
         return Level.TORCH if isinstance(self.model, TorchModel) else Level.ONNX
 
     @property

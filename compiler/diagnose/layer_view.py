@@ -35,6 +35,7 @@ class LayerView:
 
     @property
     def output_snr_db(self) -> float | None:
+        """What INT8 in this layer alone leaves of the output, where that is known."""
         return self.losses[INT8].output_snr_db[0] if INT8 in self.losses else None
 
 

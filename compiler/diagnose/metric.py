@@ -32,6 +32,7 @@ class Metric:
 
     @property
     def unit(self) -> str:
+        """What its values are in."""
         return "dB" if self.quantity is Quantity.SNR else "fraction"
 
     def holds(self, value: float) -> bool:

@@ -55,6 +55,7 @@ class Settled:
     notes: tuple[str, ...]
 
     def to_files(self) -> dict[str, bytes]:
+        """Its content as named files."""
         return {**self.unit.to_files(), _NOTES: json.dumps(self.notes).encode()}
 
     @classmethod

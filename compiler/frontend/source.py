@@ -255,5 +255,6 @@ def no_classifier(output: str, seen: str) -> ModelError:
 
 
 def to_bytes(model: ModelProto) -> bytes:
+    """A model serialised, the same bytes for the same content."""
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -102,6 +102,7 @@ class Series:
 
     @property
     def all(self) -> Float64Array:
+        """The times of all rounds in one array."""
         return np.concatenate(self.rounds)
 
 

@@ -148,6 +148,7 @@ class LoadedSubject:
         gc.freeze()  # what is loaded stays: nothing of it is worth a collector's walk
 
     def ask(self, request: dict[str, Any], files: Files) -> Reply:
+        """Answer one request; see the module's docstring."""
         if request["op"] == "infer":
             inputs, size = unpacked(files["inputs"], request["inputs"]), request["batch"]
             parts = [self._rows(inputs[i : i + size]) for i in range(0, len(inputs), size)]

@@ -60,6 +60,7 @@ class Channel:
         return frame["head"], {name: self._read(size, patience) for name, size in frame["files"]}
 
     def close(self) -> None:
+        """Close this end."""
         self._socket.close()
 
     def _read(self, size: int, patience: Patience) -> bytes:

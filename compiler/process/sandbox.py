@@ -113,6 +113,7 @@ class Worker(Closing):
         self._child.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        """Let the child go on."""
         self._child.signal(signal.SIGCONT)
 
     def close(self) -> None:

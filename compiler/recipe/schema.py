@@ -121,6 +121,7 @@ class Source(Section):
 
     @property
     def level(self) -> Level:
+        """What kind of model it names."""
         return Level.TORCH if self.onnx is None else Level.ONNX
 
 

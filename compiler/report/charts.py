@@ -26,6 +26,8 @@ _TAIL = 0.5  # per cent of the samples left out of a picture at either end
 
 @dataclass(frozen=True)
 class Tick:
+    """A mark on an axis: where, and what it says."""
+
     at: float
     text: str
 

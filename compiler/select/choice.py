@@ -45,6 +45,7 @@ class Selection:
 
     @property
     def passed(self) -> bool:
+        """Whether every gate is passed."""
         return gates.all_passed(self.gates)
 
 

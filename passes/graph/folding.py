@@ -51,6 +51,7 @@ class Folding:
         self._changed: set[int] = set()  # tensors of which more is known than was read
 
     def run(self) -> None:
+        """Fold every node whose value is known, in the graph's order."""
         for node in list(self.graph.nodes):
             self._visit(node)
 

@@ -104,6 +104,7 @@ class Spots:
         self._sharing |= dict.fromkeys(together, together)
 
     def result(self) -> list[Spot]:
+        """The spots that were collected, each with the range that it shares."""
         for spot in self.by_name.values():
             spot.sharing = self._sharing.get(spot.range_of, spot.sharing)
         return list(self.by_name.values())

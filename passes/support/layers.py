@@ -54,6 +54,7 @@ class Layer:
 
     @property
     def depthwise(self) -> bool:
+        """Whether each input channel has weights of its own."""
         return self.groups > 1 and self.groups == self.channels[0]
 
     def paired(self, scheme: QuantScheme) -> bool:

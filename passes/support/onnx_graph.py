@@ -171,6 +171,7 @@ def has_a_range(tensor: Any) -> bool:
 
 
 def is_output(graph: gs.Graph, tensor: Any) -> bool:
+    """Whether a tensor is one of the graph's outputs."""
     return any(tensor is output for output in graph.outputs)
 
 

@@ -36,6 +36,7 @@ class Residual:
 
     @property
     def name(self) -> str:
+        """The Add's."""
         return str(self.node.name)
 
     @property

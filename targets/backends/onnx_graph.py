@@ -68,10 +68,12 @@ class NodeIndex:
 
     @cached_property
     def by_name(self) -> dict[str, int]:
+        """Where the node of a name stands."""
         return {node.name: index for index, node in enumerate(self.nodes) if node.name}
 
     @cached_property
     def by_output(self) -> dict[str, int]:
+        """Where the node that makes a tensor stands."""
         return {tensor: i for i, node in enumerate(self.nodes) for tensor in node.output if tensor}
 
     @cached_property

@@ -55,6 +55,8 @@ _KERNEL = "_kernel_time"  # ends the name of a kernel's event in a profile
 
 
 class OnnxRuntime(Backend):
+    """ONNX Runtime's CPU provider."""
+
     name = "onnxruntime"
     extra: ClassVar[str] = ""  # rtc itself needs it
     engine_file: ClassVar[str] = "engine.onnx"

@@ -61,6 +61,8 @@ _COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be i
 
 
 class OpenVino(Backend):
+    """OpenVINO's CPU plugin."""
+
     name = "openvino"
     extra: ClassVar[str] = "openvino"
     engine_file: ClassVar[str] = "engine.onnx"

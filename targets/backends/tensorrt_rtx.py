@@ -31,6 +31,8 @@ _TURING = "7.5"
 
 
 class TensorRTRTX(Backend):
+    """TensorRT for RTX, ahead of time for one compute capability."""
+
     name = "tensorrt_rtx"
     extra: ClassVar[str] = "tensorrt-rtx"
     engine_file: ClassVar[str] = "engine.rtx"
