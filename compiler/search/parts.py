@@ -84,7 +84,7 @@ def network(model: Unit) -> Network:
     return Network(parts, reads, writes, owners, carriers, elements)
 
 
-def _per_sample(shape: Iterable[int | str] | None) -> int:
+def _per_sample(shape: Iterable[int | str | None] | None) -> int:
     return prod(size for size in list(shape or ())[1:] if isinstance(size, int))
 
 

@@ -9,7 +9,7 @@ for L = Conv, ConvTranspose and Gemm. Shared weights are copied, not changed. Co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _check(graph: gs.Graph, node: gs.Node) -> str:
     return _check_layer(graph, node.inputs[0])
 
 
-def _check_layer(graph: gs.Graph, tensor: Any) -> str:
+def _check_layer(graph: gs.Graph, tensor: gs.Tensor) -> str:
     """Why batch normalisation of `tensor` cannot go into the layer that computes it."""
     layer = tensor.inputs[0] if tensor.inputs else None
     if layer is None or op_of(layer) not in _LAYERS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class Folding:
             if tensor.name in inferred:
                 self._improve(tensor, inferred[tensor.name])
 
-    def _improve(self, tensor: Any, shape: list[int | str | None]) -> None:
+    def _improve(self, tensor: gs.Tensor, shape: list[int | str | None]) -> None:
         """Note what has been found of a tensor's shape; what was known of it stays."""
         before = tensor.shape
         if before is not None and len(before) == len(shape):

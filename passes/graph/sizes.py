@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ class Size:
 Element = int | bool | Size | None
 
 
-def size_of(dim: Any) -> Element:
+def size_of(dim: int | str | None) -> Element:
     """An element for a dimension as graphsurgeon has it: a number, a name, or None."""
     if isinstance(dim, int):
         return dim if dim >= 0 else None
@@ -71,7 +71,7 @@ class KnownValues:
     def __init__(self) -> None:
         self._found: dict[int, Values] = {}
 
-    def of(self, tensor: Any) -> Values | None:
+    def of(self, tensor: gs.Tensor) -> Values | None:
         """A tensor's value; None where nothing is known of it."""
         if not is_constant(tensor):
             return self._found.get(id(tensor))
@@ -119,7 +119,7 @@ def _of_shape(node: gs.Node) -> Values | None:
     return _array(elements, (len(elements),))
 
 
-def _array(elements: Any, shape: tuple[int, ...]) -> Values:
+def _array(elements: npt.ArrayLike | Element | Sequence[Element], shape: tuple[int, ...]) -> Values:
     made = np.empty(shape, object)
     made[...] = elements
     return made
@@ -214,13 +214,15 @@ def _chosen(condition: Element, a: Element, b: Element) -> Element:
 
 # ---- rules ----
 
-SizeRule = Callable[["gs.Node", list[Any]], "Values | None"]
+Inputs = list[Any]
+"""What a node reads: `Values` each, or None where nothing is known; a rule asks before it reads."""
+SizeRule = Callable[["gs.Node", Inputs], "Values | None"]
 
 
 def _elementwise(function: Callable[..., Element]) -> SizeRule:
     count = function.__code__.co_argcount
 
-    def rule(_: gs.Node, inputs: list[Any]) -> Values | None:
+    def rule(_: gs.Node, inputs: Inputs) -> Values | None:
         if len(inputs) != count or any(name is None for name in inputs):
             return None
         values = np.frompyfunc(function, count, 1)(*inputs)
@@ -229,14 +231,14 @@ def _elementwise(function: Callable[..., Element]) -> SizeRule:
     return rule
 
 
-def _axes(node: gs.Node, given: Any) -> list[int] | None:
+def _axes(node: gs.Node, given: Values | None) -> list[int] | None:
     """Axes, which older operators have as an attribute; None where they are computed."""
     if given is not None:
         return [int(axis) for axis in np.reshape(given, -1)] if known(given) else None
     return None if len(node.inputs) > 1 else node.attrs.get("axes")
 
 
-def _gather(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _gather(node: gs.Node, inputs: Inputs) -> Values | None:
     values, indices = inputs
     if indices is None or not known(indices):
         return None
@@ -244,10 +246,10 @@ def _gather(node: gs.Node, inputs: list[Any]) -> Values | None:
     return _array(taken, np.shape(taken))
 
 
-def _slice(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _slice(node: gs.Node, inputs: Inputs) -> Values | None:
     if len(node.inputs) == 1:
-        given = [node.attrs.get(key) for key in ("starts", "ends", "axes")]
-        starts, ends, axes, steps = *given, None
+        starts, ends = node.attrs["starts"], node.attrs["ends"]
+        axes, steps = node.attrs.get("axes"), None
     else:
         parts = [*inputs[1:], None, None][:4]
         if any(p is None and t.name for p, t in zip(parts, node.inputs[1:], strict=False)):
@@ -269,18 +271,18 @@ def _places(size: int, start: int, end: int, step: int) -> Int64Array:
     return np.arange(min(max(start, 0), high), min(max(end, low), high), step)
 
 
-def _concat(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _concat(node: gs.Node, inputs: Inputs) -> Values | None:
     if any(name is None for name in inputs):
         return None
     return np.concatenate(inputs, axis=node.attrs["axis"])
 
 
-def _unsqueeze(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _unsqueeze(node: gs.Node, inputs: Inputs) -> Values | None:
     axes = _axes(node, inputs[1] if len(inputs) > 1 else None)
     return None if axes is None else np.expand_dims(inputs[0], tuple(axes))
 
 
-def _squeeze(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _squeeze(node: gs.Node, inputs: Inputs) -> Values | None:
     axes = _axes(node, inputs[1] if len(inputs) > 1 else None)
     if axes is None and len(inputs) > 1:
         return None
@@ -288,18 +290,18 @@ def _squeeze(node: gs.Node, inputs: list[Any]) -> Values | None:
     return _array(values, np.shape(values))
 
 
-def _reshape(_: gs.Node, inputs: list[Any]) -> Values | None:
+def _reshape(_: gs.Node, inputs: Inputs) -> Values | None:
     return inputs[0].reshape(inputs[1].tolist()) if known(inputs[1]) else None
 
 
-def _expand(_: gs.Node, inputs: list[Any]) -> Values | None:
+def _expand(_: gs.Node, inputs: Inputs) -> Values | None:
     if not known(inputs[1]):
         return None
     shape = np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))
     return np.array(np.broadcast_to(inputs[0], shape))
 
 
-def _reduce_product(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _reduce_product(node: gs.Node, inputs: Inputs) -> Values | None:
     axes = _axes(node, inputs[1] if len(inputs) > 1 else None)
     if not axes and node.attrs.get("noop_with_empty_axes", 0):
         computed = axes is None and len(node.inputs) > 1 and node.inputs[1].name
@@ -309,7 +311,7 @@ def _reduce_product(node: gs.Node, inputs: list[Any]) -> Values | None:
     return _array(product(inputs[0]), (1,) if node.attrs.get("keepdims", 1) else ())
 
 
-def _same(node: gs.Node, inputs: list[Any]) -> Values | None:
+def _same(node: gs.Node, inputs: Inputs) -> Values | None:
     kind = dtype_of(node.outputs[0])
     return inputs[0] if kind is not None and kind.kind in "iu" else None
 

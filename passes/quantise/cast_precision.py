@@ -99,7 +99,8 @@ class _Writer:
         self.dtype = half_dtype(half)
         self.carrying = carrying(graph)
         self.names = Names(graph)
-        self.made: dict[tuple[int, np.dtype[Any]], Any] = {}  # by tensor and type, casts included
+        # By tensor and type, casts included.
+        self.made: dict[tuple[int, np.dtype[Any]], gs.Tensor] = {}
         self.casts = self.half_nodes = 0
 
     def run(self) -> None:
@@ -142,7 +143,7 @@ class _Writer:
             if tensor.name and dtype_of(tensor) != dtype:
                 node.inputs[index] = self._as(tensor, dtype)
 
-    def _as(self, tensor: Any, dtype: np.dtype[Any]) -> Any:
+    def _as(self, tensor: gs.Tensor, dtype: np.dtype[Any]) -> gs.Tensor:
         """A tensor in another type: constants are converted here, others by one Cast for all."""
         import onnx_graphsurgeon as gs
 
@@ -169,7 +170,7 @@ class _Writer:
         self._cast(tensor, restored)
         self.graph.outputs[index] = restored
 
-    def _cast(self, tensor: Any, result: Any) -> None:
+    def _cast(self, tensor: gs.Tensor, result: gs.Tensor) -> None:
         import onnx_graphsurgeon as gs
         from onnx.helper import np_dtype_to_tensor_dtype
 

@@ -60,8 +60,8 @@ def half_obstacle(node: gs.Node, opset: int, half: str) -> str:
     places = retyped(node, opset, half)
     if places is None:
         return f"{node.op} has no {half} form"
-    constants = (node.inputs[i].values for i in places[0] if is_constant(node.inputs[i]))
-    peak = max(map(peak_of, constants), default=0.0)
+    read = (node.inputs[index] for index in places[0])
+    peak = max((peak_of(tensor.values) for tensor in read if is_constant(tensor)), default=0.0)
     return f"a constant of {peak:.3g} overflows {half}" if peak > LARGEST[half] else ""
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _CONDITIONS = (
 )
 
 
-def lost_constants(node: gs.Node, half: str) -> list[Any]:
+def lost_constants(node: gs.Node, half: str) -> list[gs.Constant]:
     """The constants that a node reads and that are too small for a half type."""
     floats = [
         tensor for tensor in node.inputs if is_constant(tensor) and dtype_of(tensor) == _FLOAT
@@ -84,7 +84,7 @@ class _Step:
     """What a node gives of the constant and of the constant in half; None where nobody knows."""
 
     node: gs.Node
-    tensor: Any
+    tensor: gs.Tensor
     wanted: Array | None
     got: Array | None
 
@@ -188,7 +188,7 @@ class _Walk:
         except Exception:  # noqa: BLE001 - ORT raises a dozen unrelated classes
             return None
 
-    def _read(self, tensor: Any, pairs: _Pairs, side: int) -> Array | None:
+    def _read(self, tensor: gs.Tensor, pairs: _Pairs, side: int) -> Array | None:
         if is_constant(tensor):
             values = np.asarray(tensor.values)
             return self._rounded(values) if side else values

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class _Losses:
         rounds += lost_constants(node, self.half) if half else []
         return Twin(frozenset(each.name for each in rounds), half)
 
-    def _stored_half(self, tensor: Any) -> bool:
+    def _stored_half(self, tensor: gs.Tensor) -> bool:
         maker = producer(_moved(tensor))
         return maker is not None and maker.name in self.nodes and maker.name not in self.floats
 
@@ -244,16 +244,16 @@ def _in_vain(snr_db: list[float]) -> bool:
     return snr_db[-1] < snr_db[-1 - _PATIENCE] + _GAIN_DB
 
 
-def _reads(node: gs.Node) -> list[Any]:
+def _reads(node: gs.Node) -> list[gs.Tensor]:
     """The float tensors that a node reads, constants apart."""
     return [tensor for tensor in node.inputs if not is_constant(tensor) and _is_float(tensor)]
 
 
-def _is_float(tensor: Any) -> bool:
+def _is_float(tensor: gs.Tensor) -> bool:
     return bool(tensor.name) and dtype_of(tensor) == _FLOAT
 
 
-def _moved(tensor: Any) -> Any:
+def _moved(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor whose values these are, before they were moved."""
     maker = producer(tensor)
     while maker is not None and moves(maker):

@@ -91,7 +91,7 @@ def _rounded(unit: Unit, layer: str, half: str) -> bytes:
     names, dtype = Names(graph), half_dtype(half)
     node = next(node for node in graph.nodes if node.name == layer)
 
-    def pair(tensor: gs.Variable, result: gs.Variable) -> None:
+    def pair(tensor: gs.Tensor, result: gs.Tensor) -> None:
         narrow = gs.Variable(names(f"{result.name}/{half}"), dtype, tensor.shape)
         for source, made in ((tensor, narrow), (narrow, result)):
             to = np_dtype_to_tensor_dtype(np.dtype(made.dtype))
@@ -105,11 +105,13 @@ def _rounded(unit: Unit, layer: str, half: str) -> bytes:
             values = tensor.values.astype(dtype).astype(np.float32)
             node.inputs[index] = gs.Constant(name, values)
         elif tensor.name:
-            node.inputs[index] = gs.Variable(name, np.float32, tensor.shape)
-            pair(tensor, node.inputs[index])
+            rounded = gs.Variable(name, np.float32, tensor.shape)
+            node.inputs[index] = rounded
+            pair(tensor, rounded)
     result = node.outputs[0]
-    node.outputs[0] = gs.Variable(names(f"{layer}/unrounded"), np.float32, result.shape)
-    pair(node.outputs[0], result)
+    unrounded = gs.Variable(names(f"{layer}/unrounded"), np.float32, result.shape)
+    node.outputs[0] = unrounded
+    pair(unrounded, result)
     return write(graph, unit).onnx.proto
 
 

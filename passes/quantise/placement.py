@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtc.compiler.core.operators import CARRYING, SCALING, WEIGHTED, op_of
 from rtc.compiler.core.precision import Precision, PrecisionPlan, ResidualPolicy
@@ -50,7 +50,7 @@ class Spot:
         readers: nodes that read the quantised values; None for all, and the graph's output too.
     """
 
-    tensor: Any
+    tensor: gs.Tensor
     range_of: str
     sharing: frozenset[str]
     readers: list[gs.Node] | None = field(default_factory=list)
@@ -63,7 +63,7 @@ class Spots:
         self.by_name: dict[str, Spot] = {}
         self._sharing: dict[str, frozenset[str]] = {}
 
-    def add(self, tensor: Any, reader: gs.Node | None) -> None:
+    def add(self, tensor: gs.Tensor, reader: gs.Node | None) -> None:
         """Quantise `tensor` for one reader, or for all of them."""
         name = origin(tensor).name
         spot = self.by_name.setdefault(tensor.name, Spot(tensor, name, frozenset({name})))
@@ -72,7 +72,7 @@ class Spots:
         elif spot.readers is not None and all(each is not reader for each in spot.readers):
             spot.readers.append(reader)
 
-    def add_path(self, tensor: Any, reader: gs.Node) -> None:
+    def add_path(self, tensor: gs.Tensor, reader: gs.Node) -> None:
         """Quantise `tensor` for a reader, and before each commuting operator that leads to it."""
         self.add(tensor, reader)
         maker = producer(tensor)
@@ -80,14 +80,14 @@ class Spots:
             self.add(maker.inputs[0], maker)
             maker = producer(maker.inputs[0])
 
-    def reads(self, tensor: Any, reader: gs.Node) -> bool:
+    def reads(self, tensor: gs.Tensor, reader: gs.Node) -> bool:
         """Whether a reader of a tensor reads its quantised values."""
         spot = self.by_name.get(tensor.name)
         return spot is not None and (
             spot.readers is None or any(each is reader for each in spot.readers)
         )
 
-    def release(self, tensor: Any, reader: gs.Node) -> None:
+    def release(self, tensor: gs.Tensor, reader: gs.Node) -> None:
         """Let a reader read a tensor as it is."""
         if not self.reads(tensor, reader):
             return
@@ -97,7 +97,7 @@ class Spots:
         if not spot.readers:
             del self.by_name[tensor.name]
 
-    def share(self, tensors: Iterable[Any]) -> None:
+    def share(self, tensors: Iterable[gs.Tensor]) -> None:
         """One scale for tensors, and for all that share one with any of them already."""
         names = frozenset(origin(tensor).name for tensor in tensors)
         together = names.union(*(self._sharing.get(name, ()) for name in names))
@@ -145,7 +145,7 @@ def _part_activations(spots: Spots, graph: gs.Graph) -> None:
                 spots.release(*step)
 
 
-def _ways_to(product: gs.Node, operand: Any) -> list[tuple[Any, gs.Node]]:
+def _ways_to(product: gs.Node, operand: gs.Tensor) -> list[tuple[gs.Tensor, gs.Node]]:
     """Tensors, each with its reader, through which integers may come to a product."""
     steps, seen = [(operand, product)], {id(product)}
     for tensor, _ in steps:  # which grow

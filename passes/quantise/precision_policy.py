@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.compiler.core.precision import (
@@ -139,7 +139,7 @@ class Policy:
         """TensorRT(-RTX) writes an INT8 matrix product in float before anything else is done."""
         return not self.scheme.quantise_outputs and op_of(maker) in ("Gemm", "MatMul")
 
-    def _rides(self, node: gs.Node, sources: list[Any], known: Decisions) -> bool:
+    def _rides(self, node: gs.Node, sources: list[gs.Tensor], known: Decisions) -> bool:
         made = bool(sources) and all(_integer_made(tensor, known) for tensor in sources)
         if op_of(node) == "MaxPool":
             wanted = _integer_wanted(node.outputs[0], known)
@@ -232,7 +232,7 @@ def _against_int8(graph: gs.Graph, layer: Layer) -> str:
     return ""
 
 
-def _integer_made(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
+def _integer_made(tensor: gs.Tensor, known: Mapping[str, LayerDecision]) -> bool:
     """Whether a tensor comes out of a layer planned in INT8."""
     maker = producer(tensor)
     while maker is not None and moves(maker):
@@ -242,7 +242,7 @@ def _integer_made(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
     return known[maker.name].precision is Precision.INT8
 
 
-def _integer_wanted(tensor: Any, known: Mapping[str, LayerDecision]) -> bool:
+def _integer_wanted(tensor: gs.Tensor, known: Mapping[str, LayerDecision]) -> bool:
     """Whether a layer planned in INT8 reads a tensor, perhaps through what only moves values."""
     for node in tensor.outputs:
         if op_of(node) in WEIGHTED:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def quantised_twin(unit: Unit, ctx: PassContext) -> Unit:
 
 def names_in(quantised: gs.Graph, model: gs.Graph, tensors: Sequence[str]) -> dict[str, str]:
     """What tensors are called in the quantised graph: an output's name went to its integers."""
-    here: dict[str, Any] = model.tensors()
+    here: dict[str, gs.Tensor] = model.tensors()
     nodes = {node.name: node for node in quantised.nodes}
     names = {}
     for name in tensors:
@@ -197,7 +197,9 @@ class _Writer:
         self._node("DequantizeLinear", f"{name}/dequantize", inputs, restored, axis)
         return restored
 
-    def _variable(self, name: str, dtype: npt.DTypeLike, shape: Any) -> gs.Variable:
+    def _variable(
+        self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None
+    ) -> gs.Variable:
         import onnx_graphsurgeon as gs
 
         return gs.Variable(self.names(name), np.dtype(dtype), shape)
@@ -208,7 +210,12 @@ class _Writer:
         return gs.Constant(self.names(name), values)
 
     def _node(
-        self, op: str, name: str, inputs: list[Any], output: Any, axis: int | None = None
+        self,
+        op: str,
+        name: str,
+        inputs: Sequence[gs.Tensor],
+        output: gs.Tensor,
+        axis: int | None = None,
     ) -> None:
         import onnx_graphsurgeon as gs
 

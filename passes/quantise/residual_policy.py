@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.passes import Statistics
@@ -17,6 +18,9 @@ from rtc.compiler.core.target import QuantScheme
 from rtc.passes.support.layers import origin
 from rtc.passes.support.patterns import by_name, matching
 from rtc.passes.support.residuals import Residual
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 _WHERE = "precision.residuals"
 
@@ -170,6 +174,6 @@ _RULES: Mapping[ResidualPolicy, str] = {
 }
 
 
-def _range(tensor: object, statistics: Statistics) -> Range:
+def _range(tensor: gs.Tensor, statistics: Statistics) -> Range:
     seen = statistics[origin(tensor).name]
     return seen.low, seen.high

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.operators import WEIGHTED, op_of
 from rtc.passes.support.onnx_graph import carrying, is_constant, is_output, moves, value
 
@@ -102,7 +103,7 @@ def _layer(node: gs.Node, carried: AbstractSet[str]) -> Layer:
     return Layer(node.name, op_of(node), node, axis, channels, groups, obstacle)
 
 
-def _obstacle(node: gs.Node, weight: np.ndarray[Any, Any] | None, carried: AbstractSet[str]) -> str:
+def _obstacle(node: gs.Node, weight: Array | None, carried: AbstractSet[str]) -> str:
     if weight is None:
         return "its weights are not constant"
     if is_constant(node.inputs[0]):
@@ -133,18 +134,18 @@ def has_bias(node: gs.Node) -> bool:
     return len(node.inputs) > 2 and bool(node.inputs[2].name)
 
 
-def activations(node: gs.Node) -> list[Any]:
+def activations(node: gs.Node) -> list[gs.Tensor]:
     """What a node reads that is not a constant; a layer with weights reads its first input."""
     inputs = node.inputs[:1] if op_of(node) in WEIGHTED else node.inputs
     return [tensor for tensor in inputs if tensor.name and not is_constant(tensor)]
 
 
-def producer(tensor: Any) -> gs.Node | None:
+def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a tensor; None for graph inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None
 
 
-def origin(tensor: Any) -> Any:
+def origin(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor whose values these are, back across operators that commute with quantisation."""
     maker = producer(tensor)
     while maker is not None and commutes(maker):
@@ -153,7 +154,7 @@ def origin(tensor: Any) -> Any:
     return tensor
 
 
-def output_of(graph: gs.Graph, node: gs.Node) -> Any:
+def output_of(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
     """A node's output after the activation that is fused into it, if there is one."""
     tensor = node.outputs[0]
     readers = tensor.outputs

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import gc
 import heapq
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import ModelError
 from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.tensors import typed
@@ -112,22 +113,20 @@ def named(unit: Unit) -> Unit:
     return Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
 
 
-def is_constant(tensor: Any) -> bool:
+def is_constant(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
     """Whether a tensor is an initialiser."""
     import onnx_graphsurgeon as gs
 
     return isinstance(tensor, gs.Constant)
 
 
-def value(node: gs.Node, index: int) -> np.ndarray[Any, Any] | None:
+def value(node: gs.Node, index: int) -> Array | None:
     """The constant at an input of a node; None where it is missing or not a constant."""
-    if index >= len(node.inputs) or not is_constant(node.inputs[index]):
-        return None
-    values: np.ndarray[Any, Any] = node.inputs[index].values
-    return values
+    tensor = node.inputs[index] if index < len(node.inputs) else None
+    return tensor.values if tensor is not None and is_constant(tensor) else None
 
 
-def dtype_of(tensor: Any) -> np.dtype[Any] | None:
+def dtype_of(tensor: gs.Tensor) -> np.dtype[Any] | None:
     """A tensor's type as numpy's; None where it is not known. BF16 comes as ONNX's number."""
     import numpy as np
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -163,14 +162,14 @@ def reads_data_alone(node: gs.Node, carried: frozenset[str]) -> bool:
     return not constant and carried.issuperset(name for name in makers if name)
 
 
-def has_a_range(tensor: Any) -> bool:
+def has_a_range(tensor: gs.Tensor) -> bool:
     """Whether a tensor may be quantised: float32, and not one number for all samples."""
     import numpy as np
 
     return dtype_of(tensor) == np.float32 and tensor.shape != []
 
 
-def is_output(graph: gs.Graph, tensor: Any) -> bool:
+def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a tensor is one of the graph's outputs."""
     return any(tensor is output for output in graph.outputs)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtc.compiler.core.operators import op_of
 from rtc.passes.support.layers import FUSED, activations, commutes, producer
@@ -30,8 +30,8 @@ class Residual:
     """
 
     node: gs.Node
-    branch: Any
-    skip: Any
+    branch: gs.Tensor
+    skip: gs.Tensor
     ends: tuple[str, str]
 
     @property
@@ -60,7 +60,7 @@ def _is_residual(node: gs.Node, carried: frozenset[str]) -> bool:
 
 
 def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
-    def depth(tensor: Any) -> tuple[bool, int]:
+    def depth(tensor: gs.Tensor) -> tuple[bool, int]:
         maker = producer(tensor)
         return (maker is not None and op_of(maker) == "Conv", depths[maker.name] if maker else 0)
 
@@ -69,7 +69,7 @@ def _residual(node: gs.Node, depths: Mapping[str, int]) -> Residual:
     return Residual(node, branch, skip, (_end(branch, depths), _end(skip, depths)))
 
 
-def _end(tensor: Any, depths: Mapping[str, int]) -> str:
+def _end(tensor: gs.Tensor, depths: Mapping[str, int]) -> str:
     maker = producer(tensor)
     while maker is not None and (commutes(maker) or op_of(maker) in FUSED or op_of(maker) == "Add"):
         makers = [
