@@ -72,7 +72,8 @@ def _judge(
         return LayerVerdict.UNKNOWN, "the builder names no kernel that computes it"
     if built is None:
         return LayerVerdict.FOLDED, "" if kinds else "the builder lists no kernel for it"
-    if built is decision.precision:
+    as_it_came = decision.came_quantised and built is Precision.INT8
+    if built is decision.precision or as_it_came:
         return LayerVerdict.KEPT, ""
     free = decision.op not in WEIGHTED and not decision.pinned
     if free and built is Precision.INT8:

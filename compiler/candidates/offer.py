@@ -11,8 +11,8 @@ from rtc.compiler.building.builder import Builder, Candidate
 from rtc.compiler.building.contract import changed
 from rtc.compiler.core.errors import BuilderError, GateError, MachineError, ModelError, RecipeError
 from rtc.compiler.core.operators import WEIGHTED
-from rtc.compiler.core.precision import Precision, PrecisionPlan, Variant
-from rtc.compiler.core.results import SearchRow
+from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
+from rtc.compiler.core.results import LayerRow, SearchRow
 from rtc.compiler.core.target import Backend
 from rtc.compiler.core.verdicts import CandidateState
 from rtc.compiler.lowering.job import Job
@@ -126,13 +126,19 @@ def _look_at_int8(builder: Builder) -> None:
 def _refuse(job: Job, candidate: Candidate) -> bool:
     """Take in what a runtime built wider than INT8; whether there was anything new."""
     known = job.refused.setdefault(candidate.backend, {})
+    layers = candidate.plan.layers
     new = {
-        row.name: f"the builder runs it in {row.built} where it is planned in INT8"
+        row.name: _why_refused(row, layers[row.name])
         for row in changed(candidate.layers)
         if row.planned == Precision.INT8.value and not row.pinned and row.name not in known
     }
     known |= new
     return bool(new)
+
+
+def _why_refused(row: LayerRow, decision: LayerDecision) -> str:
+    planned = "it came quantised" if decision.came_quantised else "it is planned in INT8"
+    return f"the builder runs it in {row.built} where {planned}"
 
 
 def _named(builder: Builder, plan: PrecisionPlan) -> PrecisionPlan:

@@ -38,7 +38,8 @@ class LayerDecision:
     """The precision of one layer (an ONNX node, by name) and the reason for it.
 
     `snr_db` is the signal-to-noise ratio at the layer's output when it alone is quantised, in
-    decibels; None where the layer cannot be quantised.
+    decibels; None where the layer cannot be quantised. `came_quantised`: the model that came in has
+    Q/DQ pairs around the layer, so nothing is to be written for it.
     """
 
     precision: Precision
@@ -46,6 +47,12 @@ class LayerDecision:
     op: str = ""
     snr_db: float | None = None
     pinned: bool = False
+    came_quantised: bool = False
+
+    @property
+    def quantises(self) -> bool:
+        """Whether Q/DQ pairs are to be written for the layer."""
+        return self.precision is Precision.INT8 and not self.came_quantised
 
 
 class ResidualPolicy(Word):
@@ -103,9 +110,14 @@ class PrecisionPlan:
     residuals: Mapping[str, ResidualDecision] = field(default_factory=dict)
 
     def precision_of(self, layer: str) -> Precision:
-        """What a layer runs in: its decision's, or the plan's default."""
+        """What a layer is written in: its decision's, or the plan's default.
+
+        One that came quantised has its integers already; its float side is the default.
+        """
         decision = self.layers.get(layer)
-        return decision.precision if decision else self.default
+        if decision is None or (decision.precision is Precision.INT8 and not decision.quantises):
+            return self.default
+        return decision.precision
 
     def residual_of(self, add: str) -> ResidualPolicy:
         """A residual Add's policy: its decision's, or what its precision comes to."""
@@ -116,8 +128,8 @@ class PrecisionPlan:
 
     @property
     def is_float(self) -> bool:
-        """Whether no layer is planned in INT8, be it by its variant or by a pin."""
-        return all(d.precision is not Precision.INT8 for d in self.layers.values())
+        """Whether the plan quantises no layer, be it by its variant or by a pin."""
+        return not any(decision.quantises for decision in self.layers.values())
 
     def computes_as(self, other: PrecisionPlan) -> bool:
         """Whether every layer, be it a residual Add, has the same precision in both."""
@@ -176,6 +188,8 @@ def _decision_to_dict(decision: LayerDecision) -> dict[str, Any]:
         fields["snr_db"] = round(decision.snr_db, 2)
     if decision.pinned:
         fields["pinned"] = True
+    if decision.came_quantised:
+        fields["came_quantised"] = True
     return fields
 
 
@@ -200,12 +214,16 @@ def _refuse_unknown(where: str, fields: Any, known: Iterable[str]) -> None:
 
 
 def _reason_and_pin(where: str, fields: Mapping[str, Any]) -> tuple[str, bool]:
-    pinned = fields.get("pinned", False)
-    if not isinstance(pinned, bool):
+    return str(fields.get("because", "")), _flag(where, fields, "pinned")
+
+
+def _flag(where: str, fields: Mapping[str, Any], key: str) -> bool:
+    flag = fields.get(key, False)
+    if not isinstance(flag, bool):
         raise RecipeError(
-            "pinned is neither true nor false", where=where, seen=repr(pinned), expected="true"
+            f"{key} is neither true nor false", where=where, seen=repr(flag), expected="true"
         )
-    return str(fields.get("because", "")), pinned
+    return flag
 
 
 def _decision_from_dict(layer: str, fields: Mapping[str, Any]) -> LayerDecision:
@@ -220,9 +238,8 @@ def _decision_from_dict(layer: str, fields: Mapping[str, Any]) -> LayerDecision:
     snr = fields.get("snr_db")
     if snr is not None and (isinstance(snr, bool) or not isinstance(snr, (int, float))):
         raise RecipeError("snr_db is not a number", where=where, seen=repr(snr))
-    return LayerDecision(
-        Precision(fields["precision"]), because, str(fields.get("op", "")), snr, pinned
-    )
+    came, op = _flag(where, fields, "came_quantised"), str(fields.get("op", ""))
+    return LayerDecision(Precision(fields["precision"]), because, op, snr, pinned, came)
 
 
 def _residual_to_dict(decision: ResidualDecision) -> dict[str, Any]:

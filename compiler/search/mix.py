@@ -239,6 +239,8 @@ def space_of(
     def offers(name: str) -> tuple[str, ...]:
         if name in bound:
             return (way(int8_plan, name),)
+        if float_plan.layers[name].came_quantised:
+            return (way(float_plan, name),)
         first, last = way(float_plan, name), policies.get(name, way(int8_plan, name))
         wide = half and parts.parts[name] in WEIGHTED and not float_plan.layers[name].pinned
         return tuple(dict.fromkeys((first, Precision.FP32.value, last) if wide else (first, last)))

@@ -336,7 +336,7 @@ def decisions(
     layers = {
         name: LayerDecision(Precision(how), because.get(name, "searched"))
         for name, how in choice.items()
-        if name not in adds
+        if name not in adds and not _came_quantised(name, float_plan)
     }
     sums = {
         name: replace(adds[name], policy=ResidualPolicy(how), because=because.get(name, "searched"))
@@ -344,6 +344,11 @@ def decisions(
         if name in adds
     }
     return layers, sums
+
+
+def _came_quantised(layer: str, plan: PrecisionPlan) -> bool:
+    decision = plan.layers.get(layer)
+    return decision is not None and decision.came_quantised
 
 
 def _words(outcome: Outcome) -> str:

@@ -97,7 +97,7 @@ class AssignPrecision(Pass):
         ops = {node.name: op_of(node) for node in graph.nodes}
         joined = self._rules(layers, pins, policy).decide(
             residuals(graph),
-            {name for name, d in decisions.items() if d.precision is Precision.INT8},
+            {name for name, decision in decisions.items() if decision.quantises},
             ctx.statistics,
         )
         default, decisions = policy.settle(graph, policy.follow(graph, decisions, joined))
@@ -137,7 +137,10 @@ class AssignPrecision(Pass):
         }
         decisions |= {name: decision for name, decision in kept.items() if name not in layers}
         decisions = {name: policy.unless_refused(name, each) for name, each in decisions.items()}
-        pinned = {name: _pinned(pin, policy, decisions.get(name)) for name, pin in pins.items()}
+        pinned = {
+            name: _pinned(pin, policy, layers.get(name), decisions.get(name))
+            for name, pin in pins.items()
+        }
         return decisions | pinned
 
     def resolved(
@@ -196,11 +199,16 @@ class AssignPrecision(Pass):
                 _refuse_impossible(name, decision.precision, layers, policy)
         rest = LayerDecision(policy.float_type(given.default), "the plan's default")
         listed = {
-            name: replace(decision, precision=policy.float_type(decision.precision))
+            name: replace(
+                decision,
+                precision=policy.float_type(decision.precision),
+                came_quantised=_comes_so(layers.get(name), decision.precision),
+            )
             for name, decision in given.layers.items()
             if name in layers or decision.pinned
         }
-        return {name: listed.get(name, rest) for name in (*layers, *listed)}
+        rests = (name for name, layer in layers.items() if not layer.came_quantised)
+        return {**dict.fromkeys(rests, rest), **listed}
 
 
 def _summary(plan: PrecisionPlan, layers: Mapping[str, Layer]) -> tuple[str, dict[str, Any]]:
@@ -276,7 +284,12 @@ def _matches(
     matched = matching(pattern, names, _WHERE)
     if precision is not Precision.INT8:
         return matched
-    able = [name for name in matched if name in layers and not policy.obstacle(layers[name])]
+    able = [
+        name
+        for name in matched
+        if _comes_so(layers.get(name), precision)
+        or (name in layers and not policy.obstacle(layers[name]))
+    ]
     if not able:
         _refuse_impossible(matched[0], precision, layers, policy)
     return able
@@ -285,7 +298,7 @@ def _matches(
 def _refuse_impossible(
     name: str, precision: Precision, layers: Mapping[str, Layer], policy: Policy
 ) -> None:
-    if precision is not Precision.INT8:
+    if precision is not Precision.INT8 or _comes_so(layers.get(name), precision):
         return
     if name not in layers:
         why = "only layers with weights are quantised on their own; others follow them"
@@ -301,9 +314,17 @@ def _refuse_impossible(
         )
 
 
-def _pinned(precision: Precision, policy: Policy, decision: LayerDecision | None) -> LayerDecision:
+def _comes_so(layer: Layer | None, precision: Precision) -> bool:
+    """Whether a layer has a precision already: INT8, as it came."""
+    return precision is Precision.INT8 and layer is not None and layer.came_quantised
+
+
+def _pinned(
+    precision: Precision, policy: Policy, layer: Layer | None, decision: LayerDecision | None
+) -> LayerDecision:
     snr = decision.snr_db if decision else None
     if precision is Precision.HALF and policy.scheme.half is None:
         because = "pinned to half, and the target has no half type"
         return LayerDecision(Precision.FP32, because, snr_db=snr, pinned=True)
-    return LayerDecision(precision, f"pinned to {precision}", snr_db=snr, pinned=True)
+    because, came = f"pinned to {precision}", _comes_so(layer, precision)
+    return LayerDecision(precision, because, snr_db=snr, pinned=True, came_quantised=came)

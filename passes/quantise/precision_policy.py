@@ -64,6 +64,9 @@ class Policy:
 
     def decide(self, graph: gs.Graph, layer: Layer, snr_db: float | None) -> LayerDecision:
         """The precision of one layer with weights."""
+        if layer.came_quantised:
+            because = "it came quantised"
+            return LayerDecision(Precision.INT8, because, layer.op, came_quantised=True)
         if not self.quantises:
             return LayerDecision(self.default, self._float_reason(), layer.op, snr_db)
         obstacle = self.obstacle(layer)
@@ -90,7 +93,8 @@ class Policy:
         """The decision, or the float type where the runtime was seen not to keep INT8."""
         if decision.precision is not Precision.INT8 or decision.pinned or name not in self.refused:
             return decision
-        return replace(decision, precision=self.default, because=self.refused[name])
+        because = self.refused[name]
+        return replace(decision, precision=self.default, because=because, came_quantised=False)
 
     def follow(
         self, graph: gs.Graph, decisions: Decisions, residuals: Mapping[str, ResidualDecision]
@@ -126,11 +130,12 @@ class Policy:
         maker = producer(sources[0]) if sources else None
         fused = maker is not None and output_of(graph, maker) is node.outputs[0]
         if maker is not None and fused and maker.name in known:
-            precision = known[maker.name].precision
-            if precision is Precision.INT8 and self._stays_apart(maker):
+            source = known[maker.name]
+            if source.precision is Precision.INT8 and self._stays_apart(maker):
                 because = f"an INT8 {maker.op} takes no activation into its kernel"
                 return LayerDecision(self.default, because, op_of(node))
-            return LayerDecision(precision, f"follows {maker.name}", op_of(node))
+            because, came = f"follows {maker.name}", source.came_quantised
+            return LayerDecision(source.precision, because, op_of(node), came_quantised=came)
         if self._rides(node, sources, known):
             return LayerDecision(Precision.INT8, "integers on both sides", op_of(node))
         return LayerDecision(self.default, self._float_reason(), op_of(node))
@@ -239,7 +244,7 @@ def _integer_made(tensor: gs.Tensor, known: Mapping[str, LayerDecision]) -> bool
         maker = producer(maker.inputs[0])
     if maker is None or maker.name not in known:
         return False
-    return known[maker.name].precision is Precision.INT8
+    return known[maker.name].quantises
 
 
 def _integer_wanted(tensor: gs.Tensor, known: Mapping[str, LayerDecision]) -> bool:
@@ -247,7 +252,7 @@ def _integer_wanted(tensor: gs.Tensor, known: Mapping[str, LayerDecision]) -> bo
     for node in tensor.outputs:
         if op_of(node) in WEIGHTED:
             decision = known.get(node.name)
-            if decision and decision.precision is Precision.INT8 and node.inputs[0] is tensor:
+            if decision and decision.quantises and node.inputs[0] is tensor:
                 return True
         elif commutes(node) and _integer_wanted(node.outputs[0], known):
             return True

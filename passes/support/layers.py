@@ -15,7 +15,7 @@ import numpy as np
 
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.operators import WEIGHTED, op_of
-from rtc.passes.support.onnx_graph import carrying, is_constant, is_output, moves, value
+from rtc.passes.support.onnx_graph import carrying, dtype_of, is_constant, is_output, moves, value
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -38,6 +38,7 @@ class Layer:
         channels: (in, out), over all groups.
         groups: of a convolution; 1 otherwise.
         obstacle: why it cannot be quantised; "" where it can.
+        came_quantised: whether both of its operands are dequantised in the graph as it stands.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Layer:
     channels: tuple[int, int]
     groups: int
     obstacle: str
+    came_quantised: bool = False
 
     @property
     def channel_axis(self) -> int:
@@ -89,7 +91,9 @@ def _layer(node: gs.Node, carried: AbstractSet[str]) -> Layer:
     weight = value(node, 1)
     obstacle = _obstacle(node, weight, carried)
     if weight is None or weight.ndim < 2:
-        return Layer(node.name, op_of(node), node, 0, (0, 0), 1, obstacle)
+        came = node.name in carried and all(map(_dequantised, node.inputs[:2]))
+        obstacle = "it came quantised" if came else obstacle
+        return Layer(node.name, op_of(node), node, 0, (0, 0), 1, obstacle, came)
     groups = int(node.attrs.get("group", 1))
     shape = weight.shape
     if op_of(node) == "Conv":
@@ -115,6 +119,14 @@ def _obstacle(node: gs.Node, weight: Array | None, carried: AbstractSet[str]) ->
     if op_of(node) in ("Gemm", "MatMul") and weight.ndim != 2:
         return f"its weights have {weight.ndim} dimensions, not 2"
     return _attribute_obstacle(node)
+
+
+def _dequantised(tensor: gs.Tensor) -> bool:
+    """Whether a tensor's values come out of 8-bit integers, perhaps moved since."""
+    maker = producer(origin(tensor))
+    if maker is None or op_of(maker) != "DequantizeLinear":
+        return False
+    return dtype_of(maker.inputs[0]) in (np.dtype(np.int8), np.dtype(np.uint8))
 
 
 def _attribute_obstacle(node: gs.Node) -> str:
