@@ -12,7 +12,8 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -190,11 +191,11 @@ def _follow(name: str, modules: dict[str, _Module]) -> None:
     if parent:
         _follow(parent, modules)
     spec = _spec(name)
-    if spec is None:
+    if spec is None or _is_told(modules.get(top)):
         return
     origin = Path(spec.origin) if spec.has_location and spec.origin else None
-    if origin is not None and INSTALLED & set(origin.parts):
-        modules.setdefault(top, _Module(top, _release(top, origin)))
+    if origin is not None and (release := _release(top, origin)):
+        modules.setdefault(top, _Module(top, release))
         return
     if origin is None:  # a folder without an __init__.py
         modules[name] = _Module(name, "")
@@ -205,6 +206,11 @@ def _follow(name: str, modules: dict[str, _Module]) -> None:
     if origin.suffix == ".py":
         for imported in _imports(origin, name, package=package):
             _follow(imported, modules)
+
+
+def _is_told(top: _Module | None) -> bool:
+    """Whether the release of a top package says all of what lies in it."""
+    return top is not None and top.path is None and bool(top.mark)
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -221,8 +227,19 @@ def _spec(name: str) -> ModuleSpec | None:
         if spec is None or spec.submodule_search_locations is None:
             return None
         reached = f"{reached}.{part}"
-        spec = PathFinder.find_spec(reached, list(spec.submodule_search_locations))
+        spec = _below(reached, list(spec.submodule_search_locations))
     return spec
+
+
+def _below(name: str, folders: Sequence[str]) -> ModuleSpec | None:
+    """Where a module lies in a package whose folders these are."""
+    try:
+        return PathFinder.find_spec(name, folders)
+    except KeyError:  # it is a folder without an __init__.py, and its package is not imported
+        spec = ModuleSpec(name, None, is_package=True)
+        inner = (Path(folder) / name.rpartition(".")[2] for folder in folders)
+        spec.submodule_search_locations = [str(each) for each in inner if each.is_dir()]
+        return spec
 
 
 def _of_rtc(name: str) -> ModuleSpec | None:
@@ -233,17 +250,21 @@ def _of_rtc(name: str) -> ModuleSpec | None:
 
 
 def _release(top: str, origin: Path) -> str:
-    """The release of an installed package, found by its name or by what its distribution lists."""
-    try:
-        return version(top)
-    except PackageNotFoundError:
-        pass
+    """The release of an installed package; "" of a module of the user's own.
+
+    Found by its name or by what the distributions beside it list, wherever that is: `pip install
+    --target` may put it in any folder.
+    """
+    in_site = bool(INSTALLED & set(origin.parts))
+    if in_site:
+        with suppress(PackageNotFoundError):
+            return version(top)
     site = origin.parents[1] if origin.name.startswith("__init__.") else origin.parent
     for record in sorted(site.glob("*.dist-info/RECORD")):
         with record.open(encoding="utf-8", errors="replace") as lines:
             if any(line.startswith((f"{top}/", f"{origin.name},")) for line in lines):
                 return record.parent.name.removesuffix(".dist-info").rpartition("-")[2]
-    return file_digest(origin)
+    return file_digest(origin) if in_site else ""
 
 
 def _imports(path: Path, name: str, *, package: bool) -> Iterator[str]:

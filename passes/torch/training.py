@@ -215,9 +215,10 @@ def _on_device(module: nn.Module, schedule: Schedule, samples: int) -> Iterator[
     import torch
     from accelerate import Accelerator
 
-    # Channels last is how a CPU's convolutions read: 1.2 to 1.7 times faster, depthwise most.
-    module.to(memory_format=torch.channels_last)
     accelerator = Accelerator(mixed_precision="no")
+    # Channels last is how a CPU's convolutions read: 1.2 to 1.7 times faster, depthwise most. The
+    # move is ours: accelerate takes a copy of a module that it had before for one that is there.
+    module.to(accelerator.device).to(memory_format=torch.channels_last)
     sgd, decay = _sgd(module, schedule, samples)
     model, optimizer = accelerator.prepare(module, sgd)
     yield _Loop(model, accelerator, optimizer, decay, schedule.compute == "bf16")

@@ -157,7 +157,8 @@ def _export(text: str) -> Export:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(ARCHITECTURES), metavar="NAME")
+    names = list(ARCHITECTURES)
+    parser.add_argument("--models", nargs="+", default=names, choices=names, metavar="NAME")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES))
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--exports", nargs="+", type=_export, metavar="EXPORTER:OPSET")

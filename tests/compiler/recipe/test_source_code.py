@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -127,6 +128,30 @@ def test_folders_need_no_init_and_circles_end(write: Write) -> None:
     write("packx/net.py", "import packx.parts")
     write("packx/parts.py", "import packx.net")
     assert set(referenced_code("packx.net:make")) == {"packx/net.py", "packx/parts.py"}
+
+
+def test_a_folder_without_an_init_in_a_package_that_nobody_imported(write: Write) -> None:
+    write("packx/__init__.py", "")
+    write("packx/deep/inner/net.py", "from packx.deep.inner.parts import A")
+    write("packx/deep/inner/parts.py", "")
+    assert set(referenced_code("packx.deep.inner.net:make")) >= {
+        "packx/__init__.py",
+        "packx/deep/inner/net.py",
+        "packx/deep/inner/parts.py",
+    }
+    assert referenced_code("packx.not_there.net:make") == {"packx/__init__.py": ANY}
+
+
+def test_what_is_installed_in_a_folder_of_its_own_counts_by_its_release(write: Write) -> None:
+    """As by `pip install --target`."""
+    write("netx.py", "import packx.deep")
+    write("packx/__init__.py", "")
+    write("packx/deep.py", "import partx")
+    write("partx.py", "")
+    write("pack_x-1.2.3.dist-info/RECORD", "packx/__init__.py,,\npackx/deep.py,,\n")
+    found = referenced_code("netx:make")
+    assert set(found) == {"netx.py", "packx"}
+    assert found["packx"] == "1.2.3"
 
 
 def test_of_installed_packages_the_release_counts(write: Write) -> None:

@@ -17,11 +17,17 @@ from rtc.compiler.core.unit import TorchModel, Unit
 from rtc.passes.torch.distill import Distill, choose
 from rtc.passes.torch.distillation import _soft_loss as soft_loss
 from rtc.passes.torch.distillation import hint_loss
-from rtc.passes.torch.torch_module import build
+from rtc.passes.torch.torch_module import build, need
 from rtc.passes.torch.train import Train
 from rtc.passes.torch.training import Score
 
 BRIEFLY: dict[str, Any] = {"student": STUDENT, "epochs": 1, "batch": 32}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modelopt() -> None:
+    """Imported as the pass does: what modelopt says meanwhile is not for the tests that begin."""
+    need("modelopt.torch.distill")
 
 
 @pytest.fixture(scope="module")
