@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 from rtc.compiler.building.contract import contract
-from rtc.compiler.building.engines import built_from_files
+from rtc.compiler.building.engines import built_by_outcome, built_from_files, built_to_files
 from rtc.compiler.core.precision import PrecisionPlan, Variant
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import CertificateRow, LayerRow, SearchRow
@@ -117,16 +116,21 @@ class Builder:
 
         def work(_: Progress) -> tuple[Files, str]:
             probe = {fidelity.FILE: fidelity.packed(self.probe(graph))} if here else {}
-            files = sandbox.run(
-                "rtc.compiler.building.engines:build_here",
-                files={"graph.onnx": graph.onnx.proto, **probe},
-                args={"backend": backend.name, "request": asked},
-                deadline_s=_BUILD_SECONDS,
-                memory_gb=_BUILD_GB,
-                what=f"building {name}",
-            )
-            layers = len(json.loads(files["built.json"])["layers"])
-            return files, f"{layers} kernels, {size(len(files['engine.bin']))}"
+
+            def build(proto: bytes) -> Built:
+                files = sandbox.run(
+                    "rtc.compiler.building.engines:build_here",
+                    files={"graph.onnx": proto, **probe},
+                    args={"backend": backend.name, "request": asked},
+                    deadline_s=_BUILD_SECONDS,
+                    memory_gb=_BUILD_GB,
+                    what=f"building {name}",
+                )
+                return built_from_files(files)
+
+            built = built_by_outcome(backend, graph.onnx.proto, build)
+            words = f"{len(built.layers)} kernels, {size(len(built.engine))}"
+            return built_to_files(built), words
 
         found = job.stages.run(f"build {name}", inputs, work, target=job.profile.name, by=[backend])
         return built_from_files(found)

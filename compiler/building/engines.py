@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from rtc.compiler.core.errors import BuilderError, ModelError
 from rtc.compiler.core.hashing import canonical
 from rtc.compiler.core.target import Backend, BuildRequest, Built, Runner
 from rtc.compiler.documents.build_json import BUILT_LAYERS, REQUEST
@@ -50,6 +52,29 @@ def held(
     return replace(built, forms=forms), runner
 
 
+_OF_THE_GRAPH = frozenset({"crashed", "engine-differs", "runtime-refuses"})
+"""Errors, by id, that another graph which computes the same may not meet."""
+
+
+def built_by_outcome(runtime: Backend, graph: bytes, build: Callable[[bytes], Built]) -> Built:
+    """What `build` makes of a graph; where that fails, of one of `Backend.instead`, with a note.
+
+    Raises:
+        RtcError: as `build` on the graph itself.
+    """
+    try:
+        return build(graph)
+    except (BuilderError, ModelError) as error:
+        if error.id not in _OF_THE_GRAPH:
+            raise
+        for other, words in runtime.instead(graph):
+            with suppress(BuilderError, ModelError):
+                built = build(other)
+                note = f"{error.what}, so it was built {words}."
+                return replace(built, notes=(*built.notes, note))
+        raise
+
+
 def built_to_files(built: Built) -> dict[str, bytes]:
     """What a builder made, as files: `engine.bin` and `built.json`."""
     head = {
@@ -57,6 +82,7 @@ def built_to_files(built: Built) -> dict[str, bytes]:
         "runtime": built.runtime,
         "binding": dict(built.binding),
         "forms": sorted(built.forms.items()),
+        "notes": built.notes,
     }
     return {"engine.bin": built.engine, "built.json": canonical(head)}
 
@@ -70,4 +96,5 @@ def built_from_files(files: Mapping[str, bytes]) -> Built:
         runtime=head["runtime"],
         binding=head["binding"],
         forms=dict(head["forms"]),
+        notes=tuple(head["notes"]),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -224,6 +224,13 @@ class Backend(ABC):
             ModelError: the runtime cannot take this graph; every reason it gives is listed.
             BuilderError: the builder failed.
         """
+
+    def instead(self, graph: bytes) -> Iterator[tuple[bytes, str]]:
+        """Graphs that compute exactly the same, for where the runtime fails at the usual one.
+
+        Each with what is other about it, for a note: "with its Concats in uint8". None by default.
+        """
+        return iter(())
 
     @abstractmethod
     def load(self, engine: bytes, request: BuildRequest) -> Runner:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rtc.compiler.building.engines import built_from_files, built_to_files, held
+from rtc.compiler.building.engines import built_by_outcome, built_from_files, built_to_files, held
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
 from rtc.compiler.core.data import Split
@@ -85,13 +85,17 @@ class Runtime(Closing):
             BuilderError, MachineError: it failed, crashed, hung or ran out of memory, or the engine
                 computes something else than the graph (id "engine-differs").
         """
-        self._bench.failures.pop(BUILT, None)
-        if BUILT not in self._bench.running:
-            self._bench.start(self._subject)
-            self._bench.refuse_failures()
         probe = {} if known is None else {fidelity.FILE: fidelity.packed(known)}
-        _, files = self._ask("build", {"graph.onnx": graph.onnx.proto, **probe})
-        return built_from_files(files)
+
+        def build(proto: bytes) -> Built:
+            self._bench.failures.pop(BUILT, None)
+            if BUILT not in self._bench.running:
+                self._bench.start(self._subject)
+                self._bench.refuse_failures()
+            _, files = self._ask("build", {"graph.onnx": proto, **probe})
+            return built_from_files(files)
+
+        return built_by_outcome(self._backend, graph.onnx.proto, build)
 
     def logits(self, count: int | None = None) -> Array:
         """The first output (N, …) for every sample, or for the first `count` of them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -31,7 +31,7 @@ from rtc.compiler.core.target import (
     QuantScheme,
     Runner,
 )
-from rtc.targets.backends import onnx_graph, profiling, x86
+from rtc.targets.backends import joined, onnx_graph, profiling, x86
 from rtc.targets.backends.installed import installed
 
 if TYPE_CHECKING:
@@ -137,6 +137,12 @@ class OpenVino(Backend):
             },
         )
         return built, runner
+
+    def instead(self, graph: bytes) -> Iterator[tuple[bytes, str]]:
+        model = onnx_graph.parse(graph)
+        if joined.apart(model):
+            words = "with its Concats stored as uint8, kept apart from what is quantised next"
+            yield model.SerializeToString(deterministic=True), words
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
         return OpenVinoRunner(engine, request)
