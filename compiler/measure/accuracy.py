@@ -56,6 +56,17 @@ def accuracy_row(
     )
 
 
+def better_than_guessing(model: AccuracyRow, least: float = 0.0) -> bool | None:
+    """Whether a model's top-1 exceeds guessing's by more than `least`, beyond doubt.
+
+    None where the samples could tell it of no model: too few, or all of one class.
+    """
+    top1, guess = model.top1, model.guess
+    if not isinstance(top1, Measured) or not isinstance(guess, Measured) or guess.high is None:
+        return None
+    return top1.value > guess.high + least
+
+
 def agreement(logits: Array, float_logits: Array, where: str, subject: str = "engine") -> Measured:
     """The fraction of samples for which both give the same class.
 

@@ -20,6 +20,7 @@ from rtc.compiler.core.results import (
 from rtc.compiler.core.target import DeviceProfile
 from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.frontend.float_model import Front
+from rtc.compiler.measure.accuracy import better_than_guessing
 from rtc.compiler.publish.trained import Training, training_of
 from rtc.compiler.recipe.schema import Recipe
 from rtc.compiler.report.facts import speedup
@@ -174,7 +175,7 @@ def _cut_short(searches: Iterable[SearchRow]) -> list[str]:
 def _chance(float_model: AccuracyRow) -> list[str]:
     """A model that guesses passes every gate that compares with it."""
     top1, guess = float_model.top1, float_model.guess
-    better = gates.better_than_guessing(float_model)
+    better = better_than_guessing(float_model)
     if better or not isinstance(top1, Measured):
         return []
     if better is None or not isinstance(guess, Measured):

@@ -23,6 +23,7 @@ from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.core.verdicts import LatencyMode
+from rtc.compiler.measure.accuracy import better_than_guessing
 from rtc.compiler.recipe.schema import Gates, Objective
 from rtc.compiler.search.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.search.parts import Shares
@@ -89,7 +90,9 @@ class Goal:
         """Whether it keeps the gates that know no other model."""
         top1, loss = self.gates.top1, self.gates.loss
         kept = top1 is None or limits.at_least(_figure(quality.top1), top1)
-        return kept and (loss is None or _figure(quality.loss) <= loss)
+        kept = kept and (loss is None or _figure(quality.loss) <= loss)
+        chance = self.gates.chance
+        return kept and (chance is None or better_than_guessing(quality, chance) is not False)
 
     def within_reach(self, lost: float, quality: AccuracyRow | None) -> Goal:
         """The goal where these are the float model's: no plan is asked for more than it has itself.
@@ -98,11 +101,15 @@ class Goal:
         it keeps there.
         """
         asked = self.gates
-        reached = {} if asked.top1_drop is None else {"top1_drop": max(asked.top1_drop, lost)}
+        reached: dict[str, float | None] = {}
+        if asked.top1_drop is not None:
+            reached["top1_drop"] = max(asked.top1_drop, lost)
         if quality is not None and asked.top1 is not None:
             reached["top1"] = min(asked.top1, _figure(quality.top1))
         if quality is not None and asked.loss is not None:
             reached["loss"] = max(asked.loss, _figure(quality.loss))
+        if quality is not None and better_than_guessing(quality, asked.chance or 0.0) is False:
+            reached["chance"] = None
         return replace(self, gates=asked.model_copy(update=reached))
 
     @property

@@ -9,6 +9,7 @@ from rtc.compiler.building.contract import changed, unknown
 from rtc.compiler.core import limits
 from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.results import AccuracyRow, GateRow, LatencyRow, LayerRow
+from rtc.compiler.measure.accuracy import better_than_guessing
 from rtc.compiler.recipe.schema import Gates
 
 
@@ -64,17 +65,6 @@ def reasons(rows: Iterable[GateRow]) -> str:
 
 def _value(evidence: Evidence | None) -> float | None:
     return evidence.value if isinstance(evidence, Measured) else None
-
-
-def better_than_guessing(model: AccuracyRow, least: float = 0.0) -> bool | None:
-    """Whether a model's top-1 exceeds guessing's by more than `least`, beyond doubt.
-
-    None where the samples could tell it of no model: too few, or all of one class.
-    """
-    top1, guess = model.top1, model.guess
-    if not isinstance(top1, Measured) or not isinstance(guess, Measured) or guess.high is None:
-        return None
-    return top1.value > guess.high + least
 
 
 def _chance(least: float, findings: Findings) -> GateRow:

@@ -11,7 +11,6 @@ from rtc.compiler.core.evidence import Measured
 from rtc.compiler.core.outputs import OutputKind
 from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.measure import accuracy
-from rtc.compiler.select import gates
 
 LABELS = np.array([0, 1, 2, 0])
 LOGITS = np.array(
@@ -78,7 +77,7 @@ def test_a_constant_output_is_right_for_one_class_only() -> None:
 
 
 def told_from_guessing(answers: list[int], labels: list[int]) -> bool | None:
-    return gates.better_than_guessing(scored(np.eye(3)[answers], np.array(labels)))
+    return accuracy.better_than_guessing(scored(np.eye(3)[answers], np.array(labels)))
 
 
 def test_what_guesses_is_told_from_what_knows() -> None:

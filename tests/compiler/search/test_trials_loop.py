@@ -27,6 +27,7 @@ HALF_US = dict.fromkeys(NAMES, 10.0)
 INT8_US = dict(zip(NAMES, (12.0, 4.0, 5.0, 11.0, 3.0, 9.5), strict=True))
 NOISE = dict(zip(NAMES, (1e-3, 1e-4, 3e-3, 1e-5, 1e-2, 1e-5), strict=True))
 CONVERSION_US = 1.0
+GUESSING = 0.12  # what it comes to at most
 CHAIN = Network(
     parts=dict.fromkeys(NAMES, "Conv"),
     reads=dict(zip(NAMES, [("x",), *[(f"t{i}",) for i in range(5)]], strict=True)),
@@ -117,7 +118,9 @@ def quality(top1: float, loss: float) -> AccuracyRow:
     def here(value: float, unit: str) -> Measured:
         return Measured(value, unit, "", 500)
 
-    return AccuracyRow("plan", here(top1, "fraction"), None, here(loss, "nats"), None, "here")
+    guess = Measured(0.1, "fraction", "", 500, 0.08, GUESSING)
+    loss_row = here(loss, "nats")
+    return AccuracyRow("plan", here(top1, "fraction"), None, loss_row, None, "here", guess)
 
 
 def rules() -> Ways:
@@ -170,10 +173,10 @@ def test_the_most_accurate_plan_within_a_latency(around):
 
 
 @pytest.mark.parametrize("spared", [0.0, 1e-4, 1.3e-3, 5e-3, 2e-2])
-@pytest.mark.parametrize("gate", ["top1", "loss"])
+@pytest.mark.parametrize("gate", ["top1", "loss", "chance"])
 def test_the_gates_that_know_no_other_model_are_kept_in_the_search(gate, spared):
-    held = goal(top1=0.9 - spared) if gate == "top1" else goal(loss=0.3 + spared)
-    found = search(held)
+    limits = {"top1": 0.9 - spared, "loss": 0.3 + spared, "chance": 0.9 - GUESSING - spared - 1e-9}
+    found = search(goal(**{gate: limits[gate]}))
     assert found.best.passed
     best = best_of_all(lambda noise: noise <= spared + 1e-9)
     assert found.best.outcome.latency.value * 1e3 <= best * 1.05
@@ -186,6 +189,12 @@ def test_no_plan_is_asked_for_more_than_the_float_model_reaches():
     assert (reached.top1, reached.loss, reached.top1_drop) == (0.9, 0.3, 0.02)
     assert asked.within_reach(0.0, quality(0.97, 0.1)) == asked
     assert asked.within_reach(0.0, None) == asked
+
+
+def test_where_float_is_not_surely_above_guessing_no_plan_need_be():
+    assert goal().within_reach(0.0, quality(0.13, 0.3)).gates.chance == 0.0
+    assert goal().within_reach(0.0, quality(0.12, 0.3)).gates.chance is None
+    assert goal(chance=0.1).within_reach(0.0, quality(0.2, 0.3)).gates.chance is None
 
 
 def test_float_ships_where_nothing_else_passes():
