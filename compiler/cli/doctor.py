@@ -17,8 +17,6 @@ from rtc.compiler.core.errors import MachineError, RtcError
 _REQUIRED = ("numpy", "onnx", "onnxruntime", "onnx-graphsurgeon", "polygraphy", "pydantic")
 _EXTRAS = {
     "torch": ("torch", "nvidia-modelopt", "accelerate", "onnxscript"),
-    "openvino": ("openvino",),
-    "tensorrt-rtx": ("tensorrt-rtx-cu13",),
     "demo": ("mlxtend",),
 }
 _ENOUGH_FREE_GB = 2.0
@@ -56,7 +54,23 @@ def _packages() -> tuple[Finding, ...]:
         _group(f"extra {extra}", names, install.format(f"[{extra}]"))
         for extra, names in _EXTRAS.items()
     ]
-    return (required, *extras)
+    return (required, *extras, *_runtimes())
+
+
+def _runtimes() -> tuple[Finding, ...]:
+    """One finding for each runtime that is registered, of other packages too."""
+    from rtc.targets.loader import BACKENDS, backend
+
+    findings = []
+    for name in BACKENDS.known():
+        try:
+            here = backend(name).available()
+        except RtcError as error:
+            findings.append(Finding(f"runtime {name}", ok=False, found=str(error), fix=error.fix))
+        else:
+            seen = here.version if here.ok else here.missing
+            findings.append(Finding(f"runtime {name}", ok=here.ok, found=seen, fix=here.fix))
+    return tuple(findings)
 
 
 def _group(subject: str, names: tuple[str, ...], fix: str) -> Finding:

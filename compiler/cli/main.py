@@ -25,8 +25,6 @@ from rtc.compiler.core.errors import InternalError, MachineError, RecipeError, R
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _EXTRAS = {
     **dict.fromkeys(("torch", "modelopt", "accelerate", "onnxscript"), "torch"),
-    "openvino": "openvino",
-    "tensorrt_rtx": "tensorrt-rtx",
     "mlxtend": "demo",
     "PIL": "images",
 }
@@ -115,6 +113,17 @@ def _stopped(code: int) -> int:
     return code
 
 
+def _extra_called(name: str) -> str | None:
+    """That name, where an extra of rtc has it: those of runtimes are called as their modules."""
+    from importlib import metadata
+
+    try:
+        extras = metadata.metadata("rtc-compiler").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return None
+    return name if name in extras else None
+
+
 def _as_rtc_error(error: BaseException) -> RtcError:
     """The error of our tree that says what an exception means to a user."""
     if isinstance(error, RtcError):
@@ -131,7 +140,7 @@ def _machine(error: BaseException) -> MachineError | None:
     """What this machine lacks, where that is what an exception says."""
     if isinstance(error, ModuleNotFoundError):
         top = (error.name or "").partition(".")[0]
-        extra = _EXTRAS.get(top)
+        extra = _EXTRAS.get(top) or _extra_called(top.replace("_", "-"))
         if extra is None and top in {"", "rtc"}:
             return None
         fix = f"pip install 'rtc-compiler[{extra}]'" if extra else f"install what has {top} in it"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -29,6 +29,8 @@ def test_doctor_looks_at_everything(rtc) -> None:
     assert found["required packages"]["ok"]
     assert "onnxruntime" in found["required packages"]["found"]
     assert found["target cpu"]["ok"]
+    assert found["runtime onnxruntime"]["found"] == version("onnxruntime")
+    assert found["runtime openvino"]["ok"]
     assert {"python", "gpu", "cache", "current folder"} <= found.keys()
 
 
