@@ -54,7 +54,7 @@ def npz_dataset(path: Path, classes: int, preprocess: Preprocess) -> Dataset:
     """
     if not path.is_file():
         raise DataError("no such file", where=str(path), id="no-data-file")
-    return Dataset(path.stem, classes, "", preprocess, lambda: _read_npz(path))
+    return Dataset(path.stem, classes, "", preprocess, lambda: _read_npz(path), files=(path,))
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,7 @@ def _check_samples(dataset: Dataset, raw: Array) -> None:
     if raw.ndim < 2 or not raw.size:
         raise DataError("there are no samples", where=dataset.name, seen=f"shape {raw.shape}")
     if raw.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 does not hold is what is looked for
-            narrow = raw.astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(narrow).reshape(len(raw), -1).all(axis=1))
+        bad = np.flatnonzero([not _is_finite(sample) for sample in raw])
         if len(bad):
             raise DataError(
                 "samples that are NaN or infinite in float32",
@@ -186,6 +184,12 @@ def _check_samples(dataset: Dataset, raw: Array) -> None:
                 seen=f"{len(bad)} of {len(raw)}, first at {bad[0]}",
                 id="not-finite-sample",
             )
+
+
+def _is_finite(sample: Array) -> bool:
+    """Whether all values are numbers that float32 holds."""
+    with np.errstate(over="ignore"):  # what it does not hold is what is looked for
+        return bool(np.isfinite(sample.astype(np.float32, copy=False)).all())
 
 
 def _checked_labels(dataset: Dataset, labels: Array, count: int) -> Int64Array:

@@ -77,7 +77,7 @@ def folder_split(folder: Path, preprocess: Preprocess) -> Split:
             files that cannot be read (counted, the first three named); when a slice is read: a
             file whose content is broken, a value that is not finite.
     """
-    files, read = _readable(folder, _paths(folder), preprocess)
+    files, read = _readable(folder, sample_files(folder), preprocess)
     # A split only ever takes slices of its raw samples, and these give arrays.
     samples = cast(Array, _Samples(files, _ends(files), read))
     return Split("calibration", samples, None, preprocess)
@@ -91,7 +91,7 @@ def listed_samples(path: Path, preprocess: Preprocess) -> tuple[Array, tuple[str
     """
     if not path.exists():
         raise DataError("there is no such file", where=str(path), id="missing-file")
-    paths = [path] if path.is_file() else sorted(_paths(path))
+    paths = [path] if path.is_file() else sorted(sample_files(path))
     files, read = _readable(path, paths, preprocess)
     names = tuple(
         str(file.path.relative_to(path) if file.path != path else path.name)
@@ -135,11 +135,16 @@ def _ends(files: Sequence[_File]) -> tuple[int, ...]:
 def folder_digest(folder: Path) -> str:
     """A digest of the names and the content of the samples' files."""
     return digest(
-        {path.relative_to(folder).as_posix(): file_digest(path) for path in _paths(folder)}
+        {path.relative_to(folder).as_posix(): file_digest(path) for path in sample_files(folder)}
     )
 
 
-def _paths(folder: Path) -> list[Path]:
+def sample_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold samples, mixed, and always in the same way.
+
+    Raises:
+        DataError: there are none.
+    """
     kinds = IMAGES | _ARRAYS
     paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in kinds]
     if not paths:

@@ -30,7 +30,9 @@ def as_dataset(made: Any, where: str) -> Dataset:
     """
     if isinstance(made, Dataset):
         _check_fields(made, where)
-        return replace(made, load=lambda: _loaded(made.load, where))
+        return replace(
+            made, load=lambda: _loaded(made.load, where), files=()
+        )  # as far as rtc knows
     if isinstance(made, (tuple, list)):
         return _of_pair(*_loaded(lambda: made, where), where)
     if _by_index(made):

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rtc.calibration.folder import folder_digest
 from rtc.compiler.building.builder import Candidate
 from rtc.compiler.bundle import bundles
 from rtc.compiler.candidates.offer import Missing, candidates
@@ -32,7 +31,7 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.execution.changes import differences, in_words, outline
 from rtc.compiler.execution.stages import Stages, versions
 from rtc.compiler.frontend.float_model import Front, factory_model, make_front, source_files
-from rtc.compiler.frontend.samples import splits_of
+from rtc.compiler.frontend.samples import calibration_digest, splits_of
 from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.provenance import hardware, software
 from rtc.compiler.publish.bundle_content import pack, report_of
@@ -144,7 +143,7 @@ def compile_each(
     _check_writable(Path(out))
     store = store or Store.default(warn=listener.warned)
     stages = Stages(store, listener, fresh, owner=str(recipe.path.resolve()))
-    job = _Job(recipe, splits_of(recipe), Path(out), stages)
+    job = _Job(recipe, splits_of(recipe, stages.known), Path(out), stages)
     results: list[CompileResult] = []
     failed: dict[str, BuilderError] = {}
     for profile, backends in destinations:
@@ -361,13 +360,13 @@ class _Job:
 
     def _files(self) -> dict[str, Any]:
         """The part of a bundle's identity that is read from files."""
-        plan, calibration = self.recipe.plan(), self.recipe.calibration
+        plan = self.recipe.plan()
         code = referenced_code(self.recipe.identity())
         code |= code_behind(self.recipe.observer_classes())
         return {
             "files": source_files(self.recipe),
-            "calibration": folder_digest(self.recipe.resolve(calibration.path))
-            if calibration
+            "calibration": calibration_digest(self.recipe, self.stages.known)
+            if self.recipe.calibration
             else "",
             "plan": plan.to_dict() if plan else None,
             "code": {"rtc": code_digest(), **code},

@@ -52,10 +52,10 @@ def _audited(path: Path, cache: Path | None, listener: Any) -> Audit:
 
     recipe = load_recipe(path)
     recipe.admit_code()
-    data = splits_of(recipe)
     stages = Stages(
         open_store(cache, warn=listener.warned), listener, owner=str(recipe.path.resolve())
     )
+    data = splits_of(recipe, stages.known)
     model = make_front(recipe, data, stages).model
     wanted = observing(recipe).needs(model)
     return examine(data, data.classes, model.onnx.proto, wanted)

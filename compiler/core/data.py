@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -88,7 +89,8 @@ class Dataset:
     names the data. `digest` is the data set's own word of its content, and nothing rests on it:
     it need not follow the samples. `groups`
     (N,) numbers what samples of a class have in common (photographs of one object): those of one
-    group all go to the same split. None where samples are independent.
+    group all go to the same split. None where samples are independent. `files` are plain files that
+    `load` gives the content of, and nothing else has part in it; none where rtc cannot know that.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Dataset:
     preprocess: Preprocess
     load: Callable[[], tuple[Array, Int64Array | None]]
     groups: Int64Array | None = None
+    files: tuple[Path, ...] = ()
 
 
 class Splits(Protocol):

@@ -6,6 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from rtc.compiler.core.stamps import Stamp, stamps
+
+_known: dict[str, tuple[dict[str, Stamp], str]] = {}
+"""Digests of files' content, and the stamps that the files had."""
+
 
 def canonical(value: object) -> bytes:
     """JSON with sorted keys and no spaces; NaN is refused."""
@@ -19,9 +24,16 @@ def digest(value: object) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The "sha256:…" of a file's content, read in blocks."""
+    """The "sha256:…" of a file's content, read in blocks; once while the file is as it was."""
+    before = stamps([path])
+    known = _known.get(str(path.absolute()))
+    if before is not None and known is not None and known[0] == before:
+        return known[1]
     total = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             total.update(block)
-    return f"sha256:{total.hexdigest()}"
+    found = f"sha256:{total.hexdigest()}"
+    if before is not None and stamps([path]) == before:
+        _known[str(path.absolute())] = before, found
+    return found

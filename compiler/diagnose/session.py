@@ -106,7 +106,7 @@ def opened(
     if variant in (left_out := chosen.variants(device)):
         raise RecipeError(f"{chosen.name} has no {variant} candidate", seen=left_out[variant])
     recipe.admit_code()
-    data = splits_of(recipe)
+    data = splits_of(recipe, stages.known)
     front = make_front(recipe, data, stages)
     builder = Builder.of(Job.of(recipe, data, front, device, stages), chosen)
     return Session(builder, builder.writer.plan(variant))

@@ -47,6 +47,11 @@ class Stages:
     last: str = ""
     cause: tuple[str, ...] = ()  # what differs between the two
 
+    @property
+    def known(self) -> Store | None:
+        """Where an earlier compile's findings are; None where all is to be done again."""
+        return None if self.fresh else self.store
+
     def run(
         self, name: str, inputs: Any, work: Work, *, target: str = "", by: Sequence[object] = ()
     ) -> Files:

@@ -24,7 +24,7 @@ from rtc.compiler.core.unit import Level, Unit
 from rtc.compiler.execution.certified_pass import Passed, run_pass
 from rtc.compiler.execution.stages import Files, Stages, versions
 from rtc.compiler.frontend.axes import Settled, settle
-from rtc.compiler.frontend.model_files import read_model_files
+from rtc.compiler.frontend.model_files import model_digests, read_model_files
 from rtc.compiler.frontend.samples import labelled
 from rtc.compiler.frontend.source import classes_of, onnx_unit, source_unit
 from rtc.compiler.recipe.schema import Recipe
@@ -155,7 +155,7 @@ def source_files(recipe: Recipe) -> dict[str, str]:
     )
     if source.onnx is None:
         return digests
-    return read_model_files(recipe.resolve(source.onnx)).digests(source.onnx)
+    return model_digests(recipe.resolve(source.onnx), source.onnx)
 
 
 def factory_model(recipe: Recipe, data: Splits) -> Unit | None:

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from rtc.compiler.core.errors import ModelError, RtcError, first_line
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.protos import byte_size, is_outside, tensors
+from rtc.compiler.core.stamps import Stamp, stamps
 from rtc.compiler.process import sandbox
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _LARGEST = (1 << 31) - 1  # protobuf's own limit
 _KEY = b"location"  # stands in every model that names another file
 _BESIDE = "beside/"  # before the location of a file, among those that a child is given
 _known: dict[str, list[str]] = {}  # locations by the digest of the model's own bytes
+_digests: dict[tuple[Path, str], tuple[dict[str, Stamp], dict[str, str]]] = {}
+"""Digests of a model's files by its path and name, and the stamps that they had."""
 _WRONG_KIND = {errno.ELOOP: "a link", errno.ENOTDIR: "a link, or no folder"}
 
 
@@ -76,6 +80,24 @@ def read_model_files(path: Path) -> ModelFiles:
     if left < 0:
         raise _too_large(path)
     return ModelFiles(proto, beside)
+
+
+def model_digests(path: Path, name: str) -> dict[str, str]:
+    """Of the files that `read_model_files` gives; they are read once while they are as they were.
+
+    Raises:
+        ModelError: as `read_model_files`.
+    """
+    known = _digests.get((path, name))
+    if known is not None and stamps(map(Path, known[0])) == known[0]:
+        return known[1]
+    begun = time.time_ns()
+    files = read_model_files(path)
+    digests = files.digests(name)
+    seen = stamps([path, *(path.parent / location for location in files.beside)], begun)
+    if seen is not None:
+        _digests[path, name] = seen, digests
+    return digests
 
 
 def _too_large(where: Path) -> ModelError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,20 @@ from rtc.compiler.core.data import Dataset, Preprocess, Split, Splits
 from rtc.compiler.core.errors import DataError, RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import call_object, load_object
+from rtc.compiler.frontend.remembered import RememberedSplits, remembered
+from rtc.compiler.recipe.own_code import code_of
 from rtc.compiler.recipe.schema import Recipe
+from rtc.compiler.storage.store import Store
 
+_SAMPLES = "rtc.calibration.data"  # whose digest of samples is remembered
 _ANY = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
 
 
-def splits_of(recipe: Recipe) -> Splits:
+def splits_of(recipe: Recipe, store: Store | None = None) -> Splits:
     """The three splits, calibration from its folder where the recipe names one.
 
-    Nothing is read before it is asked for.
+    Nothing is read before it is asked for, and for its digest only where the `store` knows of no
+    earlier reading.
 
     Raises:
         RecipeError: the data set's function cannot be found or does not take the options.
@@ -31,11 +36,32 @@ def splits_of(recipe: Recipe) -> Splits:
 
     split, dataset = recipe.data.split, dataset_of(recipe)
     fractions = (split.train, split.calibration, split.test)
-    splits = load_splits(dataset, fractions, recipe.seed, recipe.data.preprocess)
+    preprocess = recipe.data.preprocess or dataset.preprocess
+    splits = load_splits(dataset, fractions, recipe.seed, preprocess)
+    if store is not None and dataset.files:
+        what = [code_of([_SAMPLES]), fractions, recipe.seed, asdict(preprocess), dataset.classes]
+        splits = RememberedSplits(splits, store, dataset.files, what)
     if recipe.calibration is None:
         return splits
-    folder = recipe.resolve(recipe.calibration.path)
-    return _CalibratedElsewhere(splits, folder, recipe.data.preprocess or dataset.preprocess)
+    return _CalibratedElsewhere(splits, recipe, preprocess, store)
+
+
+def calibration_digest(recipe: Recipe, store: Store | None) -> str:
+    """Of the folder that a recipe names for calibration, as a `store` may remember it.
+
+    Raises:
+        DataError: there are no samples in it.
+    """
+    from rtc.calibration.folder import folder_digest, sample_files
+
+    folder = _folder(recipe)
+    what = ["folder", str(folder.absolute())]
+    return remembered(store, sample_files(folder), what, lambda: folder_digest(folder))
+
+
+def _folder(recipe: Recipe) -> Path:
+    assert recipe.calibration is not None, "the recipe names a folder"
+    return recipe.resolve(recipe.calibration.path)
 
 
 def labelled(data: Splits) -> Splits:
@@ -48,8 +74,9 @@ class _CalibratedElsewhere:
     """Splits whose calibration samples come from a folder; of another shape they are an error."""
 
     data: Splits
-    folder: Path
+    recipe: Recipe
     preprocess: Preprocess
+    store: Store | None
 
     @property
     def classes(self) -> int:
@@ -57,9 +84,8 @@ class _CalibratedElsewhere:
 
     @cached_property
     def digest(self) -> str:
-        from rtc.calibration.folder import folder_digest
-
-        return digest({"data": self.data.digest, "calibration": folder_digest(self.folder)})
+        calibration = calibration_digest(self.recipe, self.store)
+        return digest({"data": self.data.digest, "calibration": calibration})
 
     @property
     def train(self) -> Split:
@@ -73,12 +99,13 @@ class _CalibratedElsewhere:
     def calibration(self) -> Split:
         from rtc.calibration.folder import folder_split
 
-        from_folder = folder_split(self.folder, self.preprocess)
+        folder = _folder(self.recipe)
+        from_folder = folder_split(folder, self.preprocess)
         seen, wanted = (split.inputs(0, 1).shape[1:] for split in (from_folder, self.data.test))
         if seen != wanted:
             raise DataError(
                 "the calibration samples differ in shape from the data's",
-                where=str(self.folder),
+                where=str(folder),
                 seen=" × ".join(map(str, seen)),
                 expected=" × ".join(map(str, wanted)),
                 fix="crop or scale them as the model's own samples were",

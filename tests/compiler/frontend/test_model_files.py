@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,16 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from rtc.calibration.oracle import Oracle
+from rtc.compiler.core import stamps
 from rtc.compiler.core.errors import ModelError
-from rtc.compiler.frontend.model_files import MODEL, ModelFiles, list_locations, read_model_files
+from rtc.compiler.frontend import model_files
+from rtc.compiler.frontend.model_files import (
+    MODEL,
+    ModelFiles,
+    list_locations,
+    model_digests,
+    read_model_files,
+)
 from rtc.compiler.frontend.source import onnx_unit, read_model
 
 TEXT = """
@@ -64,6 +73,33 @@ def test_weights_beside_a_model_are_read(tmp_path: Path, location: str) -> None:
     (tmp_path / location).write_bytes(W.tobytes())
     path = written(tmp_path, model(location))
     np.testing.assert_allclose(answers(path), X @ W + C, rtol=1e-6)
+
+
+def test_files_are_digested_once_while_they_are_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+
+    def counted(path: Path) -> ModelFiles:
+        reads.append(path)
+        return read_model_files(path)
+
+    monkeypatch.setattr(model_files, "read_model_files", counted)
+    weights = tmp_path / "w.data"
+    weights.write_bytes(W.tobytes())
+    path = written(tmp_path, model())
+    assert model_digests(path, "model.onnx") == model_digests(path, "model.onnx")
+    assert len(reads) == 2  # they were written just now
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
+    first, before = model_digests(path, "model.onnx"), weights.stat()
+    assert model_digests(path, "model.onnx") == first
+    assert model_digests(path, "here/model.onnx").keys() == {"here/model.onnx", "here/w.data"}
+    assert len(reads) == 4
+    time.sleep(0.02)
+    weights.write_bytes((W + 1).tobytes())
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = model_digests(path, "model.onnx")
+    assert {name for name in first if first[name] != changed[name]} == {"w.data"}
 
 
 def test_several_files_with_offsets_and_constants_of_nodes_too(tmp_path: Path) -> None:
