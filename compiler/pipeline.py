@@ -329,7 +329,7 @@ class _Job:
             raise BuilderError(
                 "no candidate could be built",
                 where=profile.name,
-                seen="; ".join(f"{each.name}: {each.reason}" for each in missing),
+                seen=_reasons(missing),
                 id="no-candidate",
             )
         return built, missing
@@ -388,3 +388,11 @@ class _Job:
 
     def _finished(self, stage: str, found: str) -> None:
         self.stages.listener.finished(stage, 0.0, found, cached=False)
+
+
+def _reasons(missing: Sequence[Missing]) -> str:
+    """Why candidates are missing; a reason that several share is told once."""
+    names: dict[str, list[str]] = {}
+    for lack in missing:
+        names.setdefault(lack.reason, []).append(lack.name)
+    return "; ".join(f"{', '.join(alike)}: {reason}" for reason, alike in names.items())

@@ -35,6 +35,7 @@ class Parts:
         stored: the model's constants; new ones are added to it.
         opset: the model's, of ONNX's own operators.
         nodes: the parts, in the order they compute.
+        why: the reason for which it has none, though its operator may.
     """
 
     node: onnx.NodeProto
@@ -42,6 +43,7 @@ class Parts:
     stored: dict[str, onnx.TensorProto]
     opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
+    why: str = ""
 
     @property
     def name(self) -> str:
@@ -129,43 +131,99 @@ Form = Callable[[Parts], None]
 """Adds the parts of a node of one operator, or raises `Unwritten`."""
 
 
-def write_parts(model: onnx.ModelProto, forms: Mapping[str, Form]) -> tuple[set[str], list[str]]:
+@dataclass(frozen=True)
+class Written:
+    """What became of a model's nodes.
+
+    Attributes:
+        operators: of the nodes that were written in parts.
+        left: a line on each node of these operators that stays, and why.
+    """
+
+    operators: frozenset[str]
+    left: tuple[str, ...]
+
+
+def write_parts(
+    model: onnx.ModelProto, forms: Mapping[str, Form], but: Mapping[str, str] | None = None
+) -> Written:
     """Put their parts in the place of a model's nodes, in place.
 
     Args:
         model: its constants stand among the initialisers.
         forms: by operator, see `rtc.compiler.core.operators.op_of`.
-
-    Returns:
-        The operators that were written so, and a line on each node that was not.
+        but: nodes that stay, by name, and why.
     """
-    types = types_of(model, trusting=True)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    own = next((opset.version for opset in model.opset_import if not opset.domain), 1)
-    before = set(stored)
-    written = set[str]()
-    left: list[str] = []
+    writer, operators, left = _Writer(model, forms), set[str](), []
     for graph in nested(model.graph):
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
-            kind = op_of(node)
-            parts = Parts(_copy(node), types, stored, own)
-            try:
-                forms.get(kind, _as_it_is)(parts)
-            except Unwritten as why:
-                left.append(f"{parts.name} ({node.op_type}): {why}")
-                parts.nodes = [parts.node]
+            parts = writer.parts(node)
+            if parts.nodes and but:
+                parts.why = but.get(parts.name, "")
+            if parts.why:
+                left.append(f"{parts.name} ({node.op_type}): {parts.why}")
+            if parts.nodes and not parts.why:
+                operators.add(op_of(node))
+                nodes += parts.nodes
             else:
-                written |= {kind} & forms.keys()
-            nodes += parts.nodes
+                nodes.append(_copy(node))
         del graph.node[:]
         graph.node.extend(nodes)
-    model.graph.initializer.extend(tensor for name, tensor in stored.items() if name not in before)
-    return written, left
+    writer.finish()
+    return Written(frozenset(operators), tuple(left))
 
 
-def _as_it_is(parts: Parts) -> None:
-    parts.nodes.append(parts.node)
+def add_beside(model: onnx.ModelProto, forms: Mapping[str, Form]) -> dict[str, dict[str, str]]:
+    """Let parts compute beside the nodes that they may replace, of the same inputs, in place.
+
+    Returns:
+        By node, the tensors that it makes, and those that its parts make for them. Nodes of inner
+        graphs have none: what these compute cannot be seen from without.
+    """
+    writer, pairs, nodes = _Writer(model, forms), dict[str, dict[str, str]](), []
+    for node in model.graph.node:
+        parts = writer.parts(node)
+        nodes.append(_copy(node))
+        if not parts.nodes:
+            continue
+        anew = {name: f"{name}/in_parts" for name in node.output if name}
+        for part in parts.nodes:
+            part.name = f"{part.name}/in_parts"
+            for names in (part.input, part.output):
+                names[:] = [anew.get(name, name) for name in names]
+        nodes += parts.nodes
+        pairs[parts.name] = anew
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    writer.finish()
+    return pairs
+
+
+class _Writer:
+    """Makes the parts of a model's nodes, and adds the constants that they need to it."""
+
+    def __init__(self, model: onnx.ModelProto, forms: Mapping[str, Form]) -> None:
+        self._model, self._forms = model, forms
+        self._types = types_of(model, trusting=True)
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._known = frozenset(self._stored)
+        own = (opset.version for opset in model.opset_import if not opset.domain)
+        self._opset = next(own, 1)
+
+    def parts(self, node: onnx.NodeProto) -> Parts:
+        """The parts of a node: none, and why, where it has none though its operator does."""
+        parts = Parts(_copy(node), self._types, self._stored, self._opset)
+        try:
+            if form := self._forms.get(op_of(node)):
+                form(parts)
+        except Unwritten as finding:
+            parts.why, parts.nodes = str(finding), []
+        return parts
+
+    def finish(self) -> None:
+        added = (tensor for name, tensor in self._stored.items() if name not in self._known)
+        self._model.graph.initializer.extend(added)
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -107,7 +107,7 @@ def settled(unit: Unit, samples: Array, batch: int) -> Settled:
     own = unit.fixed_batch
     sizes = [own] if own else [_SIZE, batch]
     unit, old = lifted(unit, samples, sizes)
-    unit, foreign = in_plain_operators(unit, samples, sizes)
+    unit, foreign = in_plain_operators(unit, samples)
     if own is None:
         result = _settled_symbolic(unit, samples, batch)
     else:

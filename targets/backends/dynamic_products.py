@@ -34,11 +34,11 @@ def in_float(model: ModelProto) -> tuple[str, ...]:
         return ()
     if not any(_is_dynamic(node.op_type) for node in model.graph.node):
         return ()
-    written, _ = write_parts(model, _FORMS)
-    if not written:
+    operators = write_parts(model, _FORMS).operators
+    if not operators:
         return ()
     del model.graph.value_info[:]
-    kinds = ", ".join(sorted(kind.rpartition(".")[2] for kind in written)[:_LISTED])
+    kinds = ", ".join(sorted(kind.rpartition(".")[2] for kind in operators)[:_LISTED])
     note = f"TensorRT-RTX quantises to fixed ranges alone: {kinds} round and multiply in float."
     return (f"{note} For INT8 let rtc quantise the float model.",)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rtc.compiler.core.errors import BuilderError, MachineError, ModelError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _TURING = "7.5"
+_LISTED = 3  # nodes that an error gives for one operator
 
 
 class TensorRTRTX(Backend):
@@ -90,7 +92,7 @@ class TensorRTRTX(Backend):
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         if not parser.parse(model.SerializeToString()):
-            raise _refusal([_parser_error(parser, i) for i in range(parser.num_errors)])
+            raise _refusal(_parser_errors(parser))
         config = _config(trt, builder, network, request)
         engine = builder.build_serialized_network(network, config)
         if engine is None:
@@ -223,15 +225,22 @@ def _refusal(reasons: Iterable[str]) -> ModelError:
     return ModelError("TensorRT-RTX does not take the model", seen=seen, id="runtime-refuses")
 
 
-def _parser_error(parser: Any, index: int) -> str:
-    error = parser.get_error(index)
-    name, operator = error.node_name(), error.node_operator()
-    if operator and not parser.supports_operator(operator):
-        return f"{name} ({operator}): there is no such operator"
-    # Without a driver, lines about CUDA follow that have no bearing.
-    lines = (line for line in error.desc().splitlines() if "cudaError 35" not in line)
-    reason = " ".join(lines).removeprefix("Assertion failed: ")
-    return f"{name} ({operator}): {reason}" if operator else reason
+def _parser_errors(parser: Any) -> Iterator[str]:
+    """Why the parser does not take a model; nodes of an operator that it lacks, in one line."""
+    lacking: dict[str, list[str]] = defaultdict(list)
+    for error in map(parser.get_error, range(parser.num_errors)):
+        name, operator = error.node_name(), error.node_operator()
+        if operator and not parser.supports_operator(operator):
+            lacking[operator].append(name)
+            continue
+        # Without a driver, lines about CUDA follow that have no bearing.
+        lines = (line for line in error.desc().splitlines() if "cudaError 35" not in line)
+        reason = " ".join(lines).removeprefix("Assertion failed: ")
+        yield f"{name} ({operator}): {reason}" if operator else reason
+    for operator, names in lacking.items():
+        more = len(names) - _LISTED
+        listed = ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+        yield f"{listed} ({operator}): there is no such operator"
 
 
 def _check_quantisation(model: ModelProto, sizes: Sizes) -> None:

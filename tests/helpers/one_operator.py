@@ -37,8 +37,7 @@ def written(model: onnx.ModelProto, forms: Mapping[str, Form]) -> onnx.ModelProt
     """A copy with the parts of its operators; every one that `forms` knows must have them."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    _, left = write_parts(made, forms)
-    assert not left
+    assert not write_parts(made, forms).left
     return made
 
 

@@ -300,6 +300,14 @@ def test_all_unknown_operators_are_listed_at_once() -> None:
     assert "b (Bar): there is no such operator" in seen
 
 
+def test_many_nodes_of_one_unknown_operator_are_one_line() -> None:
+    nodes = " ".join(f"[n{i}] t{i + 1} = Foo (t{i})" for i in range(9))
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+    g (float[N,4] t0) => (float[N,4] t9) {{ {nodes} }}"""
+    seen = _refused(onnx.parser.parse_model(text)).seen
+    assert seen == "n0, n1, n2 and 6 more (Foo): there is no such operator"
+
+
 def test_bytes_that_are_no_model_are_refused() -> None:
     content = _float_block().SerializeToString()
     for damaged in (b"", b"not a model", content[: len(content) // 2]):

@@ -34,8 +34,8 @@ def _refused(parts: Parts) -> None:
 
 def test_the_part_that_does_the_work_keeps_the_name() -> None:
     model = model_of(TWICE, {})
-    done, left = write_parts(model, {"com.microsoft.Gelu": _doubled})
-    assert (done, left) == ({"com.microsoft.Gelu"}, [])
+    done = write_parts(model, {"com.microsoft.Gelu": _doubled})
+    assert (done.operators, done.left) == ({"com.microsoft.Gelu"}, ())
     assert operators(model) == ["Mul", "Relu", "com.microsoft.QuickGelu"]
     assert [node.name for node in model.graph.node] == ["first", "first/1_relu", "second"]
     x = np.array([[-1.0, 0.5, 2.0]], np.float32)
@@ -48,9 +48,9 @@ def test_the_part_that_does_the_work_keeps_the_name() -> None:
 def test_a_node_without_parts_stays_and_says_why() -> None:
     model = model_of(TWICE, {})
     before = model.SerializeToString()
-    done, left = write_parts(model, {"com.microsoft.QuickGelu": _refused})
-    assert done == set()
-    assert left == ["second (QuickGelu): alpha is 2.0"]
+    done = write_parts(model, {"com.microsoft.QuickGelu": _refused})
+    assert done.operators == set()
+    assert done.left == ("second (QuickGelu): alpha is 2.0",)
     assert model.SerializeToString() == before
 
 

@@ -115,13 +115,13 @@ def test_on_tokens(case: str) -> None:
 )
 def test_what_has_no_parts_is_told(operator: str, why: str) -> None:
     model = model_of(ON_TOKENS.format(f"[f] y = com.microsoft.{operator}"), FLOATS)
-    done, left = write_parts(model, FUSED)
-    assert done == set()
-    assert left[0].startswith("f (")
-    assert why in left[0]
+    done = write_parts(model, FUSED)
+    assert done.operators == set()
+    assert done.left[0].startswith("f (")
+    assert why in done.left[0]
 
 
 def test_an_activation_that_nobody_knows_leaves_the_node() -> None:
     conv = '[f] y = com.microsoft.FusedConv<activation="Mine">(x, k)'
-    _, left = write_parts(model_of(ON_IMAGES.format(conv), FLOATS), FUSED)
-    assert left == ["f (FusedConv): its activation Mine is not known"]
+    left = write_parts(model_of(ON_IMAGES.format(conv), FLOATS), FUSED).left
+    assert left == ("f (FusedConv): its activation Mine is not known",)

@@ -17,7 +17,9 @@ from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import Unit
+from rtc.compiler.frontend import plain_operators
 from rtc.compiler.frontend.axes import settled
+from rtc.compiler.frontend.fused_operators import FUSED
 from rtc.compiler.frontend.independence import apart
 from rtc.compiler.frontend.plain_operators import in_plain_operators
 from rtc.targets.loader import backend, profile
@@ -93,7 +95,7 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> Unit:
 
 
 def test_they_are_written_in_onnx_operators_and_give_the_same(given: Unit) -> None:
-    unit, note = in_plain_operators(given, SAMPLES, [8])
+    unit, note = in_plain_operators(given, SAMPLES)
     assert note == ""
     model = onnx.load_model_from_string(unit.onnx.proto)
     assert {each.domain for each in model.opset_import} == {""}
@@ -116,7 +118,7 @@ def test_other_runtimes_build_them(given: Unit, target: str, runtime: str) -> No
 
 def test_a_model_without_them_keeps_its_bytes() -> None:
     unit = unit_of(model_of(CONVNET, CONSTANTS).SerializeToString())
-    assert in_plain_operators(unit, SAMPLES, [8]) == (unit, "")
+    assert in_plain_operators(unit, SAMPLES) == (unit, "")
 
 
 def test_what_stays_is_told(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_what_stays_is_told(tmp_path: Path) -> None:
     constants = {"qkv": (8, 24), "qkvb": (24,), "w84": (8, 4)}
     drawn = {name: DRAW.normal(size=size).astype(np.float32) for name, size in constants.items()}
     unit = unit_of(model_of(text, drawn).SerializeToString())
-    made, note = in_plain_operators(unit, SAMPLES[:, 0, :7], [8])
+    made, note = in_plain_operators(unit, SAMPLES[:, 0, :7])
     assert "f (Attention): it attends in one direction" in note
     kinds = operators(onnx.load_model_from_string(made.onnx.proto))
     assert "com.microsoft.Attention" in kinds
@@ -140,6 +142,39 @@ def test_an_old_opset_is_told() -> None:
     model = model_of(CONVNET.replace("Relu(h)", "com.microsoft.Gelu(h)"), CONSTANTS)
     model.opset_import[0].version = 12
     unit = unit_of(model.SerializeToString())
-    same, note = in_plain_operators(unit, SAMPLES, [8])
+    same, note = in_plain_operators(unit, SAMPLES)
     assert same is unit
     assert "opset 12" in note
+
+
+def test_a_node_that_its_parts_do_not_stand_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = {**FUSED, "com.microsoft.Gelu": FUSED["com.microsoft.QuickGelu"]}
+    monkeypatch.setattr(plain_operators, "_FORMS", forms)
+    text = CONVNET.replace("= Relu(h)", "= com.microsoft.Gelu(h)").replace(
+        "b = Relu(a)", "[fine] b = com.microsoft.QuickGelu(a)"
+    )
+    unit = unit_of(model_of(text, CONSTANTS).SerializeToString())
+    made, note = in_plain_operators(unit, SAMPLES)
+    assert "(Gelu): ONNX's give other answers" in note
+    kinds = operators(onnx.load_model_from_string(made.onnx.proto))
+    assert "com.microsoft.Gelu" in kinds
+    assert "com.microsoft.QuickGelu" not in kinds
+
+
+def test_in_a_branch_they_stay() -> None:
+    text = """
+    g (float[N,8] x) => (float[N,4] y) {
+      s = ReduceSum<keepdims=0>(x) c = Greater(s, zero)
+      b = If(c) <
+        then_branch = t () => (float[N,8] u) { [inner] u = com.microsoft.Gelu(x) },
+        else_branch = e () => (float[N,8] v) { v = Identity(x) }
+      >
+      [outer] d = com.microsoft.Gelu(b) y = MatMul(d, w84)
+    }
+    """
+    constants = {"zero": np.float32(0), "w84": DRAW.normal(size=(8, 4)).astype(np.float32)}
+    unit = unit_of(model_of(text, constants).SerializeToString())
+    made, note = in_plain_operators(unit, SAMPLES[:, 0, 0])
+    assert note.count("(Gelu)") == 1
+    assert "inner (Gelu): it stands in a branch or a loop" in note
+    assert "com.microsoft.Gelu" not in operators(onnx.load_model_from_string(made.onnx.proto))
