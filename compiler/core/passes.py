@@ -1,11 +1,13 @@
 """The pass contract. A pass is a value: a frozen dataclass whose fields are its options.
 
-`name` is kebab-case and equals the file's and the class's name (`insert_qdq.py`, `InsertQdq`,
-`insert-qdq`). A pass owns the bytes it is given, gives a new unit back, and says what bound its
-output keeps: `Exact` within a tolerance, `Bounded` in a named metric, or `Sound`, where the gates
-say how much may change. The pipeline checks the bound on real samples after every pass, so a pass
-never judges itself. Where a pass changes what the model computes and is exact beside that, it gives
-the model with that change alone as well, and each of the two steps is held to its own bound.
+It declares its `name` (kebab-case, as its file and class: `insert_qdq.py`, `InsertQdq`), the level
+it `takes` and `gives`, what it `requires` of the context, and the `bound` that its output keeps:
+`Exact` within a tolerance, `Bounded` in a named metric, or `Sound`, where the gates say how much
+may change. `apply` gets a unit and gives another back.
+
+Whoever runs it (`rtc.compiler.execution.certified_pass`) checks all of that: what it requires is
+there, the output is a valid graph with the same inputs and outputs, `modified` is true, and on real
+samples the bound holds. So a pass never judges itself, and has no guards of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress, silent
 from rtc.compiler.core.target import DeviceProfile, QuantScheme
 from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.core.words import Word
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Sound:
 
 Bound = Exact | Bounded | Sound
 
+CHANGE_OR_REMOVE = "change or remove the pass in the recipe"
+"""What there is to do where a bound is broken, unless a result says otherwise."""
+
 PIN_WIDER = (
     "pin layers to a wider type in precision.pin (`rtc precision culprits` names them), or leave"
     " this variant out of precision.offer"
@@ -64,6 +70,17 @@ LEAVE_OUT = (
     " model, so no pin spares a layer of it"
 )
 """The same where half types are not in the graph."""
+
+
+class Requirement(Word):
+    """What a pass may need of its context beside samples; a recipe's own passes run before both."""
+
+    TARGET = "a target"
+    PLAN = "a precision plan"
+
+
+PLANNED = frozenset({Requirement.TARGET, Requirement.PLAN})
+"""What passes require that write a plan into a graph, or repair one for it."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +137,50 @@ class PassContext:
     reference: Unit | None = None  # what the output is held against, where it is not the input
     progress: Progress = silent
 
+    def has(self, requirement: Requirement) -> bool:
+        """Whether there is what a pass requires."""
+        given = {Requirement.TARGET: self.target, Requirement.PLAN: self.plan}
+        return given[requirement] is not None
+
     def where(self) -> TargetContext:
-        """The target; asking for it before any target is a bug of the caller."""
-        if self.target is None:
-            raise TypeError("this pass runs once per target")
+        """The target, for who requires it."""
+        assert self.target is not None, "it requires a target, and does not say so"
         return self.target
+
+    def planned(self) -> PrecisionPlan:
+        """The plan, for who requires it."""
+        assert self.plan is not None, "it requires a plan, and does not say so"
+        return self.plan
 
     def calibration(self) -> Split:
         """The calibration samples."""
         return self.data.calibration
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A change of what a model computes, where a pass makes one and is exact beside it.
+
+    Only the change has the pass's bound; all else is held to `beside`.
+
+    Attributes:
+        unit: the unit that came in with that change alone.
+        beside: what the output keeps of it.
+    """
+
+    unit: Unit
+    beside: Exact = field(default_factory=Exact)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a bound speaks of, where it is not the unit that a pass gives.
+
+    A repair's output is no model to run, and what INT8 makes of it is. `unit` is None where it is
+    up to the runtime what a model computes: then its engine is judged.
+    """
+
+    unit: Unit | None
 
 
 @dataclass(frozen=True)
@@ -142,9 +194,9 @@ class PassResult:
         details: what the report shows, JSON types only; the pass's module documents the keys.
         plan: set by passes that decide precision.
         statistics: set by passes that take ranges anew: all ranges, for the passes after it.
-        stated: set by passes that change what the model computes and are exact beside that: the
-            unit that came in with the stated change alone. Only that change has `Pass.bound`, and
-            all else is held to `Pass.beside`.
+        stated: set by passes that change what the model computes and are exact beside that.
+        judged: set where the bound speaks of another model than `unit`.
+        remedy: what to do where the bound is broken.
     """
 
     unit: Unit
@@ -153,7 +205,9 @@ class PassResult:
     details: Mapping[str, Any] = field(default_factory=dict)
     plan: PrecisionPlan | None = None
     statistics: Statistics | None = None
-    stated: Unit | None = None
+    stated: Stated | None = None
+    judged: Judged | None = None
+    remedy: str = CHANGE_OR_REMOVE
 
 
 @dataclass(frozen=True)
@@ -165,6 +219,7 @@ class Pass(ABC):
     gives: ClassVar[Level]
     version: ClassVar[int] = 1  # raised when the same input would give another output
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the output
+    requires: ClassVar[frozenset[Requirement]] = frozenset()
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property
@@ -172,30 +227,9 @@ class Pass(ABC):
         """What the output keeps of the input; checked by the pipeline."""
         return Exact()
 
-    def remedy(self, ctx: PassContext) -> str:
-        """What to do where its bound is broken."""
-        return "change or remove the pass in the recipe"
-
-    @property
-    def beside(self) -> Exact:
-        """What the output keeps of the input with the stated change alone (`PassResult.stated`)."""
-        return Exact()
-
-    def needs(self, unit: Unit) -> frozenset[Observation]:
-        """Statistics to collect over the calibration set before `apply`."""
-        return frozenset()
-
     @abstractmethod
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Transform the unit."""
-
-    def judged(self, unit: Unit, ctx: PassContext) -> Unit | None:
-        """What the bound speaks of, given the pass's output: that output itself.
-
-        A repair's output is no model to run; what INT8 makes of it is. None where it is up to the
-        runtime what a model computes, and the engine is at hand to be judged.
-        """
-        return unit
 
     def options(self) -> dict[str, Any]:
         """The fields, as JSON types."""

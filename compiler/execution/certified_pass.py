@@ -22,6 +22,7 @@ from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.progress import Progress
 from rtc.compiler.core.results import CertificateRow
 from rtc.compiler.core.unit import TorchModel, Unit
+from rtc.compiler.execution.pass_contract import check_requirements, check_structure
 from rtc.compiler.execution.stages import Files, Stages, versions
 from rtc.compiler.recipe.pass_list import own_references
 from rtc.compiler.recipe.source_code import referenced_code, with_code
@@ -56,6 +57,7 @@ def run_pass(
     """Apply and check a pass, or take both from the store.
 
     Raises:
+        RecipeError: the pass requires what is not there, or breaks its contract.
         GateError: the output does not keep the bound that the pass states.
     """
     inputs = {
@@ -88,6 +90,7 @@ def _applied(step: Pass, unit: Unit, ctx: PassContext) -> PassResult:
     Raises:
         RecipeError: a user's own pass failed, or gave something else than it declares.
     """
+    check_requirements(step, ctx)
     own = own_references([step])
     try:
         result = step.apply(unit, ctx)
@@ -103,16 +106,7 @@ def _applied(step: Pass, unit: Unit, ctx: PassContext) -> PassResult:
             fix="mend it, or the options that the recipe gives it",
             id="user-code",
         ) from cause
-    level = result.unit.level if isinstance(result, PassResult) else type(result).__name__
-    if level is not step.gives:
-        raise RecipeError(
-            "the pass gave something else than it declares",
-            where=" ".join([step.name, *own]),
-            seen=str(level),
-            expected=f"a PassResult whose unit is at the level {step.gives}",
-            fix="mend its apply, or what it declares in gives",
-            id="user-code",
-        )
+    check_structure(step, unit, result)
     return result
 
 
@@ -122,16 +116,18 @@ def certify(step: Pass, unit: Unit, result: PassResult, ctx: PassContext) -> lis
     Raises:
         GateError: it does not keep the bound that the pass states.
     """
-    before, after = ctx.reference or unit, step.judged(result.unit, ctx)
-    if after is None:
+    judged = result.unit if result.judged is None else result.judged.unit
+    if judged is None:
         return [_left_to_the_engine(step, unit, result.unit)]
+    before, checker = ctx.reference or unit, _Checker(step, ctx, result.remedy)
     if result.stated is None:
-        row = _checked(step, before, after, step.bound, ctx)
+        row = checker.row(before, judged, step.bound)
         return [replace(row, before=unit.digest, after=result.unit.digest)]
-    rows = [_checked(step, result.stated, after, step.beside, ctx)]
-    if result.stated.digest != before.digest:
-        change = "the change that it states"
-        rows.insert(0, _checked(step, before, result.stated, step.bound, ctx, of=change))
+    stated = result.stated
+    rows = [checker.row(stated.unit, judged, stated.beside)]
+    if stated.unit.digest != before.digest:
+        of = "the change that it states"
+        rows.insert(0, checker.row(before, stated.unit, step.bound, of))
     return rows
 
 
@@ -151,25 +147,42 @@ def _left_to_the_engine(step: Pass, before: Unit, after: Unit) -> CertificateRow
     )
 
 
-def _checked(
-    step: Pass, before: Unit, after: Unit, bound: Bound, ctx: PassContext, *, of: str = ""
-) -> CertificateRow:
-    from rtc.compiler.measure import parity
+@dataclass(frozen=True)
+class _Checker:
+    """Holds models against others on a pass's data."""
 
-    stage = f"{step.name}: {of}" if of else step.name
-    samples = _SAME if before.digest == after.digest else _enough(ctx.data.test)
-    data = ctx.data.digest
-    row = parity.check(before, after, bound, ctx.data.test, stage=stage, samples=samples, data=data)
-    if not row.passed:
-        raise GateError(
-            "the pass broke its bound",
-            where=stage,
-            seen=row.measured,
-            expected=row.bound,
-            fix=step.remedy(ctx),
-            id="pass-broke-bound",
+    step: Pass
+    ctx: PassContext
+    remedy: str
+
+    def row(self, before: Unit, after: Unit, bound: Bound, of: str = "") -> CertificateRow:
+        """The certificate that `after` keeps the bound of `before`.
+
+        Raises:
+            GateError: it does not.
+        """
+        from rtc.compiler.measure import parity
+
+        data = self.ctx.data
+        row = parity.check(
+            before,
+            after,
+            bound,
+            data.test,
+            stage=f"{self.step.name}: {of}" if of else self.step.name,
+            samples=_SAME if before.digest == after.digest else _enough(data.test),
+            data=data.digest,
         )
-    return row
+        if not row.passed:
+            raise GateError(
+                "the pass broke its bound",
+                where=row.stage,
+                seen=row.measured,
+                expected=row.bound,
+                fix=self.remedy,
+                id="pass-broke-bound",
+            )
+        return row
 
 
 def _enough(split: Split) -> int:

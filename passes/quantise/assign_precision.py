@@ -17,7 +17,7 @@ from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.hashing import digest
 from rtc.compiler.core.naming import nearest
 from rtc.compiler.core.operators import op_of
-from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import Observation, Pass, PassContext, PassResult, Requirement
 from rtc.compiler.core.precision import (
     LayerDecision,
     Precision,
@@ -62,6 +62,7 @@ class AssignPrecision(Pass):
     name: ClassVar[str] = "assign-precision"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
+    requires: ClassVar[frozenset[Requirement]] = frozenset({Requirement.TARGET})
 
     variant: Variant = Variant.MIX
     observer: str = "mse"
@@ -74,7 +75,7 @@ class AssignPrecision(Pass):
     given: PrecisionPlan | None = None
 
     def needs(self, unit: Unit) -> frozenset[Observation]:
-        """The range of every tensor that some target's scheme may quantise."""
+        """The ranges to take before `apply`: of every tensor that some scheme may quantise."""
         return observations(read(unit), self.observer, self.observers)
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:

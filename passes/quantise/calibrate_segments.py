@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from rtc.compiler.core.passes import Pass, PassContext, PassResult, Statistics
+from rtc.compiler.core.passes import PLANNED, Pass, PassContext, PassResult, Requirement, Statistics
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.quantise.placement import placement
 from rtc.passes.quantise.qdq import names_in, quantised_twin
@@ -44,6 +44,7 @@ class CalibrateSegments(Pass):
     name: ClassVar[str] = "calibrate-segments"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
+    requires: ClassVar[frozenset[Requirement]] = PLANNED
 
     segments: Annotated[int, Field(ge=1)] = 4
     samples: Annotated[int, Field(ge=1)] = 512
@@ -52,8 +53,6 @@ class CalibrateSegments(Pass):
         """Find ranges; `statistics` of the result holds all of them."""
         from rtc.calibration.held_out import learn_and_judge
 
-        if ctx.plan is None:
-            raise TypeError("calibrate-segments runs after assign-precision")
         tensors = _tensors(read(unit), ctx)
         if not tensors:
             summary = "no tensor to take a range of"
@@ -115,6 +114,5 @@ def _twin(unit: Unit, ctx: PassContext, statistics: Statistics) -> Unit:
 
 def _tensors(graph: gs.Graph, ctx: PassContext) -> list[str]:
     """Names of the tensors to take ranges of, in graph order; a graph's input keeps its own."""
-    assert ctx.plan is not None
-    wanted = {spot.range_of for spot in placement(graph, ctx.plan, ctx.where().scheme)}
+    wanted = {spot.range_of for spot in placement(graph, ctx.planned(), ctx.where().scheme)}
     return [tensor.name for node in graph.nodes for tensor in node.outputs if tensor.name in wanted]

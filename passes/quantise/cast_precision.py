@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rtc.calibration.rounding import asks_for_half
 from rtc.compiler.core.operators import HALF_KEY, op_of
 from rtc.compiler.core.passes import (
     LEAVE_OUT,
     PIN_WIDER,
+    PLANNED,
     Bound,
+    Judged,
     Pass,
     PassContext,
     PassResult,
+    Requirement,
     Sound,
 )
 from rtc.compiler.core.precision import Precision, PrecisionPlan
@@ -47,28 +49,20 @@ class CastPrecision(Pass):
     name: ClassVar[str] = "cast-precision"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-
-    def remedy(self, ctx: PassContext) -> str:
-        return PIN_WIDER if ctx.where().scheme.half_in_graph else LEAVE_OUT
+    requires: ClassVar[frozenset[Requirement]] = PLANNED
 
     @property
     def bound(self) -> Bound:
         return Sound()
 
-    def judged(self, unit: Unit, ctx: PassContext) -> Unit | None:
-        """A runtime that takes one type rounds where it likes: its engine shows what is left."""
-        target = ctx.where()
-        return None if target.runs and asks_for_half(unit.onnx.proto) else unit
-
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
-        plan, scheme = ctx.plan, ctx.where().scheme
-        if plan is None:
-            raise TypeError("cast-precision runs after assign-precision")
+        """Write the types into nodes, or into metadata where the runtime takes one for all."""
+        plan, scheme = ctx.planned(), ctx.where().scheme
         planned = [n for n, d in plan.layers.items() if d.precision is Precision.HALF]
         if scheme.half is None or not (planned or plan.default is Precision.HALF):
             return PassResult(unit, False, "no layer is planned in a half type")
         if not scheme.half_in_graph:
-            return _in_metadata(unit, scheme.half)
+            return _in_metadata(unit, scheme.half, by_engine=ctx.where().runs)
         graph = read(unit)
         writer = _Writer(graph, plan, scheme.half)
         writer.run()
@@ -76,19 +70,22 @@ class CastPrecision(Pass):
             return PassResult(unit, False, "the graph holds its half types already")
         details = {"casts": writer.casts, "half_nodes": writer.half_nodes}
         summary = f"{writer.half_nodes} nodes in {scheme.half}, {writer.casts} casts"
-        return PassResult(write(graph, unit), True, summary, details)
+        return PassResult(write(graph, unit), True, summary, details, remedy=PIN_WIDER)
 
 
-def _in_metadata(unit: Unit, half: str) -> PassResult:
+def _in_metadata(unit: Unit, half: str, *, by_engine: bool) -> PassResult:
+    """A runtime that takes one type rounds where it likes: its engine shows what is left."""
     import onnx
 
+    judged = Judged(None) if by_engine else None
     model = onnx.load_model_from_string(unit.onnx.proto)
     known = {entry.key: entry.value for entry in model.metadata_props}
     if known.get(HALF_KEY) == half:
-        return PassResult(unit, False, f"the model asks for {half} already")
+        return PassResult(unit, False, f"the model asks for {half} already", judged=judged)
     onnx.helper.set_model_props(model, {**known, HALF_KEY: half})
     changed = Unit(OnnxModel(model.SerializeToString(deterministic=True)), unit.signature)
-    return PassResult(changed, True, f"the float layers are to run in {half}")
+    summary = f"the float layers are to run in {half}"
+    return PassResult(changed, True, summary, judged=judged, remedy=LEAVE_OUT)
 
 
 class _Writer:

@@ -10,7 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rtc.compiler.core.passes import PIN_WIDER, Bound, Pass, PassContext, PassResult, Sound
+from rtc.compiler.core.passes import (
+    PIN_WIDER,
+    PLANNED,
+    Bound,
+    Pass,
+    PassContext,
+    PassResult,
+    Requirement,
+    Sound,
+)
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.quantise.qdq import int8_layers, write_qdq
 from rtc.passes.support.onnx_graph import read, write
@@ -23,9 +32,7 @@ class InsertQdq(Pass):
     name: ClassVar[str] = "insert-qdq"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
-
-    def remedy(self, ctx: PassContext) -> str:
-        return PIN_WIDER
+    requires: ClassVar[frozenset[Requirement]] = PLANNED
 
     @property
     def bound(self) -> Bound:
@@ -37,13 +44,11 @@ class InsertQdq(Pass):
         Raises:
             ModelError: the model's opset is older than Q/DQ with an axis.
         """
-        if ctx.plan is None:
-            raise TypeError("insert-qdq runs after assign-precision")
-        graph = read(unit)
-        layers = int8_layers(graph, ctx.plan)
+        plan, graph = ctx.planned(), read(unit)
+        layers = int8_layers(graph, plan)
         if not layers:
             return PassResult(unit, False, "no layer is planned in INT8")
-        count = write_qdq(graph, layers, ctx.plan, ctx.statistics, ctx.where().scheme)
+        count = write_qdq(graph, layers, plan, ctx.statistics, ctx.where().scheme)
         details = {"quantised_tensors": count, "int8_layers": len(layers)}
         summary = f"{len(layers)} layers in INT8, {count} tensors quantised"
-        return PassResult(write(graph, unit), True, summary, details)
+        return PassResult(write(graph, unit), True, summary, details, remedy=PIN_WIDER)

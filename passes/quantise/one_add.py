@@ -54,18 +54,18 @@ def beside_one_add(
     model: onnx.ModelProto, unit: Unit, add: Residual, policy: ResidualPolicy, ctx: PassContext
 ) -> Alternative:
     """The model with one policy on one Add between two INT8 layers, by the context's ranges."""
-    assert ctx.plan is not None, "only a plan knows the branches of an Add"
-    decision = replace(ctx.plan.residuals[add.name], policy=policy)
+    plan = ctx.planned()
+    decision = replace(plan.residuals[add.name], policy=policy)
     integer = list(add.ends)
     if ctx.where().scheme.quantise_outputs and policy is not ResidualPolicy.KEEP_HALF:
         integer.append(add.name)
-    plan: PrecisionPlan = replace(
-        ctx.plan,
+    around: PrecisionPlan = replace(
+        plan,
         default=Precision.FP32,
         layers={name: LayerDecision(Precision.INT8, "around one Add") for name in integer},
         residuals={add.name: decision},
     )
-    changed = InsertQdq().apply(skeleton(model, unit, *add.ends), replace(ctx, plan=plan)).unit
+    changed = InsertQdq().apply(skeleton(model, unit, *add.ends), replace(ctx, plan=around)).unit
     return Alternative(add.name, Precision.INT8, changed.onnx.proto)
 
 

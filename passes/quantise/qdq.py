@@ -82,14 +82,12 @@ def quantised_twin(unit: Unit, ctx: PassContext) -> Unit:
     Biases stay float, so that they can be changed in place: rounding them to int32, in steps of
     input scale × weight scale, moves an output by half such a step at most.
     """
-    if ctx.plan is None:
-        raise TypeError("only a plan says what is INT8")
-    graph = read(unit)
-    layers = int8_layers(graph, ctx.plan)
+    plan, graph = ctx.planned(), read(unit)
+    layers = int8_layers(graph, plan)
     if not layers:
         return unit
     scheme = replace(ctx.where().scheme, bias="float")
-    write_qdq(graph, layers, ctx.plan, ctx.statistics, scheme)
+    write_qdq(graph, layers, plan, ctx.statistics, scheme)
     return write(graph, unit)
 
 

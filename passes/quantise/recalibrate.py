@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from rtc.compiler.core.passes import Pass, PassContext, PassResult
+from rtc.compiler.core.passes import PLANNED, Pass, PassContext, PassResult, Requirement
 from rtc.compiler.core.precision import ResidualPolicy
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.quantise.one_add import ranges_around
@@ -32,18 +32,17 @@ class Recalibrate(Pass):
     name: ClassVar[str] = "recalibrate"
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
+    requires: ClassVar[frozenset[Requirement]] = PLANNED
 
     samples: Annotated[int, Field(ge=1)] = 16
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         """Find ranges; `statistics` of the result holds all of them."""
-        if ctx.plan is None:
-            raise TypeError("recalibrate runs after assign-precision")
-        base = ctx.reference or unit
+        plan, base = ctx.planned(), ctx.reference or unit
         adds = [
             add
             for add in residuals(read(base).cleanup())
-            if ctx.plan.residual_of(add.name) is ResidualPolicy.RECALIBRATED
+            if plan.residual_of(add.name) is ResidualPolicy.RECALIBRATED
         ]
         found = ranges_around(base, ctx, adds, ctx.calibration().head(self.samples))
         anew = {name: seen for ranges in found.values() for name, seen in ranges.items()}

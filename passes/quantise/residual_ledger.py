@@ -85,8 +85,6 @@ def residual_ledger(
     """
     import onnx
 
-    if ctx.plan is None:
-        raise TypeError("a residual ledger is that of a plan")
     graph = read(unit).cleanup()
     trials = _trials(graph, ctx)
     unit = write(graph, unit)
@@ -117,7 +115,7 @@ def residual_ledger(
             left_out={t.policy: t.obstacle for t in trials if t.add.name == name and t.obstacle},
             recalibrated=ranges.get(name, {}),
         )
-        for name, decision in ctx.plan.residuals.items()
+        for name, decision in ctx.planned().residuals.items()
     )
 
 

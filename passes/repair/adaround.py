@@ -32,7 +32,7 @@ from rtc.compiler.core.passes import PassContext, PassResult
 from rtc.compiler.core.unit import Unit
 from rtc.passes.quantise.qdq import int8_layers, stored_weight_parameters
 from rtc.passes.repair.channels import put_weights, weights_of
-from rtc.passes.repair.quantising_repair import Repair, weighed
+from rtc.passes.repair.quantising_repair import Repair
 from rtc.passes.support.layers import Layer, origin
 from rtc.passes.support.onnx_graph import Names, read, write
 
@@ -60,11 +60,9 @@ class Adaround(Repair):
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         from rtc.calibration.held_out import learn_and_judge
 
-        if ctx.plan is None:
-            raise TypeError("adaround runs after assign-precision")
         graph = read(unit)
         plain = write(read(unit), unit)  # with its weights where input_gram looks for them
-        layers = int8_layers(graph, ctx.plan)
+        layers = int8_layers(graph, ctx.planned())
         reasons = {layer.name: self._reason(layer, ctx) for layer in layers}
         left = {name: reason for name, reason in reasons.items() if reason}
         learned = {}
@@ -76,14 +74,15 @@ class Adaround(Repair):
         details: dict[str, Any] = {"layers": learned, "left": left}
         better = [name for name, (before, after) in learned.items() if after > before]
         if not better:
-            return PassResult(unit, False, "no layer's rounding is better learned", details)
+            return self.unchanged(unit, ctx, "no layer's rounding is better learned", details)
         what = f"{len(better)} layers rounded"
-        return weighed(unit, write(graph, unit), ctx, judge=splits[1], details=details, what=what)
+        return self.weighed(
+            unit, write(graph, unit), ctx, judge=splits[1], details=details, what=what
+        )
 
     def _reason(self, layer: Layer, ctx: PassContext) -> str:
         """Why a layer is not learned; "" where it is."""
-        assert ctx.plan is not None, "checked before"
-        decision = ctx.plan.layers.get(layer.name)
+        decision = ctx.planned().layers.get(layer.name)
         snr = decision.snr_db if decision else None
         if snr is not None and snr >= self.below_snr_db:
             return f"{snr:.1f} dB ≥ {self.below_snr_db:g} dB"

@@ -29,7 +29,7 @@ from rtc.compiler.core.passes import PassContext, PassResult
 from rtc.compiler.core.unit import Unit
 from rtc.passes.quantise.qdq import int8_layers, quantised_twin
 from rtc.passes.repair.channels import bias_obstacle, bias_of, put_bias
-from rtc.passes.repair.quantising_repair import Repair, weighed
+from rtc.passes.repair.quantising_repair import Repair
 from rtc.passes.support.layers import Layer, weighted_layers
 from rtc.passes.support.onnx_graph import Names, read, write
 
@@ -56,20 +56,19 @@ class CorrectBias(Repair):
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         from rtc.calibration.held_out import learn_and_judge
 
-        if ctx.plan is None:
-            raise TypeError("correct-bias runs after assign-precision")
         graph = read(unit)
-        int8 = int8_layers(graph, ctx.plan)
+        int8 = int8_layers(graph, ctx.planned())
         left = {layer.name: bias_obstacle(layer) for layer in int8 if bias_obstacle(layer)}
         layers = [layer for layer in int8 if layer.name not in left]
         if not layers:
-            return PassResult(unit, False, "no INT8 layer has a bias to correct", {"left": left})
+            summary = "no INT8 layer has a bias to correct"
+            return self.unchanged(unit, ctx, summary, {"left": left})
         learn, judge = learn_and_judge(ctx.calibration(), self.samples, unit)
         shifts = _correct(graph, layers, unit, learn, ctx)
         largest = {name: float(np.abs(shift).max()) for name, shift in shifts.items()}
         details = {"layers": largest, "left": left}
         what = f"{len(layers)} biases corrected"
-        return weighed(unit, write(graph, unit), ctx, judge=judge, details=details, what=what)
+        return self.weighed(unit, write(graph, unit), ctx, judge=judge, details=details, what=what)
 
 
 def _correct(

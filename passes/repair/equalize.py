@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from rtc.compiler.core.arrays import Float64Array
-from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult, Stated
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.repair.channel_paths import Pair, pairs, to_relu
 from rtc.passes.repair.channels import bias_of, put_bias, put_weights, weights_of
@@ -43,6 +43,8 @@ _DEAD = (
 )
 _BATCH = 32
 _REPLACED = "replaced"
+_ROUNDED = Exact(atol=1e-4, rtol=1e-3)
+"""Weights are rounded once more to float32, so sums differ in their last digits."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,7 @@ class Equalize(Pass):
     def bound(self) -> Bound:
         if self.relu6 == "replace":
             return Bounded("disagreement", self.max_disagreement)
-        return self.beside
-
-    @property
-    def beside(self) -> Exact:
-        """Weights are rounded once more to float32, so sums differ in their last digits."""
-        return Exact(atol=1e-4, rtol=1e-3)
+        return _ROUNDED
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         graph = read(unit)
@@ -89,7 +86,7 @@ class Equalize(Pass):
         replaced = [clip for clip in clips if fates[clip.name] == _REPLACED]
         for clip in replaced:
             to_relu(clip)
-        stated = write(graph, unit) if replaced else unit
+        stated = Stated(write(graph, unit) if replaced else unit, _ROUNDED)
         rows = _equalise(Names(graph), chosen)
         details = {"pairs": rows, "stopped": stopped, "relu6": fates}
         if not rows and not replaced:

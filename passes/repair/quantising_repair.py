@@ -6,12 +6,23 @@ run: it is judged by its twin in INT8, on samples that it did not learn from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from rtc.compiler.core.passes import Bound, Bounded, Pass, PassContext, PassResult, Sound
+from rtc.compiler.core.passes import (
+    PLANNED,
+    Bound,
+    Bounded,
+    Judged,
+    Pass,
+    PassContext,
+    PassResult,
+    Requirement,
+    Sound,
+)
 from rtc.compiler.core.unit import Level, Unit
 from rtc.passes.quantise.qdq import quantised_twin
 
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from rtc.compiler.core.data import Split
 
 _LEAST_GAIN_DB = 0.01
+_REMEDY = "raise its max_disagreement, or take it out of precision.repairs in the recipe"
 
 
 @dataclass(frozen=True)
@@ -34,43 +46,50 @@ class Repair(Pass):
     takes: ClassVar[Level] = Level.ONNX
     gives: ClassVar[Level] = Level.ONNX
 
+    requires: ClassVar[frozenset[Requirement]] = PLANNED
+
     samples: Annotated[int, Field(ge=1)] = 512
     max_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    def remedy(self, ctx: PassContext) -> str:
-        return "raise its max_disagreement, or take it out of precision.repairs in the recipe"
 
     @property
     def bound(self) -> Bound:
         given = self.max_disagreement
         return Sound() if given is None else Bounded("disagreement", given)
 
-    def judged(self, unit: Unit, ctx: PassContext) -> Unit:
-        return quantised_twin(unit, ctx)
+    def unchanged(
+        self, unit: Unit, ctx: PassContext, summary: str, details: Mapping[str, Any]
+    ) -> PassResult:
+        """The result where there is nothing to repair."""
+        judged = Judged(quantised_twin(unit, ctx))
+        return PassResult(unit, False, summary, details, judged=judged, remedy=_REMEDY)
 
+    def weighed(
+        self,
+        before: Unit,
+        after: Unit,
+        ctx: PassContext,
+        *,
+        judge: Split,
+        details: dict[str, Any],
+        what: str,
+    ) -> PassResult:
+        """`after`, or `before` where the output in INT8 gains nothing by it on the samples `judge`.
 
-def weighed(
-    before: Unit,
-    after: Unit,
-    ctx: PassContext,
-    *,
-    judge: Split,
-    details: dict[str, Any],
-    what: str,
-) -> PassResult:
-    """`after`, or `before` where the output in INT8 gains nothing by it on the samples `judge`.
+        `details` takes `snr_db`, the output's before and after; `what` was done, for the summary.
+        """
+        from rtc.calibration.effect import output_snr_db
 
-    `details` takes `snr_db`, the output's before and after; `what` was done, for the summary.
-    """
-    from rtc.calibration.effect import output_snr_db
-
-    reference = (ctx.reference or before).onnx.proto
-    snr = [
-        output_snr_db(reference, quantised_twin(each, ctx).onnx.proto, judge)
-        for each in (before, after)
-    ]
-    details["snr_db"] = [round(decibels, 2) for decibels in snr]
-    change = f"output {snr[0]:.1f} → {snr[1]:.1f} dB"
-    if snr[1] < snr[0] + _LEAST_GAIN_DB:
-        return PassResult(before, False, f"left as it was: {change}", details)
-    return PassResult(after, True, f"{what}, {change}", details)
+        reference = (ctx.reference or before).onnx.proto
+        twins = [quantised_twin(unit, ctx) for unit in (before, after)]
+        snr = [output_snr_db(reference, twin.onnx.proto, judge) for twin in twins]
+        details["snr_db"] = [round(decibels, 2) for decibels in snr]
+        gains = snr[1] >= snr[0] + _LEAST_GAIN_DB
+        change = f"output {snr[0]:.1f} → {snr[1]:.1f} dB"
+        return PassResult(
+            unit=after if gains else before,
+            modified=gains,
+            summary=f"{what}, {change}" if gains else f"left as it was: {change}",
+            details=details,
+            judged=Judged(twins[1] if gains else twins[0]),
+            remedy=_REMEDY,
+        )

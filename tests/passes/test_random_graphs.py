@@ -109,7 +109,7 @@ def keeps_what_is_computed(seed):
         assert differs(wanted, alone) < ROUNDED, step.name
         assert differs(wanted, chain) < ROUNDED, f"{step.name} after the others"
     smooth = Equalize(relu6="replace", max_disagreement=1.0).apply(unit, ctx)
-    wanted = in_double(smooth.stated or unit, *inputs)
+    wanted = in_double(smooth.stated.unit if smooth.stated else unit, *inputs)
     assert differs(wanted, smooth.unit) < ROUNDED, "with ReLU6 replaced"
 
 

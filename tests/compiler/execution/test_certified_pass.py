@@ -10,7 +10,7 @@ import pytest
 
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import GateError
-from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult
+from rtc.compiler.core.passes import Bound, Bounded, Exact, Pass, PassContext, PassResult, Stated
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.unit import Level, OnnxModel, Signature, TensorSpec, Unit
 from rtc.compiler.execution.certified_pass import Passed, run_pass
@@ -58,10 +58,10 @@ def wide(size: int) -> Unit:
 
     text = f"""<ir_version: 10, opset_import: ["" : 18]>
         wide (float[n, {size}] x) => (float[n, 2] y) {{
-            axes = Constant <value_ints = [1]> ()
-            mean = ReduceMean (x, axes)
-            zero = Sub (mean, mean)
-            y = Concat <axis = 1> (mean, zero)
+            [axes] axes = Constant <value_ints = [1]> ()
+            [mean] mean = ReduceMean (x, axes)
+            [zero] zero = Sub (mean, mean)
+            [y] y = Concat <axis = 1> (mean, zero)
         }}"""
     proto = onnx.parser.parse_model(text).SerializeToString()
     tensors = (TensorSpec("x", "float32", ("n", size)),), (TensorSpec("y", "float32", ("n", 2)),)
@@ -106,7 +106,7 @@ class Rounds(Pass):
 
     def apply(self, unit: Unit, ctx: PassContext) -> PassResult:
         made = scaled("Round", self.more)
-        return PassResult(made, True, "rounded", stated=scaled("Round", 1.0))
+        return PassResult(made, True, "rounded", stated=Stated(scaled("Round", 1.0)))
 
 
 def scaled(op: str, factor: float) -> Unit:
@@ -114,8 +114,8 @@ def scaled(op: str, factor: float) -> Unit:
 
     text = f"""<ir_version: 10, opset_import: ["" : 18]>
         scaled (float[n, 2] x) => (float[n, 2] y) <float[2] w = {{1, {factor}}}> {{
-            z = {op}(x)
-            y = Mul(z, w)
+            [z] z = {op}(x)
+            [y] y = Mul(z, w)
         }}"""
     proto = onnx.parser.parse_model(text).SerializeToString()
     tensors = (TensorSpec("x", "float32", ("n", 2)),), (TensorSpec("y", "float32", ("n", 2)),)

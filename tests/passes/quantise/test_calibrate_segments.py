@@ -8,8 +8,10 @@ from residual_nets import blocks
 
 from rtc.calibration.collect import collect
 from rtc.calibration.effect import output_snr_db
+from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.execution.pass_contract import check_requirements
 from rtc.passes.quantise.assign_precision import AssignPrecision
 from rtc.passes.quantise.calibrate_segments import CalibrateSegments
 from rtc.passes.quantise.qdq import quantised_twin
@@ -90,6 +92,6 @@ def test_nothing_to_do():
     assert result.summary == "no tensor to take a range of"
 
 
-def test_it_runs_after_a_plan():
-    with pytest.raises(TypeError, match="after assign-precision"):
-        CalibrateSegments().apply(UNIT, context(UNIT, TENSORRT))
+def test_it_requires_a_plan():
+    with pytest.raises(RecipeError, match="needs a precision plan"):
+        check_requirements(CalibrateSegments(), context(UNIT, TENSORRT))

@@ -278,7 +278,7 @@ def test_where_the_runtime_takes_one_type_its_engine_is_judged_if_it_runs_here()
     assert "precision.pin" not in broken.value.fix  # a pin spares no layer of it
     assert "precision.offer" in broken.value.fix
     here = replace(ctx, target=replace(ctx.where(), runs=True))
-    (row,) = certify(STEP, case.unit, result, here)
+    (row,) = certify(STEP, case.unit, STEP.apply(case.unit, here), here)
     assert (row.passed, row.exact, row.samples) == (True, False, 0)
     assert row.measured.endswith("its engine is held to the float model")
     in_graph = replace(OPENVINO, half_in_graph=True)

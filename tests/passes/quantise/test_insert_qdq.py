@@ -6,11 +6,12 @@ import pytest
 from check_pass import check_pass, constant, equations, parse
 from nets import ONNXRUNTIME, OPENVINO, TENSORRT, context, planned, residual
 
-from rtc.compiler.core.errors import GateError, ModelError
+from rtc.compiler.core.errors import GateError, ModelError, RecipeError
 from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import QuantScheme
 from rtc.compiler.core.unit import OnnxModel, Unit
 from rtc.compiler.execution.certified_pass import certify
+from rtc.compiler.execution.pass_contract import check_requirements
 from rtc.passes.quantise.insert_qdq import InsertQdq
 from rtc.targets.backends import integer_products, x86
 
@@ -268,9 +269,9 @@ def test_an_old_opset_is_a_model_error():
     assert error.value.id == "old-opset"
 
 
-def test_it_runs_after_a_plan():
-    with pytest.raises(TypeError, match="after assign-precision"):
-        STEP.apply(CHAIN, context(CHAIN, TENSORRT))
+def test_it_requires_a_plan():
+    with pytest.raises(RecipeError, match="needs a precision plan"):
+        check_requirements(STEP, context(CHAIN, TENSORRT))
 
 
 def _optimised(unit, inputs):

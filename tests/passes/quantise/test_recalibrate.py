@@ -7,8 +7,10 @@ from residual_nets import blocks
 
 from rtc.calibration.collect import collect
 from rtc.calibration.effect import output_snr_db
+from rtc.compiler.core.errors import RecipeError
 from rtc.compiler.core.passes import PassContext
 from rtc.compiler.core.precision import ResidualPolicy, Variant
+from rtc.compiler.execution.pass_contract import check_requirements
 from rtc.passes.quantise.assign_precision import AssignPrecision
 from rtc.passes.quantise.qdq import quantised_twin
 from rtc.passes.quantise.recalibrate import Recalibrate
@@ -50,6 +52,6 @@ def test_without_such_an_add_everything_stays():
     assert result.statistics == ctx.statistics
 
 
-def test_it_runs_after_a_plan():
-    with pytest.raises(TypeError, match="after assign-precision"):
-        Recalibrate().apply(UNIT, context(UNIT, TENSORRT))
+def test_it_requires_a_plan():
+    with pytest.raises(RecipeError, match="needs a precision plan"):
+        check_requirements(Recalibrate(), context(UNIT, TENSORRT))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from check_pass import parse
-from nets import ONNXRUNTIME, TENSORRT, context, planned
+from nets import ONNXRUNTIME, TENSORRT, planned
 from one_layer_nets import with_labels
 from residual_nets import blocks
 
@@ -104,9 +104,3 @@ def test_ranges_around_an_add_are_taken_anew_beside_quantised_branches(scheme):
         assert ranges != {name: ctx.statistics[name] for name in ranges}
     plain, anew = (by_policy(rows[1])[p].output_snr_db.value for p in (own_policy(scheme), ANEW))
     assert anew > plain - 1.0  # they were chosen for the same samples
-
-
-def test_it_is_that_of_a_plan():
-    ctx = context(UNIT, TENSORRT)
-    with pytest.raises(TypeError, match="that of a plan"):
-        residual_ledger(UNIT, ctx, ctx.data.test)

@@ -378,7 +378,11 @@ def test_relu6_that_never_cuts_is_replaced():
     assert result.details["relu6"] == {"six": "replaced"}
     assert len(result.details["pairs"]) == 1
     assert result.stated is not None
-    assert equations(result.stated) == ["a = Gemm(x, w1, b1)", "r = Relu(a)", "y = Gemm(r, w2)"]
+    assert equations(result.stated.unit) == [
+        "a = Gemm(x, w1, b1)",
+        "r = Relu(a)",
+        "y = Gemm(r, w2)",
+    ]
     assert Equalize().apply(unit, context_for(unit)).stated is None
 
 
