@@ -176,7 +176,9 @@ class PrecisionPlan:
                     n: _residual_from_dict(n, d) for n, d in _section(fields, "residuals").items()
                 },
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        except KeyError as cause:
+            raise RecipeError(f"not a precision plan: no key {cause}", where="plan") from cause
+        except (TypeError, ValueError, AttributeError) as cause:
             raise RecipeError(f"not a precision plan: {cause}", where="plan") from cause
 
 
