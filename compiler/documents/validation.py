@@ -35,13 +35,18 @@ def validated(adapter: TypeAdapter[T], value: object, document: Document, at: Pl
         faults = cause.errors(include_url=False)
         errors = [_error(fault, schema, document, at) for fault in faults]
         marks = [document.mark((*at, *f["loc"]), key=f["type"] in _UNKNOWN) for f in faults]
-        misspelt = {(*f["loc"][:-1], e.fix) for f, e in zip(faults, errors, strict=True)}
+        misspelt = {(f["loc"][:-1], e.fix) for f, e in zip(faults, errors, strict=True)}
         told = [
             (mark, error)
             for mark, fault, error in zip(marks, faults, errors, strict=True)
-            if (*fault["loc"][:-1], f'did you mean "{fault["loc"][-1]}"?') not in misspelt
+            if not (fault["type"] == "missing" and _meant(fault["loc"]) in misspelt)
         ]
         raise _joined([error for _, error in sorted(told, key=_first)]) from cause
+
+
+def _meant(loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], str]:
+    """What is said of a key in the same section that means this one."""
+    return loc[:-1], f'did you mean "{loc[-1]}"?'
 
 
 def _first(pair: tuple[Any, RecipeError]) -> Any:
