@@ -1,30 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx
 import pytest
+from axes_of_models import CENTRED
+from batches_of_models import (
+    BAKED,
+    BATCH,
+    CONSTANTS,
+    CUBES,
+    HEAD,
+    OVER_SAMPLES,
+    ROWS,
+    SAMPLES,
+    first,
+    model,
+)
 from check_pass import unit_of
 from onnx import numpy_helper
 
 from rtc.calibration.oracle import Oracle
 from rtc.compiler.core.errors import ModelError
-from rtc.compiler.core.unit import Unit
 from rtc.compiler.frontend.axes import settled
-from rtc.compiler.frontend.independence import NotAlone, check_alone
 
-HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
-BATCH = "g (float[N,6] x) => (float[N,3] y) { y = MatMul(x, w) }"
-OVER_SAMPLES = "g (float[T,6] x) => (float[T,3] y) { a = MatMul(x, w) y = Softmax<axis=0>(a) }"
-CENTRED = """
-g (float[T,6] x) => (float[T,3] y) {
-  a = MatMul(x, w)
-  [mean] m = ReduceMean<axes=[0], keepdims=1>(a)
-  [scaled] s = Mul(m, small)
-  y = Add(a, s)
-}
-"""
 LAGGED = """
 g (float[T,6] x) => (float[T,3] y) {
   a = MatMul(x, w)
@@ -45,47 +43,6 @@ g (float[T,6] x) => (float[T,3] y) {
   y = Add(a, s)
 }
 """
-ROWS = """
-g (float[T,6] x) => (float[T,3] y) { a = ReduceMean<axes=[0], keepdims=1>(x) y = MatMul(a, w) }
-"""
-BAKED = """
-g (float[{batch},2,3] x) => (float[{batch},3] y) {{
-  f = Flatten(x)
-  c = Concat<axis=1>(f, token)
-  y = MatMul(c, w8)
-}}
-"""
-RESHAPED = """
-g (float[4,2,3] x) => (float[4,3] y) {
-  rows = Reshape(x, eight_rows)
-  kept = Relu(rows)
-  again = Reshape<allowzero=1>(kept, four_by_two)
-  f = Reshape(again, shape)
-  y = MatMul(f, w)
-}
-"""
-TRAINING = """
-g (float[N,6] x) => (float[N,3] y) {
-  a = MatMul(x, w)
-  [norm] b, rm, rv = BatchNormalization<training_mode=1>(a, b1, b0, b0, b1)
-  y = Relu(b)
-}
-"""
-RANDOM = """
-g (float[N,6] x) => (float[N,3] y) {
-  a = MatMul(x, w)
-  [noise] drawn = RandomNormalLike<scale=0.1>(a)
-  y = Add(a, drawn)
-}
-"""
-DYNAMIC = """
-g (float[N,6] x) => (float[N,3] y) {
-  q, s, z = DynamicQuantizeLinear(x)
-  i = MatMulInteger(q, wi, z)
-  f = Cast<to=1>(i)
-  y = Mul(f, s)
-}
-"""
 ANY_SIZE = """
 g (float[N,3,H,W] x) => (float[N,?] y) {
   c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, k)
@@ -94,43 +51,6 @@ g (float[N,3,H,W] x) => (float[N,?] y) {
   y = MatMul(f, r)
 }
 """
-DRAW = np.random.default_rng(0)
-CONSTANTS: Mapping[str, np.ndarray] = {
-    "w": DRAW.normal(size=(6, 3)).astype(np.float32),
-    "wi": DRAW.integers(-90, 90, (6, 3)).astype(np.int8),
-    "second": np.array([1]),
-    "k": DRAW.normal(size=(4, 3, 3, 3)).astype(np.float32),
-    "r": DRAW.normal(size=(4, 5)).astype(np.float32),
-    "small": np.array(0.05, np.float32),
-    "none": np.array(0, np.float32),
-    "one": np.array(1, np.float32),
-    "axis": np.array(0, np.int64),
-    "ahead": np.array([2, 0, 0, 0]),
-    "zero": np.array([0]),
-    "minus_two": np.array([-2]),
-    "shape": np.array([4, -1]),
-    "eight_rows": np.array([8, 3]),
-    "four_by_two": np.array([4, 2, 3]),
-    "token": np.ones((4, 2), np.float32),
-    "w8": DRAW.normal(size=(8, 3)).astype(np.float32),
-    "b0": np.zeros(3, np.float32),
-    "b1": np.ones(3, np.float32),
-}
-SAMPLES = np.random.default_rng(1).normal(size=(16, 6)).astype(np.float32)
-CUBES = SAMPLES.reshape(16, 2, 3)
-
-
-def model(text: str) -> Unit:
-    made = onnx.parser.parse_model(HEAD + text)
-    used = {name for node in made.graph.node for name in node.input}
-    made.graph.initializer.extend(
-        numpy_helper.from_array(value, name) for name, value in CONSTANTS.items() if name in used
-    )
-    return unit_of(made.SerializeToString())
-
-
-def first(unit: Unit) -> int | str:
-    return unit.signature.inputs[0].shape[0]
 
 
 def test_a_batch_stays_free_and_not_a_byte_changes() -> None:
@@ -174,19 +94,6 @@ def test_one_sample_at_a_time_is_what_such_a_model_can_be_compiled_for(text: str
             )
 
 
-def test_one_sample_in_a_thousand_of_the_answer_is_seen() -> None:
-    """A dependence far below what any tolerance between batches would find."""
-    text = CENTRED.replace("s = Mul(m, small)", "t = Mul(m, small) s = Mul(t, small)")
-    with pytest.raises(NotAlone) as found:
-        check_alone(model(text), SAMPLES, 8, (1,))
-    assert found.value.kind == "neighbours"
-
-
-def test_batch_norm_that_trains_is_named() -> None:
-    with pytest.raises(ModelError, match=r"norm \(BatchNormalization\).*model.eval"):
-        settled(model(TRAINING), SAMPLES, 4)
-
-
 @pytest.mark.parametrize("batch", [1, 4])
 def test_batch_norm_that_trains_is_to_be_exported_for_inference(batch: int) -> None:
     """Rows mix in it, which another axis would not mend, nor would one sample at a time."""
@@ -201,76 +108,6 @@ def test_batch_norm_that_trains_is_to_be_exported_for_inference(batch: int) -> N
     assert refused.value.id == "samples-depend"
     assert "model.eval()" in refused.value.fix
     assert "batch axis" not in refused.value.fix
-
-
-def test_what_looks_things_up_by_its_input_is_not_shown_other_numbers() -> None:
-    """No row stands for a number that no sample holds; mixing beside real ones is still seen."""
-    ids = np.random.default_rng(0).integers(0, 5, (16, 6)).astype(np.float32)
-    look = "i = Cast<to=7>(x) e = Gather(table, i) p = ReduceMean<axes=[1], keepdims=0>(e)"
-    table = "<float[5,3] table = {0,1,2, 3,4,5, 6,8,7, 9,1,3, 2,7,4}>"
-    given = f"{HEAD}g (float[N,6] x) => (float[N,3] y) {table} {{ {look} "
-    unit = unit_of(onnx.parser.parse_model(given + "y = Relu(p) }").SerializeToString())
-    assert first(settled(unit, ids, 4).unit) == "N"
-    text = given + "m = ReduceMean<axes=[0], keepdims=1>(p) y = Sub(p, m) }"
-    mixing = unit_of(onnx.parser.parse_model(text).SerializeToString())
-    with pytest.raises(ModelError) as refused:
-        settled(mixing, ids, 4)
-    assert refused.value.id == "samples-depend"
-
-
-@pytest.mark.parametrize("batch", [1, 4])
-def test_chance_is_not_taken_for_dependence(batch: int) -> None:
-    with pytest.raises(ModelError, match="noise") as refused:
-        settled(model(RANDOM), SAMPLES, batch)
-    assert refused.value.id == "not-deterministic"
-
-
-def test_ranges_of_the_whole_batch_are_no_other_axis() -> None:
-    unit = model(DYNAMIC)
-    found = settled(unit, SAMPLES, 4)
-    assert first(found.unit) == "N"
-    (note,) = found.notes
-    assert "range of the whole batch" in note
-
-
-def test_what_is_not_finite_is_no_dependence() -> None:
-    samples = SAMPLES.copy()
-    samples[3] = np.inf
-    assert settled(model(BATCH), samples, 4).notes == ()
-
-
-def test_a_fixed_batch_that_can_be_freed_is() -> None:
-    found = settled(model(BATCH.replace("N", "4")), SAMPLES, 2)
-    assert first(found.unit) == "batch"
-    assert found.notes == ()
-
-
-@pytest.mark.parametrize("batch", [1, 2, 16])
-def test_a_batch_in_the_constants_of_reshapes_is_freed(batch: int) -> None:
-    unit = model(RESHAPED)
-    found = settled(unit, CUBES, batch)
-    assert first(found.unit) == "batch"
-    assert found.notes == ()
-    with Oracle(unit.onnx.proto) as before, Oracle(found.unit.onnx.proto) as after:
-        wanted = np.concatenate([before.run(CUBES[i : i + 4])["y"] for i in range(0, 16, 4)])
-        np.testing.assert_allclose(after.run(CUBES)["y"], wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_a_fixed_batch_stays_where_it_is_the_recipes() -> None:
-    found = settled(model(BAKED.format(batch=4)), CUBES, 4)
-    assert first(found.unit) == 4
-    (note,) = found.notes
-    assert "fixed to 4" in note
-    assert "no latency at batch 1" in note
-    assert "(a batch of 8 fails: Concat: Non concat axis dimensions must match" in note
-    assert note.endswith("; export it with a dynamic batch axis for others.")
-
-
-def test_another_fixed_batch_than_the_recipes_names_both() -> None:
-    with pytest.raises(ModelError, match="set batch: 4 in the recipe") as refused:
-        settled(model(BAKED.format(batch=4)), CUBES, 8)
-    assert refused.value.id == "fixed-batch"
-    assert refused.value.seen == "batch: 8 in the recipe"
 
 
 def test_a_batch_that_is_free_by_its_name_only_is_the_recipes_or_refused() -> None:
@@ -290,19 +127,6 @@ def test_a_batch_that_is_free_by_its_name_only_may_be_larger_than_the_samples_lo
     found = settled(unit_of(made.SerializeToString()), SAMPLES, 96)
     assert first(found.unit) == 96
     assert "Compiled for batches of 96" in found.notes[0]
-
-
-def test_a_fixed_batch_whose_samples_depend_on_each_other_is_refused() -> None:
-    with pytest.raises(ModelError) as refused:
-        settled(model(OVER_SAMPLES.replace("T", "4")), SAMPLES, 4)
-    assert refused.value.id == "samples-depend"
-
-
-def test_a_fixed_batch_of_one_that_cannot_be_freed_stays() -> None:
-    unit = model(ROWS.replace("T", "1"))
-    found = settled(unit, SAMPLES, 1)
-    assert first(found.unit) == 1
-    assert len(found.notes) == 1
 
 
 def test_height_and_width_are_those_of_the_samples() -> None:

@@ -1,0 +1,13 @@
+"""The gradients of normalisations and softmax against difference quotients."""
+
+from __future__ import annotations
+
+import pytest
+from gradient_models import check_gradient, models_with
+
+from rtc.calibration.sensitivity.rules import norms
+
+
+@pytest.mark.parametrize("name", models_with(norms))
+def test_against_the_difference_quotient(name):
+    check_gradient(name)
