@@ -31,7 +31,8 @@ from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.documents.build_json import REQUEST
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.lowering.job import Job
-from rtc.compiler.measure.latency import Bench, Case, Subject, engine_subject
+from rtc.compiler.measure.comparison import Case, Subject, engine_subject
+from rtc.compiler.measure.latency import Bench
 from rtc.compiler.measure.provenance import hardware, physical_cores
 from rtc.compiler.report.figures import amount
 

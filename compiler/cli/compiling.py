@@ -91,7 +91,7 @@ def _seconds(text: str) -> float:
     Raises:
         RecipeError: no time, one too short for even one plan to be tried, or longer than a day.
     """
-    from rtc.compiler.recipe.schema import MOST_SECONDS
+    from rtc.compiler.recipe.sections import MOST_SECONDS
 
     given = text.strip().lower()
     given = given if given[-1:].isalpha() else f"{given}s"

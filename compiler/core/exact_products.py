@@ -22,16 +22,23 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rtc.compiler.core.function_calls import Calls
+from rtc.compiler.core.function_calls import (
+    Calls,
+    handed_on,
+    input_at,
+    option_of,
+    present_options,
+    variant_of,
+)
 from rtc.compiler.core.operators import op_of
 from rtc.compiler.core.protos import nested
 from rtc.compiler.core.tensors import Dim, types_of
 
 if TYPE_CHECKING:
     import onnx
+from rtc.compiler.core.exact_attention import quantised_attention, quantised_lstm
 
 _MS = "com.microsoft"
-_INT8 = 3  # onnx.TensorProto's number
 _LARGEST_OF_PIECES = {1: 255, 2: 16, 3: 7, 4: 4}
 """The largest absolute value of a piece, by the number of pieces of a number in -255 … 255."""
 _LADDER = ((1, 1), (1, 2), (2, 2), (3, 3), (4, 4))
@@ -44,24 +51,6 @@ _CONV = {
     "pads": "ints",
     "strides": "ints",
 }
-_ATTENTION = {
-    "do_rotary": "int",
-    "mask_filter_value": "float",
-    "num_heads": "int",
-    "past_present_share_buffer": "int",
-    "unidirectional": "int",
-}
-
-_LSTM = {
-    "activation_alpha": "floats",
-    "activation_beta": "floats",
-    "activations": "strings",
-    "clip": "float",
-    "direction": "string",
-    "hidden_size": "int",
-    "input_forget": "int",
-}
-
 _MATRICES = """
     column = Constant <value = int64[2] {-1, 1}> ()
     a_wide = Cast <to = 11> (a)
@@ -154,18 +143,15 @@ def write_out(proto: bytes) -> bytes:
     return calls.finish() if changed else proto
 
 
-def _given(node: onnx.NodeProto, index: int) -> str:
-    return node.input[index] if index < len(node.input) else ""
-
-
-def _option(node: onnx.NodeProto, name: str) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
-
-
 def _matmul_integer(calls: Calls, node: onnx.NodeProto) -> None:
     zero = calls.constant(0)
     a, b = node.input[:2]
-    operands = {"a": a, "b": b, "az": _given(node, 2) or zero, "bz": _given(node, 3) or zero}
+    operands = {
+        "a": a,
+        "b": b,
+        "az": input_at(node, 2) or zero,
+        "bz": input_at(node, 3) or zero,
+    }
     calls.call(node, "MatMulInteger", operands, _MATRICES + _INT32)
 
 
@@ -179,7 +165,7 @@ def _matmul_integer_to_float(calls: Calls, node: onnx.NodeProto) -> None:
     zero = calls.constant(0)
     operands = dict(zip(("a", "b", "as", "bs"), node.input, strict=False))
     operands |= {
-        name: _given(node, index) or zero for name, index in (("az", 4), ("bz", 5), ("bias", 6))
+        name: input_at(node, index) or zero for name, index in (("az", 4), ("bz", 5), ("bias", 6))
     }
     body = _MATRICES + _SCALED_MATRIX + _FLOAT
     calls.call(node, "MatMulIntegerToFloat", operands, body)
@@ -188,7 +174,7 @@ def _matmul_integer_to_float(calls: Calls, node: onnx.NodeProto) -> None:
 def _dynamic_quantize_matmul(calls: Calls, node: onnx.NodeProto) -> None:
     zero = calls.constant(0)
     operands = dict(zip(("x", "b", "bs"), node.input, strict=False))
-    operands |= {name: _given(node, index) or zero for name, index in (("bz", 3), ("bias", 4))}
+    operands |= {name: input_at(node, index) or zero for name, index in (("bz", 3), ("bias", 4))}
     body = _DYNAMIC + _MATRICES + _SCALED_MATRIX + _FLOAT
     calls.call(node, "DynamicQuantizeMatMul", operands, body)
 
@@ -197,15 +183,15 @@ def _qgemm(calls: Calls, node: onnx.NodeProto) -> None:
     zero = calls.constant(0)
     alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)
     operands = dict(zip(("a0", "as0", "az", "b0", "bs", "bz"), node.input, strict=False))
-    operands |= {"bias": _given(node, 6) or zero, "alpha": calls.constant(alpha)}
-    turn_a, turn_b = _option(node, "transA"), _option(node, "transB")
+    operands |= {"bias": input_at(node, 6) or zero, "alpha": calls.constant(alpha)}
+    turn_a, turn_b = option_of(node, "transA"), option_of(node, "transB")
     body = (
         f"a = {_turned('a0', turn_a)}\nb = {_turned('b0', turn_b)}\n"
         "as = Mul (as0, alpha)\n" + _MATRICES + _SCALED_MATRIX + _ADDED_BIAS
     )
     variant = f"QGemm_{turn_a}_{turn_b}"
-    if _given(node, 7):
-        operands |= {"ys": node.input[7], "yz": _given(node, 8) or zero}
+    if input_at(node, 7):
+        operands |= {"ys": node.input[7], "yz": input_at(node, 8) or zero}
         calls.call(node, variant, operands, body + _REQUANTISED)
     else:
         scaled = "scaled = Mul (biased, product_scale)\ny = Cast <to = 1> (scaled)\n"
@@ -219,11 +205,16 @@ def _turned(name: str, turn: int) -> str:
 def _conv_integer(calls: Calls, node: onnx.NodeProto) -> None:
     zero = calls.constant(0)
     x, w = node.input[:2]
-    operands = {"x": x, "w": w, "xz": _given(node, 2) or zero, "wz": _given(node, 3) or zero}
-    pieces, present = _pieces(calls, w), _present(node, _CONV)
+    operands = {
+        "x": x,
+        "w": w,
+        "xz": input_at(node, 2) or zero,
+        "wz": input_at(node, 3) or zero,
+    }
+    pieces, present = _pieces(calls, w), present_options(node, _CONV)
     calls.call(
         node,
-        _variant("ConvInteger", *pieces, *present),
+        variant_of("ConvInteger", *pieces, *present),
         operands,
         _convolution(pieces, present) + _INT32,
         attributes=present,
@@ -233,12 +224,12 @@ def _conv_integer(calls: Calls, node: onnx.NodeProto) -> None:
 def _qlinear_conv(calls: Calls, node: onnx.NodeProto) -> None:
     names = ("x", "as", "xz", "w", "bs", "wz", "ys", "yz")
     operands = dict(zip(names, node.input, strict=False))
-    operands["bias"] = _given(node, 8) or calls.constant(0)
-    pieces, present = _pieces(calls, operands["w"]), _present(node, _CONV)
+    operands["bias"] = input_at(node, 8) or calls.constant(0)
+    pieces, present = _pieces(calls, operands["w"]), present_options(node, _CONV)
     body = _convolution(pieces, present) + _CHANNELS + _REQUANTISED
-    if not _option(node, "channels_last"):
+    if not option_of(node, "channels_last"):
         calls.call(
-            node, _variant("QLinearConv", *pieces, *present), operands, body, attributes=present
+            node, variant_of("QLinearConv", *pieces, *present), operands, body, attributes=present
         )
         return
     rank = len(_shape(calls, operands["w"])) or 4
@@ -247,22 +238,8 @@ def _qlinear_conv(calls: Calls, node: onnx.NodeProto) -> None:
         f"x = Transpose <perm = {[0, rank - 1, *range(1, rank - 1)]}> (x_last)\n{body}"
         f"y_last = Transpose <perm = {[0, *range(2, rank), 1]}> (y)\n"
     )
-    variant = _variant("QLinearConv_last", rank, *pieces, *present)
+    variant = variant_of("QLinearConv_last", rank, *pieces, *present)
     calls.call(node, variant, operands, body, attributes=present, outputs=["y_last"])
-
-
-def _present(node: onnx.NodeProto, known: dict[str, str]) -> list[str]:
-    return sorted(attribute.name for attribute in node.attribute if attribute.name in known)
-
-
-def _attributes(known: dict[str, str], present: Sequence[str]) -> str:
-    """The node's attributes, as a line of a body hands them on."""
-    given = ", ".join(f"{name}: {known[name]} = @{name}" for name in present)
-    return f"<{given}>" if given else ""
-
-
-def _variant(*parts: object) -> str:
-    return "_".join(map(str, parts))
 
 
 def _pieces(calls: Calls, weights: str) -> tuple[int, int]:
@@ -283,7 +260,7 @@ def _shape(calls: Calls, tensor: str) -> tuple[Dim, ...]:
 
 
 def _convolution(pieces: tuple[int, int], present: Sequence[str]) -> str:
-    attributes = _attributes(_CONV, present)
+    attributes = handed_on(_CONV, present)
     lines = [
         "x_wide = Cast <to = 1> (x)",
         "xz_wide = Cast <to = 1> (xz)",
@@ -332,60 +309,6 @@ def _cut(name: str, count: int) -> Iterator[str]:
     yield f"{name}_{count - 1} = Identity ({rest})"
 
 
-def _qattention(calls: Calls, node: onnx.NodeProto) -> None:
-    zero = calls.constant(0)
-    names = ("a", "b", "bias", "as", "bs")
-    operands = dict(zip(names, node.input, strict=False))
-    operands |= {name: _given(node, index) or zero for name, index in (("az", 6), ("bz", 7))}
-    mask, past = _given(node, 5), _given(node, 8)
-    operands |= {name: each for name, each in (("mask", mask), ("past", past)) if each}
-    present = _present(node, _ATTENTION)
-    attributes = _attributes(_ATTENTION, present)
-    outputs = ("y", "present")[: len(node.output)]
-    lines = [
-        line
-        for name in "ab"
-        for line in (
-            f"{name}_wide = Cast <to = 1> ({name})",
-            f"{name}z_wide = Cast <to = 1> ({name}z)",
-            f"{name}_zeroed = Sub ({name}_wide, {name}z_wide)",
-            f"{name}_float = Mul ({name}_zeroed, {name}s)",
-        )
-    ]
-    read = ["a_float", "b_float", "bias", "mask" if mask else '""', "past" if past else '""']
-    call = f"{', '.join(outputs)} = {_MS}.Attention {attributes} ({', '.join(read)})\n"
-    variant = _variant("QAttention", bool(mask), bool(past), len(outputs), *present)
-    body = "\n".join([*lines, call])
-    calls.call(node, variant, operands, body, attributes=present, outputs=outputs)
-
-
-def _quantised_lstm(calls: Calls, node: onnx.NodeProto) -> None:
-    names = ("x", "w0", "r0", "b", "lengths", "h", "c", "peepholes", "ws", "wz0", "rs", "rz0")
-    weights = calls.types.get(node.input[1])
-    if weights is None or weights.kind != _INT8:
-        return  # uint8: its kernels add in 32 bits
-    operands = {name: each for name, each in zip(names, node.input, strict=False) if each}
-    shifted = [
-        line
-        for name in ("w", "wz", "r", "rz")
-        for line in (
-            f"{name}_wide = Cast <to = 6> ({name}0)",
-            f"{name}_shifted = Add ({name}_wide, half)",
-            f"{name} = Cast <to = 2> ({name}_shifted)",
-        )
-    ]
-    present = _present(node, _LSTM)
-    read = ", ".join(
-        name.removesuffix("0") if name in operands else '""'  # an input that is not given
-        for name in names
-    )
-    outputs = ("y", "y_h", "y_c")[: len(node.output)]
-    call = f"{', '.join(outputs)} = {_MS}.{node.op_type} {_attributes(_LSTM, present)} ({read})\n"
-    body = "\n".join(["half = Constant <value = int32 {128}> ()", *shifted, call])
-    variant = _variant("DynamicQuantizeLSTM", *operands, len(outputs), *present)
-    calls.call(node, variant, operands, body, attributes=present, outputs=outputs)
-
-
 def _matmul_of_few_bits(_: Calls, node: onnx.NodeProto) -> None:
     """Activations stay float: a level of accuracy lets a runtime quantise them, the model does not.
 
@@ -401,11 +324,11 @@ _FORMS: dict[str, Callable[[Calls, onnx.NodeProto], None]] = {
     "MatMulInteger": _matmul_integer,
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _qlinear_matmul,
-    f"{_MS}.DynamicQuantizeLSTM": _quantised_lstm,
+    f"{_MS}.DynamicQuantizeLSTM": quantised_lstm,
     f"{_MS}.DynamicQuantizeMatMul": _dynamic_quantize_matmul,
     f"{_MS}.MatMulIntegerToFloat": _matmul_integer_to_float,
     f"{_MS}.MatMulNBits": _matmul_of_few_bits,
-    f"{_MS}.QAttention": _qattention,
+    f"{_MS}.QAttention": quantised_attention,
     f"{_MS}.QGemm": _qgemm,
     f"{_MS}.QLinearConv": _qlinear_conv,
 }

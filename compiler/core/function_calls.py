@@ -84,3 +84,29 @@ class Calls:
             opsets.append(onnx.helper.make_opsetid(DOMAIN, 1))
             model.ir_version = max(model.ir_version, 8)  # the first with functions
         return bytes(model.SerializeToString())
+
+
+def input_at(node: onnx.NodeProto, index: int) -> str:
+    """The name of a node's input, "" where it is not given."""
+    return node.input[index] if index < len(node.input) else ""
+
+
+def option_of(node: onnx.NodeProto, name: str) -> int:
+    """A whole number among a node's attributes; 0 where it is not given."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def present_options(node: onnx.NodeProto, known: dict[str, str]) -> list[str]:
+    """Which of the known attributes a node has."""
+    return sorted(attribute.name for attribute in node.attribute if attribute.name in known)
+
+
+def handed_on(known: dict[str, str], present: Sequence[str]) -> str:
+    """The node's attributes, as a line of a body hands them on."""
+    given = ", ".join(f"{name}: {known[name]} = @{name}" for name in present)
+    return f"<{given}>" if given else ""
+
+
+def variant_of(*parts: object) -> str:
+    """A name for the nodes that need one body, of what the body depends on."""
+    return "_".join(map(str, parts))

@@ -31,7 +31,8 @@ from rtc.compiler.core.results import (
 )
 from rtc.compiler.core.verdicts import CandidateState, LatencyMode
 from rtc.compiler.documents import strict_yaml
-from rtc.compiler.measure.latency import Bench, Subject, engine_subject
+from rtc.compiler.measure.comparison import Subject, engine_subject
+from rtc.compiler.measure.latency import Bench
 from rtc.compiler.recipe.schema import Recipe, load_recipe, parse_recipe
 from rtc.compiler.select import gates
 from rtc.compiler.storage import files

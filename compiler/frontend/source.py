@@ -23,7 +23,7 @@ from rtc.compiler.frontend.model_files import (
 )
 from rtc.compiler.frontend.plain_form import make_plain
 from rtc.compiler.process import sandbox
-from rtc.compiler.recipe.schema import Source
+from rtc.compiler.recipe.sections import Source
 from rtc.passes.support.onnx_graph import named
 
 if TYPE_CHECKING:

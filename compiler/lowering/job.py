@@ -13,7 +13,8 @@ from rtc.compiler.core.target import BuildRequest, DeviceProfile
 from rtc.compiler.core.unit import Unit
 from rtc.compiler.execution.stages import Stages
 from rtc.compiler.frontend.float_model import Front, whole
-from rtc.compiler.recipe.schema import Recipe, Search
+from rtc.compiler.recipe.schema import Recipe
+from rtc.compiler.recipe.sections import Search
 
 
 @dataclass(frozen=True)

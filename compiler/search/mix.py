@@ -29,7 +29,7 @@ from rtc.compiler.execution.stages import Files, versions
 from rtc.compiler.lowering.job import Job
 from rtc.compiler.measure.provenance import hardware
 from rtc.compiler.recipe.plan_file import parse_plan, plan_text
-from rtc.compiler.recipe.schema import Search
+from rtc.compiler.recipe.sections import Search
 from rtc.compiler.report.figures import plans, significant
 from rtc.compiler.search.evidence import evidence_of, ledger_of
 from rtc.compiler.search.parts import network

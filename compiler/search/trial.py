@@ -39,8 +39,8 @@ from rtc.compiler.core.unit import Unit
 from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.execution.stages import Files
 from rtc.compiler.measure.accuracy import accuracy_row
+from rtc.compiler.measure.comparison import Case, engine_subject
 from rtc.compiler.measure.kernels import KernelTimes
-from rtc.compiler.measure.latency import Case, engine_subject
 from rtc.compiler.measure.provenance import device, hardware
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.search.parts import Network, Shares, attribute

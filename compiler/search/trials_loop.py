@@ -24,7 +24,7 @@ from rtc.compiler.core.precision import PrecisionPlan
 from rtc.compiler.core.results import AccuracyRow
 from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure.accuracy import better_than_guessing
-from rtc.compiler.recipe.schema import Gates, Objective
+from rtc.compiler.recipe.sections import Gates, Objective
 from rtc.compiler.search.assignment import Assignment, fastest, most_accurate
 from rtc.compiler.search.parts import Shares
 from rtc.compiler.search.programme import Space, Times, Ways

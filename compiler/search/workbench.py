@@ -23,9 +23,10 @@ from rtc.compiler.core.unit import Unit
 from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.documents.build_json import REQUEST
 from rtc.compiler.measure import fidelity, kernels, worker
+from rtc.compiler.measure.comparison import Case, Comparison, Subject
 from rtc.compiler.measure.fidelity import Probe
 from rtc.compiler.measure.kernels import KernelTimes
-from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
+from rtc.compiler.measure.latency import Bench
 from rtc.compiler.measure.worker import Files
 from rtc.compiler.process.sandbox_child import Reply
 

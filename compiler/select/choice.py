@@ -21,7 +21,7 @@ from rtc.compiler.core.errors import BuilderError
 from rtc.compiler.core.evidence import Estimated, Measured
 from rtc.compiler.core.results import CandidateRow, GateRow, LatencyRow
 from rtc.compiler.core.verdicts import CandidateState, LatencyMode
-from rtc.compiler.recipe.schema import Gates
+from rtc.compiler.recipe.sections import Gates
 from rtc.compiler.select import gates
 from rtc.compiler.select.measuring import Appraisal, Appraised
 

@@ -10,7 +10,7 @@ from rtc.compiler.core import limits
 from rtc.compiler.core.evidence import Evidence, Measured
 from rtc.compiler.core.results import AccuracyRow, GateRow, LatencyRow, LayerRow
 from rtc.compiler.measure.accuracy import better_than_guessing
-from rtc.compiler.recipe.schema import Gates
+from rtc.compiler.recipe.sections import Gates
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,16 @@ from rtc.compiler.execution.stages import Files, Stages, versions
 from rtc.compiler.frontend.float_model import Front
 from rtc.compiler.measure import fidelity
 from rtc.compiler.measure.accuracy import accuracy_row
-from rtc.compiler.measure.fidelity import Probe
-from rtc.compiler.measure.latency import (
+from rtc.compiler.measure.comparison import (
     MODES,
-    Bench,
     Case,
     Comparison,
     Subject,
     engine_subject,
     float_subject,
 )
+from rtc.compiler.measure.fidelity import Probe
+from rtc.compiler.measure.latency import Bench
 from rtc.compiler.measure.provenance import device, hardware, machine, physical_cores
 from rtc.compiler.measure.reference import REFERENCE, reference_logits
 from rtc.compiler.recipe.schema import Recipe

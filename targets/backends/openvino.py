@@ -19,7 +19,7 @@ import numpy as np
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.operators import HALF_KEY
-from rtc.compiler.core.precision import Precision, Variant
+from rtc.compiler.core.precision import Variant
 from rtc.compiler.core.target import (
     Availability,
     Backend,
@@ -33,6 +33,7 @@ from rtc.compiler.core.target import (
 )
 from rtc.targets.backends import joined, onnx_graph, profiling, x86
 from rtc.targets.backends.installed import installed
+from rtc.targets.backends.openvino_layers import built_layers
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,22 +43,6 @@ _HALVES: dict[str, HalfType] = {"bf16": "bf16", "f16": "fp16"}
 _FIXED, _ANY, _FILLED = "fixed shape", "any shape", "filled up"
 """Forms of a batch: a model compiled for it, one for all batches, or a larger batch's samples."""
 _LISTED = 3  # layers that an error names
-_NOT_LAYERS = frozenset({"Const", "Input", "Output"})
-# fmt: off
-_MOVE = frozenset({
-    "Broadcast", "Concatenation", "Convert", "Gather", "Pad", "Reorder", "Reshape", "ShapeOf",
-    "Split", "StridedSlice", "Tile", "Transpose",
-})
-# fmt: on
-"""Layers that move values and compute none; that of a product's weights goes by the product."""
-_MULTIPLY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "Subgraph"})
-_COMPUTED = {  # the end of a kernel's name; a layer's runtimePrecision may be its weights' instead
-    "i8": Precision.INT8,
-    "u8": Precision.INT8,
-    "bf16": Precision.HALF,
-    "f16": Precision.HALF,
-    "f32": Precision.FP32,
-}
 
 
 class OpenVino(Backend):
@@ -87,9 +72,7 @@ class OpenVino(Backend):
         )
 
     def variants(self, profile: DeviceProfile) -> Mapping[Variant, str]:
-        if _native_half():
-            return {}
-        return {Variant.HALF: "this CPU has no native half type"}
+        return {} if _native_half() else {Variant.HALF: "this CPU has no native half type"}
 
     def available(self) -> Availability:
         return installed("openvino", extra=self.extra)
@@ -229,13 +212,8 @@ class OpenVinoRunner(Runner):
 
     def layers(self, index: onnx_graph.NodeIndex) -> tuple[BuiltLayer, ...]:
         """What the model of the best batch is made of, in execution order."""
-        request = self._tried()  # kernels of fully connected layers are chosen when they first run
-        nodes = request.get_compiled_model().get_runtime_model().get_ordered_ops()
-        nodes = [node for node in nodes if _kind(node) not in _NOT_LAYERS]
-        carried = [_named(node, index) for node in nodes]
-        _add_products([_kind(node) for node in nodes], carried, index)
-        pairs = zip(nodes, carried, strict=True)
-        return tuple(_layer(node, mine, index) for node, mine in pairs)
+        # Kernels of fully connected layers are chosen when they first run.
+        return built_layers(self._tried().get_compiled_model(), index)
 
     def _tried(self) -> Any:
         """The request of the best batch after a run, in its form or else the first that runs."""
@@ -420,50 +398,3 @@ def _reasons(message: str) -> str:
     reasons = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
     rest = [line for line in lines if line and not line.startswith(("Exception from", "Check "))]
     return "; ".join(reasons or rest[:1])
-
-
-def _kind(node: Any) -> str:
-    return str(node.get_rt_info()["layerType"].value)
-
-
-def _named(node: Any, index: onnx_graph.NodeIndex) -> set[int]:
-    """The ONNX nodes that a layer goes by."""
-    labels = str(node.get_rt_info()["originalLayersNames"].value).split(",")
-    return {place for label in labels if (place := index.find(label)) is not None}
-
-
-def _add_products(
-    kinds: Sequence[str], carried: Sequence[set[int]], index: onnx_graph.NodeIndex
-) -> None:
-    """Give layers the product that they compute and do not go by.
-
-    What a product is multiplied by goes into its weights, and the layer then has the name of that
-    Mul alone: a layer that multiplies computes the product that leads to what it goes by.
-    """
-    owners = {node: at for at, mine in enumerate(carried) for node in mine}
-    for product in index.products:
-        path = () if product in owners else index.way_on(product, owners)
-        if not path:
-            continue
-        at = owners[path[-1]]
-        if kinds[at] in _MULTIPLY and index.products.isdisjoint(carried[at]):
-            carried[at].update((product, *path))
-
-
-def _layer(node: Any, mine: set[int], index: onnx_graph.NodeIndex) -> BuiltLayer:
-    info, kind = node.get_rt_info(), _kind(node)
-    computed = str(info["primitiveType"].value).rpartition("_")[2].lower()
-    computes = kind not in _MOVE and index.computes(mine)
-    return BuiltLayer(
-        name=node.get_friendly_name(),
-        kind=kind,
-        onnx_nodes=index.names(mine),
-        precision=_COMPUTED.get(computed) if computes else None,
-        outputs=(
-            (
-                node.get_friendly_name(),
-                str(info["outputPrecisions"].value),
-                str(info["outputLayouts"].value),
-            ),
-        ),
-    )

@@ -12,7 +12,7 @@ from contest.models import Entrant, Trained
 from contest.rtc_compile import ENGINE
 from contest.search import MODEL, Found
 from rtc.compiler.core.target import BuildRequest
-from rtc.compiler.measure.latency import Subject, engine_subject, float_subject
+from rtc.compiler.measure.comparison import Subject, engine_subject, float_subject
 from rtc.targets import loader
 
 RTC = "rtc"

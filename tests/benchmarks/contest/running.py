@@ -21,7 +21,8 @@ from rtc.compiler.core.intervals import Interval, paired_difference, wilson
 from rtc.compiler.core.progress import Listener, Progress
 from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import statistics
-from rtc.compiler.measure.latency import Bench, Case, Comparison, Subject
+from rtc.compiler.measure.comparison import Case, Comparison, Subject
+from rtc.compiler.measure.latency import Bench
 from rtc.compiler.measure.reference import reference_logits
 
 _CASE = Case(LatencyMode.FORWARD, 1)

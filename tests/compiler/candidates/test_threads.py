@@ -21,7 +21,8 @@ from rtc.compiler.execution.stages import Stages
 from rtc.compiler.frontend.float_model import make_front
 from rtc.compiler.frontend.samples import splits_of
 from rtc.compiler.lowering.job import Job
-from rtc.compiler.measure.latency import Bench, Case, Comparison, Series, Subject
+from rtc.compiler.measure.comparison import Case, Comparison, Series, Subject
+from rtc.compiler.measure.latency import Bench
 from rtc.compiler.recipe.schema import load_recipe
 from rtc.compiler.storage.store import Store
 from rtc.targets import loader

@@ -15,10 +15,8 @@ from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import TorchModel, Unit
 from rtc.compiler.measure import fidelity, worker
-from rtc.compiler.measure.latency import (
+from rtc.compiler.measure.comparison import (
     MODES,
-    ROUNDS,
-    Bench,
     Case,
     Comparison,
     Series,
@@ -26,6 +24,7 @@ from rtc.compiler.measure.latency import (
     engine_subject,
     float_subject,
 )
+from rtc.compiler.measure.latency import ROUNDS, Bench
 from rtc.targets import loader
 
 DATA = small_models.samples(20)

@@ -15,7 +15,7 @@ from rtc.compiler.core.intervals import Interval
 from rtc.compiler.core.precision import LayerDecision, Precision, PrecisionPlan, Variant
 from rtc.compiler.core.progress import Nobody
 from rtc.compiler.core.results import AccuracyRow
-from rtc.compiler.recipe.schema import Gates
+from rtc.compiler.recipe.sections import Gates
 from rtc.compiler.search import trials_loop as searching
 from rtc.compiler.search.parts import Network, Shares
 from rtc.compiler.search.programme import Space, Ways

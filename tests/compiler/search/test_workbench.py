@@ -16,7 +16,7 @@ from rtc.compiler.core.target import BuildRequest
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.core.verdicts import LatencyMode
 from rtc.compiler.measure import fidelity, worker
-from rtc.compiler.measure.latency import Case, engine_subject
+from rtc.compiler.measure.comparison import Case, engine_subject
 from rtc.compiler.measure.reference import reference_logits
 from rtc.compiler.search.workbench import BESIDE, BUILT, Runtime, _Workshop
 from rtc.targets.loader import backend, profile

@@ -17,9 +17,9 @@ from rtc.compiler.core.results import AccuracyRow, LatencyRow
 from rtc.compiler.core.target import BuildRequest, Built
 from rtc.compiler.core.unit import OnnxModel, Signature, Unit
 from rtc.compiler.core.verdicts import CandidateState, LatencyMode
-from rtc.compiler.measure.latency import Case, Comparison, Series
+from rtc.compiler.measure.comparison import Case, Comparison, Series
 from rtc.compiler.measure.statistics import Interval
-from rtc.compiler.recipe.schema import Gates
+from rtc.compiler.recipe.sections import Gates
 from rtc.compiler.select.choice import Selection, choose
 from rtc.compiler.select.measuring import Appraisal, Appraised, fastest_float
 from rtc.targets import loader

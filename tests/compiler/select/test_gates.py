@@ -5,7 +5,7 @@ from dataclasses import replace
 from rtc.compiler.core.evidence import Estimated, Evidence, Measured, Pending
 from rtc.compiler.core.results import INCOMING_MODEL, AccuracyRow, GateRow, LatencyRow, LayerRow
 from rtc.compiler.core.verdicts import LatencyMode, LayerVerdict
-from rtc.compiler.recipe.schema import Gates
+from rtc.compiler.recipe.sections import Gates
 from rtc.compiler.select import gates
 
 
