@@ -35,6 +35,7 @@ _LSTM = {
 
 
 def quantised_attention(calls: Calls, node: onnx.NodeProto) -> None:
+    """Write QAttention as the attention of what its operands stand for."""
     zero = calls.constant(0)
     names = ("a", "b", "bias", "as", "bs")
     operands = dict(zip(names, node.input, strict=False))
@@ -62,6 +63,7 @@ def quantised_attention(calls: Calls, node: onnx.NodeProto) -> None:
 
 
 def quantised_lstm(calls: Calls, node: onnx.NodeProto) -> None:
+    """Give a DynamicQuantizeLSTM of int8 weights uint8 ones, whose kernels add in 32 bits."""
     names = ("x", "w0", "r0", "b", "lengths", "h", "c", "peepholes", "ws", "wz0", "rs", "rz0")
     weights = calls.types.get(node.input[1])
     if weights is None or weights.kind != _INT8:

@@ -57,6 +57,7 @@ class RememberedSplits(Splits):
 
     @cached_property
     def digest(self) -> str:
+        """Identifies all samples, labels and preprocessing; known from before where it may be."""
         return remembered(self.store, self.files, self.what, lambda: self.data.digest)
 
     @property
