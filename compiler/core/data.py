@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from rtc.compiler.core.arrays import Array, Float32Array, Int64Array
+
+
+Layout = Literal["hw", "hwc", "chw", "as-is"]
+"""How the axes of a raw sample lie: height, width, channels; or as they are."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Preprocess:
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    layout: str = "as-is"
+    layout: Layout = "as-is"
 
     def __call__(self, raw: Array) -> Float32Array:
         """Preprocess a batch: shape (N, …) in, float32 (N, …) out, contiguous."""

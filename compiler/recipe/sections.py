@@ -42,9 +42,6 @@ def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _sane(preprocess: Preprocess) -> Preprocess:
-    layouts = ("as-is", "hw", "hwc", "chw")
-    if preprocess.layout not in layouts:
-        raise ValueError(f"layout must be one of {', '.join(layouts)}")
     if not preprocess.mean or not preprocess.std or not all(s > 0 for s in preprocess.std):
         raise ValueError("mean and std must hold a number or one per channel, and std be above 0")
     return preprocess

@@ -136,7 +136,7 @@ def test_repairs_run_in_their_own_order_with_their_options(path: Path) -> None:
         ("recipe: 1", "recipe: true", "1:9", "seen True"),
         ("test: 0.2", "test: 0.4", "9:10", "add up to 1 at most, and add up to 1.2"),
         ("test: 0.2", "test: 0.0", "9:47", "greater than 0"),
-        ("layout: hw", "layout: wh", "10:15", "layout must be one of"),
+        ("layout: hw", "layout: wh", "10:67", 'did you mean "hw"?'),
         ("[0.3081]", "[0.0]", "10:15", "std be above 0"),
         ("- train: {epochs: 8, lr: 1e-2}", "- tain", "12:5", 'did you mean "train"?'),
         ("- train:", "- tain:", "12:5", 'did you mean "train"?'),
