@@ -11,7 +11,6 @@ import numpy as np
 
 from rtc.compiler.core.arrays import Array, Float32Array, Int64Array
 
-
 Layout = Literal["hw", "hwc", "chw", "as-is"]
 """How the axes of a raw sample lie: height, width, channels; or as they are."""
 
