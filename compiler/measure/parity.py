@@ -252,6 +252,8 @@ def _polygraphy(reference: Outputs, result: Outputs, bound: Exact) -> bool:
 
 
 def _bounded(reference: Array, result: Array, bound: Bounded, split: Split) -> Verdict:
+    # A PyTorch module may leave axes of 1 behind its classes.
+    reference, result = (rows.reshape(len(rows), -1) for rows in (reference, result))
     if bound.metric == "disagreement":
         same = accuracy.agreement(result, reference, WHERE)
         count = round((1 - same.value) * same.samples)

@@ -162,7 +162,7 @@ def signature(module: nn.Module, split: Split) -> Signature:
 
     Raises:
         DataError: the split is empty.
-        ModelError: the module does not take the sample, or gives no single tensor (N, …).
+        ModelError: the module does not take the sample, or gives no single tensor (N, classes).
     """
     import torch
 
@@ -186,6 +186,13 @@ def signature(module: nn.Module, split: Split) -> Signature:
             seen=str(tuple(output.shape))
             if isinstance(output, torch.Tensor)
             else type(output).__name__,
+            id="signature",
+        )
+    if output.ndim < 2 or sum(size != 1 for size in output.shape[1:]) > 1:
+        raise ModelError(
+            "the model's output is not a classifier's",
+            seen=str(tuple(output.shape)),
+            expected="(batch, classes), or that with axes of 1 besides",
             id="signature",
         )
     return Signature(

@@ -120,11 +120,17 @@ def kind_of(module: nn.Module, split: Split) -> OutputKind:
     with torch.no_grad():
         outputs = module.eval()(torch.from_numpy(split.head(_TOLD_BY).inputs()))
     module.train(mode)
-    return output_kind(outputs.numpy())
+    return output_kind(rows_of(outputs).numpy())
+
+
+def rows_of(outputs: Tensor) -> Tensor:
+    """Outputs as (N, classes), without the axes of 1 that a module may leave besides."""
+    return outputs.flatten(1)
 
 
 def logits_of(outputs: Tensor, kind: OutputKind) -> Tensor:
-    """As `as_logits`, with gradients."""
+    """As `as_logits` of their rows, with gradients."""
+    outputs = rows_of(outputs)
     if kind is not OutputKind.PROBABILITIES:
         return outputs
     return outputs.clamp_min(LEAST_PROBABILITY).log()
@@ -240,7 +246,7 @@ def evaluate(
     begun = time.perf_counter()
     with torch.no_grad():
         batches = (torch.from_numpy(x).to(device) for x in split.batches(_EVALUATION_BATCH))
-        outputs = torch.cat([forward(inputs).float().cpu() for inputs in batches]).numpy()
+        outputs = torch.cat([rows_of(forward(x)).float().cpu() for x in batches]).numpy()
     seconds = time.perf_counter() - begun
     own = np.take_along_axis(
         log_probabilities(outputs, output_kind(outputs)), labels[:, None], axis=1

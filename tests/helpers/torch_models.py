@@ -86,3 +86,21 @@ def five_classes() -> nn.Module:
 
 def no_module() -> list[int]:
     return []
+
+
+class Images(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], dim=1)
+
+
+class Numbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))
+
+
+def images() -> nn.Module:
+    return Images()
+
+
+def numbers() -> nn.Module:
+    return Numbers()

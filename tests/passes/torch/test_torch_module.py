@@ -172,3 +172,12 @@ def test_samples_that_the_model_does_not_take(samples: Split) -> None:
         source_unit(TEACHER, {}, b"", samples.head(0), seed=0)
     with pytest.raises(ModelError, match="must return one tensor"):
         source_unit("torch_models:pair", {}, b"", samples, seed=0)
+
+
+@pytest.mark.parametrize("name", ["images", "numbers"])
+def test_an_output_that_is_no_row_of_classes_is_refused_at_the_source(
+    samples: Split, name: str
+) -> None:
+    with pytest.raises(ModelError, match="not a classifier's") as refused:
+        source_unit(f"torch_models:{name}", {}, b"", samples, seed=0)
+    assert refused.value.id == "signature"

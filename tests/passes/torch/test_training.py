@@ -80,6 +80,18 @@ def test_a_softmax_at_the_end_changes_neither_training_nor_scores(
     assert evaluate(ending, test).loss == pytest.approx(evaluate(plain, test).loss, rel=1e-3)
 
 
+def test_axes_of_one_behind_the_classes_change_neither_training_nor_scores(
+    student: tuple[Unit, PassContext],
+) -> None:
+    unit, ctx = student
+    plain = build(unit.torch)
+    ending = torch.nn.Sequential(build(unit.torch), torch.nn.Unflatten(1, (10, 1, 1)))
+    one, other = (fit(each, SCHEDULE, ctx, where="test") for each in (plain, ending))
+    assert other.loss == pytest.approx(one.loss, rel=1e-3)
+    test = ctx.data.test
+    assert evaluate(ending, test).top1 == pytest.approx(evaluate(plain, test).top1, abs=0.01)
+
+
 def test_history_is_of_validation_samples_only(student: tuple[Unit, PassContext]) -> None:
     unit, ctx = student
     module, said = build(unit.torch), []
