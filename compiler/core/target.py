@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.closing import Closing
-from rtc.compiler.core.errors import MachineError
+from rtc.compiler.core.errors import MachineError, ModelError
 from rtc.compiler.core.precision import Precision, Variant
 from rtc.compiler.core.unit import Signature
 
@@ -103,6 +103,20 @@ class BuildRequest:
     batches: tuple[int, int, int]
     threads: int = 0
     forms: Mapping[int, str] = field(default_factory=dict)
+
+    def refuse_beyond(self, batch: int) -> None:
+        """Refuse a batch that no engine was held against its graph at.
+
+        Raises:
+            ModelError: it is larger than the largest.
+        """
+        if batch > self.batches[2]:
+            raise ModelError(
+                "the engine was not built for this batch",
+                seen=str(batch),
+                expected=f"at most {self.batches[2]}",
+                id="batch-out-of-range",
+            )
 
 
 @dataclass(frozen=True)

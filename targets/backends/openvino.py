@@ -167,7 +167,7 @@ class OpenVinoRunner(Runner):
             self._config["PERF_COUNT"] = "YES"
         if request.threads:
             self._config["INFERENCE_NUM_THREADS"] = str(request.threads)
-        self._asked = tuple(sorted(set(request.batches)))
+        self._built_for, self._asked = request, tuple(sorted(set(request.batches)))
         self._forms = dict(request.forms)
         self._requests: dict[int | None, Any] = {}
         self._best = request.batches[1]
@@ -180,7 +180,7 @@ class OpenVinoRunner(Runner):
     def forms(self, batch: int) -> tuple[str, ...]:
         if batch in self._asked:
             return (_FIXED, _ANY)
-        return (_ANY, _FILLED) if batch < self._asked[-1] else (_ANY,)
+        return (_ANY, _FILLED)
 
     def take(self, batch: int, form: str) -> None:
         self._forms[batch] = form
@@ -272,6 +272,7 @@ class OpenVinoRunner(Runner):
     def _filled(self, arrays: dict[str, Array]) -> tuple[dict[str, Array], int | None]:
         """The samples, or the larger batch that they are the first of and how many they are."""
         count = _batch(arrays)
+        self._built_for.refuse_beyond(count)
         if self._form(count) != _FILLED:
             return arrays, None
         whole = range(next(size for size in self._asked if size > count))

@@ -354,3 +354,15 @@ def test_a_float_product_of_int8_weights_has_float_activations() -> None:
         seen = runner.run({"x": x})["y"]
     wanted = x.astype(np.float64) @ (integers * scale)
     assert np.abs(seen - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+def test_more_samples_than_an_engine_is_for_are_refused():
+    graph = parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }").onnx.proto
+    x = np.ones((3, 4), np.float32)
+    request = BuildRequest(profile("cpu"), (1, 2, 2), threads=1)
+    with OpenVino().load(graph, request) as runner:
+        for run in (runner.run, runner.bind):
+            with pytest.raises(ModelError, match="at most 2") as caught:
+                run({"x": x})
+            assert caught.value.id == "batch-out-of-range"
+        np.testing.assert_array_equal(runner.run({"x": x[:2]})["y"], x[:2])
