@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rtc.compiler.core.errors import InternalError, RecipeError, RtcError, first_line
 from rtc.compiler.core.passes import Pass, PassContext, PassResult
-from rtc.compiler.core.unit import Level, Unit
+from rtc.compiler.core.unit import Level, TensorSpec, Unit
 from rtc.compiler.recipe.pass_list import own_references
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
 
 
 def check_requirements(step: Pass, ctx: PassContext) -> None:
@@ -32,7 +37,7 @@ def check_structure(step: Pass, unit: Unit, result: object) -> None:
     - `modified` says whether the model changed, where the level stays.
     - From ONNX to ONNX, inputs and outputs stay as they are.
     - A changed ONNX model passes the checker with its shapes inferred, each of its nodes has a name
-      of its own, and its inputs and outputs are those that the unit tells of.
+      of its own, and its inputs and outputs are those that the unit tells of: names, types, sizes.
 
     Raises:
         RecipeError: a user's own pass breaks one of these; for rtc's own, InternalError.
@@ -64,7 +69,7 @@ def _check_graph(step: Pass, unit: Unit) -> None:
         return
     model = onnx.load_model_from_string(unit.onnx.proto)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(unit.onnx.proto, full_check=True)  # a ModelProto it writes again
     except Exception as cause:
         seen, expected = first_line(cause), "a model that ONNX's checker takes"
         raise _broken(step, seen, expected, "mend the graph that its apply writes") from cause
@@ -75,11 +80,40 @@ def _check_graph(step: Pass, unit: Unit) -> None:
         raise _broken(step, seen, "a name of its own for every node", "name the nodes it adds")
     constants = {tensor.name for tensor in model.graph.initializer}
     for side, specs in (("input", unit.signature.inputs), ("output", unit.signature.outputs)):
-        values = [value.name for value in getattr(model.graph, side) if value.name not in constants]
-        told = [spec.name for spec in specs]
-        if values != told:
-            seen, expected = f"{side}s {', '.join(values)}", f"{side}s {', '.join(told)}"
+        values = [each for each in getattr(model.graph, side) if each.name not in constants]
+        given = [_spec(each) for each in values]
+        if len(given) != len(specs) or not all(map(_agree, given, specs)):
+            seen, expected = (f"{side}s {', '.join(map(_told, each))}" for each in (given, specs))
             raise _broken(step, seen, expected, "keep them, or tell of others in the signature")
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    """What a graph says of its input or output; "" where it leaves a type or a size open."""
+    import onnx
+
+    kind = value.type.tensor_type
+    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else ""
+    sizes = (
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in kind.shape.dim
+    )
+    return TensorSpec(value.name, dtype, tuple(sizes))
+
+
+def _agree(graph: TensorSpec, told: TensorSpec) -> bool:
+    """Whether nothing that a graph says contradicts its signature; names of sizes are free."""
+    if graph.name != told.name or (graph.dtype and graph.dtype != told.dtype):
+        return False
+    if not graph.shape:  # left open
+        return True
+    return len(graph.shape) == len(told.shape) and all(
+        one == other or isinstance(one, str) or isinstance(other, str)
+        for one, other in zip(graph.shape, told.shape, strict=True)
+    )
+
+
+def _told(spec: TensorSpec) -> str:
+    sizes = ", ".join(str(size) or "?" for size in spec.shape)
+    return f"{spec.name} {spec.dtype}({sizes})"
 
 
 def _broken(step: Pass, seen: str, expected: str, fix: str) -> RtcError:

@@ -64,6 +64,19 @@ def _other_output(model: onnx.ModelProto) -> None:
     model.graph.node[1].output[0] = model.graph.output[0].name = "z"
 
 
+def _wider_output(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, onnx.helper.make_node("Concat", ["x", "x"], ["w"], "both", axis=1))
+    model.graph.node[1].input[0] = "w"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
+
+
+def _double_output(model: onnx.ModelProto) -> None:
+    model.graph.node[1].CopyFrom(
+        onnx.helper.make_node("Cast", ["a"], ["y"], "two", to=onnx.TensorProto.DOUBLE)
+    )
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
 def _signature_of_another(unit: Unit) -> PassResult:
     spec = TensorSpec("x", "float32", ("N", 4))
     wider = replace(unit, signature=Signature((spec,), unit.signature.outputs))
@@ -96,6 +109,16 @@ LIES: dict[str, tuple[Callable[[Unit], object], str, str]] = {
         lambda _: PassResult(rewritten(_other_output), True, ""),
         "seen outputs z",
         "expected outputs y",
+    ),
+    "an output of another size": (
+        lambda _: PassResult(rewritten(_wider_output), True, ""),
+        "seen outputs y float32(N, 6)",
+        "expected outputs y float32(N, 3)",
+    ),
+    "an output of another type": (
+        lambda _: PassResult(rewritten(_double_output), True, ""),
+        "seen outputs y float64(N, 3)",
+        "expected outputs y float32(N, 3)",
     ),
     "no graph": (lambda _: PassResult(rewritten(_broken), True, ""), "nowhere", "checker takes"),
     "one name twice": (
