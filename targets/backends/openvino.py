@@ -178,9 +178,7 @@ class OpenVinoRunner(Runner):
             self._request(self._best)
 
     def forms(self, batch: int) -> tuple[str, ...]:
-        if batch in self._asked:
-            return (_FIXED, _ANY)
-        return (_ANY, _FILLED)
+        return (_FIXED, _ANY) if batch in self._asked else (_ANY, _FILLED)
 
     def take(self, batch: int, form: str) -> None:
         self._forms[batch] = form
