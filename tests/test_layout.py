@@ -31,7 +31,6 @@ ELSEWHERE = {
     "compiler/diagnose/suspects.py": "compiler/diagnose/test_culprits.py",
     "compiler/diagnose/tables.py": "compiler/cli/test_precision.py",
     "compiler/diagnose/what_if.py": "compiler/cli/test_plans.py",
-    "compiler/documents/build_json.py": "targets/backends/test_joined.py",
     "compiler/frontend/recipe_check.py": "compiler/cli/test_recipes.py",
     "compiler/lowering/job.py": "compiler/candidates/test_offer.py",
     "compiler/lowering/plan_writer.py": "compiler/building/test_contract_builds.py",
