@@ -35,7 +35,6 @@ ELSEWHERE = {
     "compiler/lowering/job.py": "compiler/candidates/test_offer.py",
     "compiler/lowering/plan_writer.py": "compiler/building/test_contract_builds.py",
     "compiler/measure/worker.py": "compiler/measure/test_latency.py",
-    "compiler/process/sandbox_child.py": "compiler/process/test_sandbox.py",
     "compiler/publish/bundle_content.py": "compiler/test_pipeline.py",
     "compiler/recipe/pass_list.py": "compiler/recipe/test_schema.py",
     "compiler/recipe/sections.py": "compiler/recipe/test_schema.py",
