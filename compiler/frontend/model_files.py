@@ -88,7 +88,8 @@ def model_digests(path: Path, name: str) -> dict[str, str]:
     Raises:
         ModelError: as `read_model_files`.
     """
-    known = _digests.get((path, name))
+    key = path.absolute(), name  # the same relative path may come to be another file's
+    known = _digests.get(key)
     if known is not None and stamps(map(Path, known[0])) == known[0]:
         return known[1]
     begun = time.time_ns()
@@ -96,7 +97,7 @@ def model_digests(path: Path, name: str) -> dict[str, str]:
     digests = files.digests(name)
     seen = stamps([path, *(path.parent / location for location in files.beside)], begun)
     if seen is not None:
-        _digests[path, name] = seen, digests
+        _digests[key] = seen, digests
     return digests
 
 

@@ -102,6 +102,21 @@ def test_files_are_digested_once_while_they_are_as_they_were(
     assert {name for name in first if first[name] != changed[name]} == {"w.data"}
 
 
+def test_one_relative_path_in_two_folders_is_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
+    digests = []
+    for name, values in (("one", W), ("two", W + 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w.data").write_bytes(values.tobytes())
+        written(tmp_path / name, model())
+        monkeypatch.chdir(tmp_path / name)
+        digests.append(model_digests(Path("model.onnx"), "model.onnx"))
+    assert digests[0]["model.onnx"] == digests[1]["model.onnx"]
+    assert digests[0]["w.data"] != digests[1]["w.data"]
+
+
 def test_several_files_with_offsets_and_constants_of_nodes_too(tmp_path: Path) -> None:
     made = model("a.data", offset=64, length=W.nbytes)
     outside(made.graph.node[0].attribute[0].t, "b.data", offset=8)
