@@ -40,19 +40,31 @@ def test_one_wrong_cell_in_a_hundred_is_one_too_many() -> None:
 )
 def test_what_is_a_fault(precision: str, graph_db: float, engine_db: float, said: str) -> None:
     found = {"graph_db": graph_db, "engine_db": engine_db}
-    assert _fault(_least(precision, own_db=110.0), found) == said
+    assert _fault(_least(precision, "fp16", own_db=110.0), found) == said
 
 
 def test_a_half_keeps_less_of_a_network_that_amplifies_rounding() -> None:
     found = {"graph_db": 15.0}
-    assert _fault(_least("half", own_db=110.0), found)
-    assert not _fault(_least("half", own_db=88.0), found)
+    assert _fault(_least("half", "fp16", own_db=110.0), found)
+    assert not _fault(_least("half", "fp16", own_db=88.0), found)
+
+
+def test_bf16_keeps_less_than_fp16() -> None:
+    found = {"graph_db": 10.0, "engine_db": 19.5}
+    assert _fault(_least("half", "fp16", own_db=105.0), found)
+    assert not _fault(_least("half", "bf16", own_db=105.0), found)
+
+
+def test_a_float_engine_may_order_its_sums_otherwise() -> None:
+    found = {"graph_db": 111.6, "engine_db": 84.1, "whole_db": 84.1}
+    assert not _fault(_least("fp32", None, own_db=110.0), found)
+    assert _fault(_least("fp32", None, own_db=110.0), {**found, "engine_db": 59.0})
 
 
 def test_an_engine_noisier_than_its_graph_is_a_fault() -> None:
     found = {"graph_db": 5.0, "engine_db": 4.0}
-    assert not _fault(_least("int8", 110.0), {**found, "whole_db": 5.2})
-    assert _fault(_least("int8", 110.0), {**found, "whole_db": 3.0})
+    assert not _fault(_least("int8", None, 110.0), {**found, "whole_db": 5.2})
+    assert _fault(_least("int8", None, 110.0), {**found, "whole_db": 3.0})
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ _DRAWN = 3  # times as many samples as are kept
 _PASSES = ["eliminate-identity", "fold-constants", "fold-batchnorm", "eliminate-dead-code"]
 _FLOAT_DB = 60.0  # a float engine's sums are ordered otherwise, no more
 _HALF_DB = 20.0  # BF16 has 8 bits: a deep network keeps 20 to 40 dB
-_COARSER_DB = 78.3  # 13 bits: FP16's rounding against float32's, and a network amplifies either
+_COARSER_DB = {"fp16": 78.3, "bf16": 96.3}  # 13 and 16 bits fewer than float32, which are amplified
 _WRONG_DB = 20.0  # an INT8 engine this close to its graph computes that graph
 _TWICE_DB = 3.0  # apart are two that round for themselves, each as far from PyTorch
 _NOISIER_DB = 1.0  # than its graph's are an engine's logits at most, both against PyTorch's
@@ -188,7 +188,8 @@ class Subject:
             engines = [_of_engine(bundle, self.test, n) for n in (1, BATCH)]
             found["engine_db"] = min(_snr(logits, each) for each in engines)
             found["whole_db"] = min(_snr(self.reference, each) for each in engines)
-        reason = _fault(_least(precision, self.own_db), found)
+        half = loader.backend(runtime).scheme(loader.profile(RUNTIMES[runtime])).half
+        reason = _fault(_least(precision, half, self.own_db), found)
         return {**found, "outcome": "wrong" if reason else "right", "reason": reason}
 
     @cached_property
@@ -291,10 +292,11 @@ def _snr(signal: Logits, other: Logits) -> float:
     return round(10 * np.log10(power / max(noise, 1e-15 * power)), 1)
 
 
-def _least(precision: str, own_db: float) -> float:
+def _least(precision: str, half: str | None, own_db: float) -> float:
     """Decibels that a precision keeps at least, where float32 keeps `own_db` of the network."""
-    least = {"fp32": _FLOAT_DB, "half": min(_HALF_DB, own_db - _COARSER_DB)}
-    return least.get(precision, -np.inf)
+    if precision == "half" and half:
+        return min(_HALF_DB, own_db - _COARSER_DB[half])
+    return _FLOAT_DB if precision == "fp32" else -np.inf
 
 
 def _fault(least: float, found: dict[str, Any]) -> str:
@@ -307,10 +309,11 @@ def _fault(least: float, found: dict[str, Any]) -> str:
         return f"the graph's logits are {graph:.1f} dB from PyTorch's"
     # Rounding that falls otherwise in an INT8 engine costs no more than rounding itself: in a deep
     # network of random weights all that follows may differ by then, but no more than by as much.
-    enough = least if np.isfinite(least) else min(_WRONG_DB, graph - _TWICE_DB)
+    has_integers = not np.isfinite(least)
+    enough = min(_WRONG_DB, graph - _TWICE_DB) if has_integers else least
     if not engine > enough:
         return f"the engine's logits are {engine:.1f} dB from its graph's"
-    whole = found.get("whole_db", np.inf)
+    whole = found.get("whole_db", np.inf) if has_integers else np.inf
     if not whole > graph - _NOISIER_DB:
         return f"the engine's logits are {whole:.1f} dB from PyTorch's, its graph's {graph:.1f} dB"
     return ""
