@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtc.compiler.core.operators import WEIGHTED, op_of
+from rtc.compiler.core.operators import HALF_KEY, WEIGHTED, op_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,28 @@ _SHIFT = 128
 def apart(model: ModelProto) -> bool:
     """Rewrite a model in place; whether it has such a Concat."""
     return _Writer(model).run()
+
+
+def without_half(model: ModelProto) -> bool:
+    """Let the float layers of a quantised model stay float32, in place; whether they were half.
+
+    BF16 has as few bits as the integers: a layer between two that are rounded to them, computed in
+    it, comes to other integers, and in a deep network all that follows does.
+    """
+    quantised = any(op_of(node) == "QuantizeLinear" for node in model.graph.node)
+    kept = [entry for entry in model.metadata_props if entry.key != HALF_KEY]
+    if not quantised or len(kept) == len(model.metadata_props):
+        return False
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return True
+
+
+FORMS = (
+    (apart, "with its Concats stored as uint8, kept apart from what is quantised next"),
+    (without_half, "with its float layers in float32"),
+)
+"""What may be changed of a graph on which OpenVINO fails, in place, and what is other then."""
 
 
 class _Writer:

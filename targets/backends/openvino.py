@@ -123,9 +123,9 @@ class OpenVino(Backend):
 
     def instead(self, graph: bytes) -> Iterator[tuple[bytes, str]]:
         model = onnx_graph.parse(graph)
-        if joined.apart(model):
-            words = "with its Concats stored as uint8, kept apart from what is quantised next"
-            yield model.SerializeToString(deterministic=True), words
+        for change, words in joined.FORMS:
+            if change(model):
+                yield model.SerializeToString(deterministic=True), words
 
     def load(self, engine: bytes, request: BuildRequest) -> Runner:
         return OpenVinoRunner(engine, request)

@@ -12,6 +12,7 @@ from rtc.compiler.building.engines import built_by_outcome, built_from_files, bu
 from rtc.compiler.core.arrays import Array
 from rtc.compiler.core.data import Preprocess, Split
 from rtc.compiler.core.errors import BuilderError
+from rtc.compiler.core.operators import HALF_KEY
 from rtc.compiler.core.precision import Precision
 from rtc.compiler.core.target import BuildRequest, Built
 from rtc.compiler.documents.build_json import REQUEST
@@ -93,6 +94,19 @@ def test_the_other_form_computes_the_same_bit_for_bit(readers: str, zero: str) -
 def test_a_graph_without_quantised_concats_has_no_other_form() -> None:
     unit = parse("g (float[N,2] x) => (float[N,4] y) { y = Concat<axis=1>(x, x) }")
     assert list(OpenVino().instead(unit.onnx.proto)) == []
+
+
+def test_float_layers_beside_integers_may_stay_float32() -> None:
+    asking = onnx.load_from_string(model("multiplied", "u128"))
+    onnx.helper.set_model_props(asking, {HALF_KEY: "bf16", "mine": "kept"})
+    *_, (other, words) = OpenVino().instead(asking.SerializeToString())
+    assert words == "with its float layers in float32"
+    made = onnx.load_from_string(other)
+    assert {entry.key: entry.value for entry in made.metadata_props} == {"mine": "kept"}
+    plain = parse("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }").onnx.proto
+    alone = onnx.load_from_string(plain)
+    onnx.helper.set_model_props(alone, {HALF_KEY: "bf16"})
+    assert list(OpenVino().instead(alone.SerializeToString())) == []
 
 
 @pytest.mark.parametrize("zero", ZEROS)
